@@ -1,0 +1,44 @@
+# Every target works right after git clone: what is missing is installed first, or named.
+# All paths are relative, so a clone may lie under a path with spaces.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+.PHONY: help install runtime dev demo test check format clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+install: runtime ## install what refgenfs needs to run, and refgenfs into .venv
+
+runtime:
+	@bash scripts/bootstrap.sh runtime
+
+dev:
+	@bash scripts/bootstrap.sh dev
+
+demo: runtime ## build a small genome, serve it, mount it, align reads against the mount
+	@$(BIN)/refgenfs demo $(DEMO_ARGS)
+
+test: dev ## run every test (PYTEST_ARGS="tests/unit -k tar" runs some)
+	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+check: dev ## lint, formatting, types, layers, unit tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest -q tests/unit
+
+format: dev ## format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and every file made by tools
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,104 @@
+"""What every test shares: where the test data is, what a test needs of the machine, and no skips in CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+NO_DATA = "needs the shared test data: set REFGENFS_TEST_DATA"
+NO_ROOT = "needs root"
+NO_FUSE = "needs a /dev/fuse that can be opened, and fusermount3"
+
+pytest_plugins = ("tests.support.refgenieserver", "tests.support.nginx")
+
+_skips = pytest.StashKey[list[str]]()
+
+
+def find_data_dir() -> Path | None:
+    """Return the folder of the shared test data, or None where there is none."""
+    named = os.environ.get("REFGENFS_TEST_DATA")
+    folder = Path(named) if named else REPOSITORY.parent / "shared"
+    return folder if (folder / "data").is_dir() else None
+
+
+@cache
+def fuse_is_usable() -> bool:
+    """Return whether this process could mount a FUSE file system."""
+    if shutil.which("fusermount3") is None:
+        return False
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of the shared test data; a test that asks for it is skipped where there is none."""
+    folder = find_data_dir()
+    if folder is None:
+        pytest.skip(NO_DATA)
+    return folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_skips] = []
+    config.pluginmanager.register(_SkipWatch(config.stash[_skips]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine cannot run."""
+    absent = {
+        "needs_data": (find_data_dir() is None, NO_DATA),
+        "needs_root": (os.geteuid() != 0, NO_ROOT),
+        "needs_fuse": (not fuse_is_usable(), NO_FUSE),
+    }
+    for item in items:
+        for marker, (is_absent, reason) in absent.items():
+            if is_absent and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+class _SkipWatch:
+    """Keeps the names of the tests and test files that were skipped, and why."""
+
+    def __init__(self, skips: list[str]) -> None:
+        self._skips = skips
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        # A test that is expected to fail, and does, is reported as skipped too.
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+            self._skips.append(f"{report.nodeid}: {str(reason).removeprefix('Skipped: ')}")
+
+
+def _skips_that_fail(config: pytest.Config) -> list[str]:
+    in_ci = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+    return config.stash[_skips] if in_ci else []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI a skipped test fails the run: a test that does not run there never runs."""
+    if session.exitstatus == pytest.ExitCode.OK and _skips_that_fail(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    skips = _skips_that_fail(config)
+    if skips:
+        terminalreporter.section("skipped, which fails in CI", red=True, bold=True)
+        for line in skips:
+            terminalreporter.line(line)
