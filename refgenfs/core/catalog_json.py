@@ -1,0 +1,182 @@
+"""A catalog, listings and facts of files, as JSON values: how they outlive the daemon.
+
+Fields that are not known are passed over, so an older daemon reads what a newer one wrote as long as
+`VERSION` is the same. What can't be understood is as good as not kept: it is asked for anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, Union
+
+from refgenfs.core.catalog import Asset, AssetVersion, Genome, SourceCatalog
+from refgenfs.core.content import ByteRange, Extent, FileFacts, InlineData
+from refgenfs.core.errors import IntegrityError
+
+JSONValue: TypeAlias = Union[bool, int, float, str, "list[JSONValue]", "dict[str, JSONValue]", None]
+
+VERSION = 1  # raised when an older reader would misunderstand
+
+
+def dump_catalog(catalog: SourceCatalog) -> JSONValue:
+    """Return a catalog as a JSON value."""
+    return {
+        "version": VERSION,
+        "source": catalog.source,
+        "genomes": [_dump_genome(genome) for genome in catalog.genomes],
+    }
+
+
+def load_catalog(value: object) -> SourceCatalog:
+    """Return the catalog that `dump_catalog` made; raise IntegrityError for anything else."""
+    try:
+        fields: Any = value
+        if fields["version"] != VERSION:
+            raise IntegrityError(f"a kept catalog has version {fields['version']!r}, not {VERSION}")
+        source = _text(fields["source"])
+        shared: dict[str, str] = {}
+        genomes = tuple(_load_genome(source, genome, shared) for genome in fields["genomes"])
+        return SourceCatalog(source, genomes)
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise IntegrityError(f"a kept catalog can't be read: {type(exc).__name__} {exc}") from exc
+
+
+def _dump_genome(genome: Genome) -> JSONValue:
+    return {
+        "digest": genome.digest,
+        "aliases": list(genome.aliases),
+        "description": genome.description,
+        "assets": [
+            {
+                "name": asset.name,
+                "default_tag": asset.default_tag,
+                "description": asset.description,
+                "tags": [_dump_version(version) for version in asset.tags.values()],
+            }
+            for asset in genome.assets.values()
+        ],
+    }
+
+
+def _dump_version(version: AssetVersion) -> JSONValue:
+    return {
+        "tag": version.tag,
+        "asset_digest": version.asset_digest,
+        "archive_digest": version.archive_digest,
+        "archive_size": version.archive_size,
+        "asset_size": version.asset_size,
+        "seek_keys": dict(version.seek_keys),
+        "parents": list(version.parents),
+    }
+
+
+def _load_genome(source: str, fields: Any, shared: dict[str, str]) -> Genome:
+    def share(value: Any) -> str:
+        text = _text(value)
+        return shared.setdefault(text, text)
+
+    digest = share(fields["digest"])
+    aliases = tuple(share(alias) for alias in fields.get("aliases", ()))
+    alias = aliases[0] if aliases else digest
+    assets = {}
+    for item in fields["assets"]:
+        name = share(item["name"])
+        tags = {}
+        for entry in item["tags"]:
+            tags[share(entry["tag"])] = AssetVersion(
+                source=shared.setdefault(source, source),
+                genome_digest=digest,
+                alias=alias,
+                asset=name,
+                tag=share(entry["tag"]),
+                asset_digest=share(entry["asset_digest"]),
+                archive_digest=share(entry.get("archive_digest", "")),
+                archive_size=share(entry.get("archive_size", "")),
+                asset_size=share(entry.get("asset_size", "")),
+                seek_keys={share(key): share(path) for key, path in entry.get("seek_keys", {}).items()},
+                parents=tuple(share(parent) for parent in entry.get("parents", ())),
+            )
+        assets[name] = Asset(name, share(item["default_tag"]), tags, share(item.get("description", "")))
+    return Genome(digest, aliases, assets, share(fields.get("description", "")))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where text should be")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class KeptListing:
+    """The names of a version's files, or None for a version that the origin has no listing of.
+
+    `at` (Unix seconds) is when the origin said so: names hold for good, None only for a while.
+    """
+
+    names: tuple[str, ...] | None
+    at: float
+
+
+def dump_listing(listing: KeptListing) -> JSONValue:
+    """Return a listing as a JSON value."""
+    return {"names": None if listing.names is None else list(listing.names), "at": listing.at}
+
+
+def load_listing(value: object) -> KeptListing | None:
+    """Return the listing that `dump_listing` made, None for anything else."""
+    try:
+        fields: Any = value
+        names = fields["names"]
+        return KeptListing(None if names is None else tuple(map(_text, names)), float(fields["at"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+@dataclass(slots=True)
+class FactsRow:
+    """What is known of the files of one version at the host of its unpacked copies.
+
+    `folder` is the URL they were asked at. `absent` are files that it has no copy of, with the time (Unix
+    seconds) it said so. `replaced` are files that once were found changed in place: their identities carry
+    the validator from then on, even after everything else in the row is forgotten.
+    """
+
+    folder: str
+    facts: dict[str, FileFacts] = field(default_factory=dict)
+    absent: dict[str, float] = field(default_factory=dict)
+    replaced: set[str] = field(default_factory=set)
+
+    def move(self, folder: str) -> None:
+        """Forget what another folder's host said."""
+        if folder != self.folder:
+            self.folder = folder
+            self.facts.clear()
+            self.absent.clear()
+
+
+def dump_facts(row: FactsRow) -> JSONValue:
+    """Return a row of facts as a JSON value."""
+    files: dict[str, JSONValue] = {}
+    for name, facts in row.facts.items():
+        ranges = facts.extent if isinstance(facts.extent, ByteRange) else ByteRange((), "")
+        urls: list[JSONValue] = list(ranges.urls)
+        files[name] = [facts.content, facts.size, facts.mtime, ranges.validator, urls]
+    absent: dict[str, JSONValue] = dict(row.absent)
+    replaced: list[JSONValue] = [*sorted(row.replaced)]
+    return {"folder": row.folder, "files": files, "absent": absent, "replaced": replaced}
+
+
+def load_facts(value: object, source: str) -> FactsRow | None:
+    """Return the row that `dump_facts` made, None for anything else."""
+    try:
+        fields: Any = value
+        row = FactsRow(_text(fields["folder"]))
+        for name, (content, size, mtime, validator, urls) in fields["files"].items():
+            extent: Extent = ByteRange(tuple(map(_text, urls)), _text(validator)) if size else InlineData(b"")
+            origin = "range" if size else "inline"
+            row.facts[name] = FileFacts(_text(content), int(size), float(mtime), extent, source, origin)
+        row.absent.update((name, float(at)) for name, at in fields["absent"].items())
+        row.replaced.update(map(_text, fields["replaced"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return row

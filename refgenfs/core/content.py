@@ -1,0 +1,107 @@
+"""Contents, their blocks, and where their bytes come from.
+
+A content is one immutable sequence of bytes: a file's, under all the names that the file has. It is cut
+into blocks of `BLOCK` bytes; a block is what is fetched, stored, checked and forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+# A random reader costs one block at the least, so small; a sequential reader asks for runs of many, and a
+# checksum a block must not make the maps large: 128 KiB is 40,000 blocks (200 KB of map) for hg38's index.
+BLOCK = 128 * 1024
+
+ContentId = str  # 40 hex digits; a name in the cache directory
+
+
+def content_id(source: str, asset_digest: str, name: str, salt: str = "") -> ContentId:
+    """Return the identity of a file's bytes.
+
+    The same file of two tags with one asset digest is one content. The source is part of it, so that no
+    source can put bytes into another's files. `salt` separates what an origin replaced in place.
+    """
+    text = "\0".join((source, asset_digest, name, salt))
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def block_count(size: int) -> int:
+    """Return how many blocks a content of `size` bytes has."""
+    return -(-size // BLOCK)
+
+
+def block_length(size: int, index: int) -> int:
+    """Return the length in bytes of block `index` of a content of `size` bytes."""
+    return min(BLOCK, size - index * BLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockKey:
+    """One block of one content."""
+
+    content: ContentId
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Blocks `first` up to, not including, `stop`, of one content."""
+
+    first: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """A content that is a plain file at a URL (mirrors in order), read by byte ranges.
+
+    `validator` is a strong ETag with its quotes, or a Last-Modified date, or empty where the host gives none.
+    """
+
+    urls: tuple[str, ...]
+    validator: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveRef:
+    """A `.tgz` at the origin: where it is, and the MD5 (hex) of its bytes where known."""
+
+    source: str
+    key: str  # `digest/asset:tag`, what people are told
+    asset_digest: str
+    archive_digest: str
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveMember:
+    """A content that is a member of an archive; `name` is relative to the archive's top folder."""
+
+    archive: ArchiveRef
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class InlineData:
+    """A content whose bytes are known already (an empty file, say)."""
+
+    data: bytes
+
+
+Extent = ByteRange | ArchiveMember | InlineData
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What must be known to show a file: exact size in bytes, mtime (Unix seconds), and its bytes' source."""
+
+    content: ContentId
+    size: int
+    mtime: float
+    extent: Extent
+    source: str  # the name of the source that has it
+    origin: str  # how its bytes come, for people: "archive", "range", "inline"

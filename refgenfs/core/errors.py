@@ -1,0 +1,98 @@
+"""What can go wrong, said without an errno.
+
+`transient` tells the retry policy whether asking again can help. Messages are written for the person who
+reads them: what failed, where, and what to do. They never carry a token, a header or the query of a URL
+(see `redact_url`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+from urllib.parse import urlsplit, urlunsplit
+
+
+class RefgenfsError(Exception):
+    """Base of every error that refgenfs raises on purpose."""
+
+    transient: ClassVar[bool] = False
+
+
+class KeyFormatError(RefgenfsError):
+    """Text that should be a key (`genome/asset[.seek_key][:tag]`) is none."""
+
+
+class ConfigError(RefgenfsError):
+    """The configuration can't be used; the message names the key and the file."""
+
+
+class NotInCatalog(RefgenfsError):
+    """No source has this genome, asset, tag or file."""
+
+
+class NotADirectory(RefgenfsError):
+    """A directory was asked for, and the name is a file's."""
+
+
+class IsADirectory(RefgenfsError):
+    """A file was asked for, and the name is a directory's."""
+
+
+class ReadOnly(RefgenfsError):
+    """The tree can't be written to."""
+
+
+class OriginDenied(RefgenfsError):
+    """The origin answered 401 or 403."""
+
+
+class OriginMissing(RefgenfsError):
+    """The origin answered 404 for something that its catalog names."""
+
+
+class OriginUnavailable(RefgenfsError):
+    """The origin did not answer, or answered with a server error."""
+
+    transient = True
+
+
+class StaleContent(RefgenfsError):
+    """The origin now has another version of the content that is being read."""
+
+
+class IntegrityError(RefgenfsError):
+    """Bytes are not what their checksum, length or format says."""
+
+
+class ArchiveError(IntegrityError):
+    """An archive is damaged, or holds what a reference archive must not hold."""
+
+
+class DeadlineExceeded(RefgenfsError):
+    """A wait took longer than its deadline."""
+
+    transient = True
+
+
+class CacheError(RefgenfsError):
+    """The cache directory can't be used; the message says why and what to do."""
+
+
+class CacheBusy(CacheError):
+    """Another daemon holds the cache directory."""
+
+
+class ControlError(RefgenfsError):
+    """The control socket can't be used, or the daemon refused a request."""
+
+
+def redact_url(url: str) -> str:
+    """Return `url` fit for a log: no user, password, query or fragment; "a malformed URL" for what is none."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "a malformed URL"
+    if ":" in host:
+        host = f"[{host}]"
+    netloc = f"{host}:{port}" if port else host
+    return urlunsplit((parts.scheme, netloc, parts.path, "", ""))

@@ -1,0 +1,59 @@
+"""How far to read ahead of one open file: nothing for a random reader, doubling windows for a sequential one.
+
+Pure: offsets in, runs of blocks out. One `Window` belongs to one file handle. The scheme is that of the
+kernel's own readahead (Documentation/mm/readahead in Linux) with a network's sizes: start small, double
+while the reader goes on in order, ask for the next window when the reader has come half-way through the
+present one, fall back to nothing at the first jump.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from refgenfs.core.content import BLOCK, Run, block_count
+
+# The first window after the second read in order: small, since most files of an index are small.
+FIRST_WINDOW = 4  # blocks, 512 KiB
+# 16 MiB in flight fills a link of 1 Gbit/s at 100 ms and costs no memory: blocks go to the disk as they land.
+LARGEST_WINDOW = 128  # blocks
+# The kernel splits and reorders a reader's requests (two readahead windows of up to 1 MiB each in flight),
+# and loaders skip headers: that is still reading in order.
+TOLERANCE = 4 * 1024 * 1024  # bytes
+
+
+@dataclass(slots=True)
+class Window:
+    """What one reader of a file of `size` bytes is expected to want next."""
+
+    size: int
+    limit: int = LARGEST_WINDOW  # blocks
+    _expected: int = -1  # offset at which a reader in order would go on; -1 before the first read
+    _blocks: int = 0  # the present window, in blocks; 0 while the reader is not known to go in order
+    _horizon: int = 0  # blocks below this were asked for
+
+    def advance(self, offset: int, length: int) -> Run | None:
+        """Note a read; return the run of blocks beyond it that should start to arrive, if any."""
+        end = offset + length
+        if not self._in_order(offset):
+            self._expected = end
+            self._blocks = self._horizon = 0
+            return None
+        self._expected = max(self._expected, end)
+        return self._extend()
+
+    def _in_order(self, offset: int) -> bool:
+        if self._expected < 0:
+            return offset < BLOCK  # who begins at the beginning is taken to go on
+        return abs(offset - self._expected) <= TOLERANCE
+
+    def _extend(self) -> Run | None:
+        reached = -(-self._expected // BLOCK)
+        horizon = max(self._horizon, reached)
+        if self._blocks and horizon - reached > self._blocks // 2:
+            return None
+        self._blocks = min(self.limit, self._blocks * 2 or FIRST_WINDOW)
+        stop = min(block_count(self.size), horizon + self._blocks)
+        if stop <= horizon:
+            return None
+        self._horizon = stop
+        return Run(horizon, stop)

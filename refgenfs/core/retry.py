@@ -1,0 +1,174 @@
+"""When to ask an origin again, where, and when to give up. Pure: it is told the time and given its dice.
+
+`Retry` is the state of one call. The caller asks `next_ask`, waits as long as that says, makes the
+request, and reports `failed`, or `progressed` while bytes come in:
+
+    retry = Retry(urls, policy, now, random)
+    while (ask := retry.next_ask(now)) is not None: ...
+
+`Health` remembers across calls which hosts failed of late, so that every call need not find it out anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from urllib.parse import urlsplit
+
+
+class Remedy(Enum):
+    """What can help after a failure."""
+
+    AGAIN = "again"
+    """Asking the same URL again, for as long as the budget lasts: it may be starting up."""
+    DOUBTFUL = "doubtful"
+    """Asking the same URL again, a few times: the answer was wrong in a way that rarely mends itself."""
+    ELSEWHERE = "elsewhere"
+    """Another URL only: this one has answered, and will answer the same again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How patient a call is. Times in seconds.
+
+    The pauses are exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS
+    Architecture Blog, 2015): evenly distributed between 0 and `min(longest, first * 2**n)`.
+    """
+
+    retry_for: float = 30.0  # since the last progress; 0: every URL is asked once
+    first: float = 0.25
+    longest: float = 4.0
+    doubts: int = 3  # how often a URL is asked again after DOUBTFUL failures, without progress in between
+
+    def pause(self, failures: int, random: Callable[[], float]) -> float:
+        """Return the pause after the `failures`-th failure in a row (from 1); `random` gives 0 to 1."""
+        return random() * min(self.longest, self.first * 2.0 ** min(failures - 1, 30))
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The request to make next: wait `delay` seconds, then ask `url`; `attempt` counts from 1."""
+
+    url: str
+    delay: float
+    attempt: int
+
+
+@dataclass(slots=True)
+class _Candidate:
+    url: str
+    tries: int = 0
+    failures: int = 0  # in a row, without progress
+    doubts: int = 0
+    not_before: float = float("-inf")
+
+
+class Retry:
+    """The attempts of one call: the order of its URLs, the pauses, the budget."""
+
+    def __init__(self, urls: Iterable[str], policy: RetryPolicy, now: float, random: Callable[[], float]) -> None:
+        self._policy = policy
+        self._random = random
+        self._queue = [_Candidate(url) for url in dict.fromkeys(urls)]
+        self._deadline = now + policy.retry_for
+        self._attempts = 0
+
+    @property
+    def attempts(self) -> int:
+        """How many requests were asked for so far."""
+        return self._attempts
+
+    def next_ask(self, now: float) -> Ask | None:
+        """Return what to ask next, or None to give up.
+
+        A URL that was never asked comes before those that failed, and is asked even when the budget is
+        used up; of those that failed, the one whose pause ends first. The last pause is cut to end with
+        the budget, so an origin that comes back just then is still met.
+        """
+        if not self._queue:
+            return None
+        # min() keeps the order given among equals
+        candidate = min(self._queue, key=lambda each: each.not_before)
+        if candidate.tries and candidate.not_before > self._deadline:
+            return None
+        candidate.tries += 1
+        self._attempts += 1
+        return Ask(candidate.url, max(0.0, candidate.not_before - now), self._attempts)
+
+    def failed(self, url: str, remedy: Remedy, now: float, retry_after: float | None = None) -> None:
+        """Note that a request to `url` failed; `retry_after` is what the origin asked for, in seconds."""
+        candidate = next(each for each in self._queue if each.url == url)
+        candidate.failures += 1
+        candidate.doubts += remedy is Remedy.DOUBTFUL
+        if remedy is Remedy.ELSEWHERE or candidate.doubts > self._policy.doubts:
+            self._queue.remove(candidate)
+            return
+        if now >= self._deadline:
+            candidate.not_before = float("inf")
+            return
+        pause = self._policy.pause(candidate.failures, self._random)
+        candidate.not_before = min(now + pause, self._deadline)
+        if retry_after is not None:
+            candidate.not_before = max(candidate.not_before, now + retry_after)
+
+    def progressed(self, now: float) -> None:
+        """Note that the call got further: the budget and the pauses begin anew."""
+        self._deadline = now + self._policy.retry_for
+        for candidate in self._queue:
+            candidate.failures = candidate.doubts = 0
+            if candidate.not_before == float("inf"):
+                candidate.not_before = now
+
+    def excluded(self, seconds: float) -> None:
+        """Take a wait that was not the origin's fault out of the budget."""
+        self._deadline += seconds
+
+
+@dataclass(slots=True)
+class Health:
+    """Which hosts failed of late. A host that failed is asked after the others for `memory` seconds."""
+
+    memory: float = 60.0
+    _failed: dict[str, float] = field(default_factory=dict)
+
+    def failed(self, url: str, now: float) -> None:
+        """Note that the host of `url` did not answer, or not usably."""
+        self._failed[_host(url)] = now
+
+    def worked(self, url: str) -> None:
+        """Note that the host of `url` answered as it should."""
+        self._failed.pop(_host(url), None)
+
+    def order(self, urls: Sequence[str], now: float) -> list[str]:
+        """Return `urls`, those of hosts that failed of late last, else as given."""
+        return sorted(urls, key=lambda url: now - self._failed.get(_host(url), float("-inf")) < self.memory)
+
+
+def _host(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url  # no URL: it fails where it is asked
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def parse_retry_after(text: str | None, wall: float) -> float | None:
+    """Return the seconds that a `Retry-After` header asks for (RFC 9110, 10.2.3), None where unreadable.
+
+    `wall` is the present time in Unix seconds; the header may hold a date.
+    """
+    if text is None:
+        return None
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.fromtimestamp(wall, UTC)).total_seconds())

@@ -1,0 +1,66 @@
+"""Windows: nothing for random readers, doubling for those who go on in order."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refgenfs.core.content import BLOCK, block_count
+from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW, Window
+
+SIZE = 1 << 30
+READ = 128 * 1024
+
+
+def test_the_first_read_asks_for_little() -> None:
+    run = Window(SIZE).advance(0, 4096)
+    assert run is not None
+    assert (run.first, len(run)) == (1, FIRST_WINDOW)
+
+
+def test_a_sequential_reader_gets_windows_that_double_up_to_the_limit() -> None:
+    window = Window(SIZE)
+    runs = [run for at in range(0, SIZE // 4, READ) if (run := window.advance(at, READ))]
+    lengths = [len(run) for run in runs]
+    assert lengths[:6] == [4, 8, 16, 32, 64, 128]
+    assert set(lengths[5:]) == {LARGEST_WINDOW}
+    assert all(a.stop == b.first for a, b in pairwise(runs))
+
+
+def test_random_readers_get_nothing() -> None:
+    window = Window(SIZE)
+    offsets = [900_000_000, 10_000_000, 500_000_000, 700_000_000, 100_000_000]
+    assert [window.advance(at, 4096) for at in offsets] == [None] * 5
+
+
+def test_reordering_and_small_skips_are_still_in_order() -> None:
+    window = Window(SIZE)
+    for at in (0, READ, 3 * READ, 2 * READ, 4 * READ, 6 * READ):
+        window.advance(at, READ)
+    found = [run for at in range(7 * READ, 100 * READ, READ) if (run := window.advance(at, READ))]
+    assert len(found[0]) > FIRST_WINDOW
+
+
+def test_a_jump_ends_it_and_it_starts_small_again() -> None:
+    window = Window(SIZE)
+    for at in range(0, 64 * READ, READ):
+        window.advance(at, READ)
+    assert window.advance(SIZE // 2, READ) is None
+    run = window.advance(SIZE // 2 + READ, READ)
+    assert run is not None
+    assert len(run) == FIRST_WINDOW
+
+
+@given(
+    st.integers(1, 1 << 24),
+    st.lists(st.tuples(st.integers(0, 1 << 24), st.integers(1, 1 << 20)), max_size=50),
+)
+def test_never_beyond_the_file_and_never_empty(size: int, reads: list[tuple[int, int]]) -> None:
+    window = Window(size)
+    for offset, length in reads:
+        run = window.advance(offset, length)
+        if run is not None:
+            assert 0 <= run.first < run.stop <= block_count(size)
+            assert run.first * BLOCK < size

@@ -1,0 +1,231 @@
+"""The retry policy, with scripted times and dice."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refgenfs.core.retry import Health, Remedy, Retry, RetryPolicy, parse_retry_after
+
+A, B, C = "http://a/x", "http://b/x", "http://c/x"
+POLICY = RetryPolicy(retry_for=30.0, first=1.0, longest=4.0, doubts=2)
+
+
+def start(*urls: str, policy: RetryPolicy = POLICY, dice: float = 1.0) -> Retry:
+    return Retry(urls, policy, now=0.0, random=lambda: dice)
+
+
+def ask(retry: Retry, now: float) -> tuple[str, float] | None:
+    asked = retry.next_ask(now)
+    return None if asked is None else (asked.url, asked.delay)
+
+
+def test_pauses_double_up_to_the_longest_and_the_jitter_scales_them() -> None:
+    assert [POLICY.pause(n, lambda: 1.0) for n in (1, 2, 3, 4, 99)] == [1, 2, 4, 4, 4]
+    assert POLICY.pause(3, lambda: 0.5) == 2
+    assert POLICY.pause(3, lambda: 0.0) == 0
+
+
+def test_one_url_is_asked_again_until_the_budget_ends() -> None:
+    retry = start(A)
+    now, asked = 0.0, []
+    while (each := retry.next_ask(now)) is not None:
+        now += each.delay
+        asked.append(now)
+        retry.failed(A, Remedy.AGAIN, now)
+    # 1 + 2 + 4 + 4 ... and the last one just as the budget ends
+    assert asked == [0, 1, 3, 7, 11, 15, 19, 23, 27, 30]
+    assert retry.attempts == 10
+
+
+def test_attempts_are_numbered_from_one() -> None:
+    retry = start(A, B)
+    numbers = []
+    for now in (0.0, 0.0, 5.0):
+        asked = retry.next_ask(now)
+        assert asked is not None
+        numbers.append(asked.attempt)
+        retry.failed(asked.url, Remedy.AGAIN, now)
+    assert numbers == [1, 2, 3]
+
+
+def test_a_url_that_failed_comes_after_the_others() -> None:
+    retry = start(A, B, C)
+    assert ask(retry, 0.0) == (A, 0.0)
+    retry.failed(A, Remedy.AGAIN, 0.0)
+    assert ask(retry, 0.1) == (B, 0.0)
+    retry.failed(B, Remedy.AGAIN, 0.1)
+    assert ask(retry, 0.2) == (C, 0.0)
+    retry.failed(C, Remedy.AGAIN, 0.2)
+    assert ask(retry, 0.2) == (A, 0.8)
+
+
+def test_the_same_url_given_twice_is_one() -> None:
+    retry = start(A, A)
+    assert ask(retry, 0.0) == (A, 0.0)
+    retry.failed(A, Remedy.ELSEWHERE, 0.0)
+    assert ask(retry, 0.0) is None
+
+
+def test_without_urls_there_is_nothing_to_ask() -> None:
+    assert ask(start(), 0.0) is None
+
+
+def test_progress_begins_the_budget_and_the_pauses_anew() -> None:
+    retry = start(A)
+    for now in (0.0, 10.0, 20.0):
+        ask(retry, now)
+        retry.failed(A, Remedy.AGAIN, now)
+    retry.progressed(29.0)
+    retry.failed(A, Remedy.AGAIN, 58.0)
+    assert ask(retry, 58.0) == (A, 1.0)
+    retry.failed(A, Remedy.AGAIN, 59.0)
+    assert ask(retry, 59.0) is None
+
+
+def test_progress_gives_a_url_that_was_too_late_another_chance() -> None:
+    retry = start(A, B)
+    ask(retry, 0.0)
+    retry.failed(A, Remedy.AGAIN, 31.0)
+    assert ask(retry, 31.0) == (B, 0.0)
+    retry.progressed(40.0)
+    retry.failed(B, Remedy.ELSEWHERE, 41.0)
+    assert ask(retry, 41.0) == (A, 0.0)
+
+
+def test_a_url_never_asked_is_asked_even_when_the_budget_is_used_up() -> None:
+    retry = start(A, B)
+    ask(retry, 0.0)
+    retry.failed(A, Remedy.AGAIN, 50.0)
+    assert ask(retry, 50.0) == (B, 0.0)
+    retry.failed(B, Remedy.AGAIN, 60.0)
+    assert ask(retry, 60.0) is None
+
+
+def test_no_budget_asks_each_url_once() -> None:
+    retry = start(A, B, policy=RetryPolicy(retry_for=0.0, doubts=0))
+    assert ask(retry, 0.0) == (A, 0.0)
+    retry.failed(A, Remedy.AGAIN, 0.0)
+    assert ask(retry, 0.0) == (B, 0.0)
+    retry.failed(B, Remedy.DOUBTFUL, 0.0)
+    assert ask(retry, 0.0) is None
+
+
+def test_a_wait_for_a_turn_is_not_the_origins() -> None:
+    retry = start(A)
+    ask(retry, 0.0)
+    retry.excluded(25.0)
+    retry.failed(A, Remedy.AGAIN, 50.0)
+    assert ask(retry, 50.0) == (A, 1.0)
+
+
+def test_elsewhere_drops_the_url_for_good() -> None:
+    retry = start(A, B)
+    ask(retry, 0.0)
+    retry.failed(A, Remedy.ELSEWHERE, 0.0)
+    assert ask(retry, 0.0) == (B, 0.0)
+    retry.failed(B, Remedy.AGAIN, 0.0)
+    assert ask(retry, 0.0) == (B, 1.0)
+
+
+def test_doubtful_answers_are_asked_for_again_a_few_times_only() -> None:
+    retry = start(A)
+    for _ in range(3):
+        assert ask(retry, 0.0) is not None
+        retry.failed(A, Remedy.DOUBTFUL, 0.0)
+    assert ask(retry, 0.0) is None
+
+
+def test_retry_after_is_honoured_within_the_budget() -> None:
+    retry = start(A)
+    ask(retry, 0.0)
+    retry.failed(A, Remedy.AGAIN, 1.0, retry_after=20.0)
+    assert ask(retry, 1.0) == (A, 20.0)
+
+
+def test_retry_after_never_shortens_a_pause() -> None:
+    retry = start(A)
+    ask(retry, 0.0)
+    retry.failed(A, Remedy.AGAIN, 0.0, retry_after=0.0)
+    assert ask(retry, 0.0) == (A, 1.0)
+
+
+def test_retry_after_beyond_the_budget_gives_up_at_once() -> None:
+    retry = start(A)
+    ask(retry, 0.0)
+    retry.failed(A, Remedy.AGAIN, 0.0, retry_after=31.0)
+    assert ask(retry, 0.0) is None
+
+
+def test_while_one_url_wants_to_be_left_alone_another_is_asked() -> None:
+    retry = start(A, B)
+    ask(retry, 0.0)
+    retry.failed(A, Remedy.AGAIN, 0.0, retry_after=25.0)
+    ask(retry, 0.0)
+    retry.failed(B, Remedy.AGAIN, 0.0)
+    assert ask(retry, 0.0) == (B, 1.0)
+
+
+@given(
+    st.lists(st.sampled_from(Remedy), min_size=1, max_size=200),
+    st.floats(0, 1),
+    st.floats(0, 100),
+    st.integers(1, 4),
+)
+def test_every_script_ends_within_the_budget(remedies: list[Remedy], dice: float, patience: float, urls: int) -> None:
+    policy = RetryPolicy(retry_for=patience)
+    retry = Retry([f"http://{n}/" for n in range(urls)], policy, 0.0, lambda: dice)
+    now, script = 0.0, iter(remedies * 50)
+    while (each := retry.next_ask(now)) is not None and (remedy := next(script, None)):
+        assert 0 <= each.delay <= policy.longest
+        now += each.delay + 0.1
+        retry.failed(each.url, remedy, now)
+    assert now <= patience + 0.1 * (urls + 1)
+
+
+def test_a_host_that_failed_comes_last_for_a_while() -> None:
+    health = Health(memory=60.0)
+    health.failed("http://user:secret@a/other?x=1", 100.0)
+    assert health.order([A, B, C], 150.0) == [B, C, A]
+    assert health.order([A, B, C], 160.0) == [A, B, C]
+
+
+def test_a_host_that_works_again_comes_first_again() -> None:
+    health = Health()
+    health.failed(A, 100.0)
+    health.worked("http://a/other")
+    assert health.order([A, B], 101.0) == [A, B]
+
+
+def test_hosts_differ_by_port_and_scheme() -> None:
+    health = Health()
+    health.failed("http://a:81/x", 100.0)
+    health.failed("https://a/x", 100.0)
+    assert health.order([A, B], 101.0) == [A, B]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("120", 120.0),
+        (" 0 ", 0.0),
+        ("Fri, 01 Jan 2021 00:00:30 GMT", 30.0),
+        ("Fri, 01 Jan 2021 00:00:30 -0000", 30.0),
+        ("Thu, 31 Dec 2020 00:00:00 GMT", 0.0),
+        ("soon", None),
+        ("-1", None),
+        ("1.5", None),
+        ("", None),
+        (None, None),
+        ("\u0661", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(text, wall=1609459200.0) == seconds
+
+
+@given(st.text())
+def test_no_retry_after_raises(text: str) -> None:
+    found = parse_retry_after(text, wall=1609459200.0)
+    assert found is None or found >= 0
