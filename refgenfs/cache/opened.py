@@ -1,0 +1,128 @@
+"""Contents whose block maps are in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+import trio
+
+from refgenfs.cache.blockmap import BlockMap
+from refgenfs.cache.content import Content
+from refgenfs.cache.ledger import Ledger, LedgerDamaged
+from refgenfs.cache.shelf import Entry, Reservation, Shelf, block_cost
+from refgenfs.cache.startup import read_map, resident_of
+from refgenfs.core.content import BLOCK, ContentId, Run, block_length
+from refgenfs.core.errors import CacheError
+
+KEEP_OPEN = 256  # block maps that stay in memory though nobody holds their content
+
+
+class OpenContents:
+    """One object a content, for as long as somebody holds it, or it has changes to write, or is recent."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        ledger: Ledger,
+        epoch: int,
+        reserve: Callable[[int, int | None], Reservation | None],
+    ) -> None:
+        self._shelf = shelf
+        self._ledger = ledger
+        self._epoch = epoch
+        self._reserve = reserve
+        self._live: WeakValueDictionary[ContentId, Content] = WeakValueDictionary()
+        self._recent: OrderedDict[ContentId, Content] = OrderedDict()
+
+    def get(self, cid: ContentId) -> Content | None:
+        """Return a content that is open, or None."""
+        return self._live.get(cid)
+
+    def all(self) -> list[Content]:
+        """Return the contents that are open."""
+        return list(self._live.values())
+
+    async def open(self, cid: ContentId, size: int) -> Content:
+        """Return a content, its map read in a thread if need be (see `Store.content`)."""
+        while True:
+            found = self._live.get(cid)
+            if found is not None:
+                return self._same_size(found, size)
+            entry = self._shelf.entries.get(cid)
+            if entry is not None and entry.size != size:
+                self.discard(entry)
+                entry.size = size
+            if entry is None or not entry.resident:
+                return self._install(entry or Entry(cid, size), BlockMap(size))
+            version = entry.version
+            try:
+                blocks = await trio.to_thread.run_sync(read_map, self._ledger, cid, size, self._epoch)
+            except LedgerDamaged as exc:
+                self._shelf.distrust(exc)
+                if self._live.get(cid) is None and self._shelf.entries.get(cid) is entry:
+                    self.discard(entry)
+                continue
+            # no await until it is installed: it was neither opened nor changed since its map was read
+            if cid not in self._live and self._shelf.entries.get(cid) is entry and entry.version == version:
+                return self._install(entry, blocks)
+
+    def open_now(self, entry: Entry, stamp: int | None = None) -> Content | None:
+        """Read a block map without giving way, to evict a part; discard the content if that fails."""
+        try:
+            blocks = read_map(self._ledger, entry.cid, entry.size, self._epoch)
+        except CacheError as exc:
+            self._shelf.distrust(exc)
+            self.discard(entry)
+            return None
+        return self._install(entry, blocks, stamp)
+
+    def discard(self, entry: Entry) -> int:
+        """Remove all of a content that is not open; return the bytes that were resident."""
+        freed = entry.resident
+        self._shelf.index.remove(entry.cid)
+        self._shelf.charge(entry, -freed)
+        self._shelf.unlink(entry)
+        return freed
+
+    def _same_size(self, found: Content, size: int) -> Content:
+        if found.size != size:
+            found.drop(Run(0, len(found.map.flags)))
+            raise CacheError(f"content {found.id} is in use with {found.size} bytes, not {size}")
+        self._use(found)
+        return found
+
+    def _install(self, entry: Entry, blocks: BlockMap, stamp: int | None = None) -> Content:
+        """Make the object of a content from its map, and see that the index has its segments."""
+        shelf = self._shelf
+        content = Content(shelf, entry, blocks, self._reserve)
+        resident = resident_of(blocks, entry.size)
+        if resident != entry.resident:
+            shelf.charge(entry, resident - entry.resident)
+            shelf.dirty[entry.cid] = content
+        sizes = self._segment_sizes(blocks, entry.size)
+        if sizes != shelf.index.segments(entry.cid):
+            shelf.index.split(entry.cid, sizes, stamp)
+        self._live[entry.cid] = content
+        self._use(content)
+        return content
+
+    def _segment_sizes(self, blocks: BlockMap, size: int) -> dict[int, int]:
+        flags, width = blocks.flags, self._shelf.segment_blocks
+        sizes: dict[int, int] = {}
+        for run in blocks.resident_runs(0, len(flags)):
+            for segment in range(run.first // width, (run.stop - 1) // width + 1):
+                first, stop = max(run.first, segment * width), min(run.stop, (segment + 1) * width)
+                sizes[segment] = sizes.get(segment, 0) + (stop - first) * block_cost(BLOCK)
+        if flags and flags[-1]:
+            last = len(flags) - 1
+            sizes[last // width] -= block_cost(BLOCK) - block_cost(block_length(size, last))
+        return sizes
+
+    def _use(self, content: Content) -> None:
+        self._recent[content.id] = content
+        self._recent.move_to_end(content.id)
+        while len(self._recent) > KEEP_OPEN:
+            self._recent.popitem(last=False)
+        self._shelf.handles.trim()

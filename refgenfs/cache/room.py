@@ -1,0 +1,103 @@
+"""Room in the cache: reserved ahead, made by evicting what was used least recently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from refgenfs.cache.opened import OpenContents
+from refgenfs.cache.shelf import Reservation, Shelf
+from refgenfs.core.content import BLOCK, Run
+from refgenfs.core.errors import CacheError
+from refgenfs.core.eviction import WHOLE, Segment
+
+FLUSH_GROWTH = 128 * 1024  # bytes of ledger that may be owed before it is written sooner
+SPACE_PATIENCE = 1.0  # seconds until the disk's free space is fought for again
+
+
+class Room:
+    """Keeps the quota and the free space of the disk. `hurry` is called when the ledger should be written."""
+
+    def __init__(self, shelf: Shelf, contents: OpenContents, hurry: Callable[[], None]) -> None:
+        self._shelf = shelf
+        self._contents = contents
+        self._hurry = hurry
+        self._space_retry = float("-inf")
+
+    def reserve(self, nbytes: int, older_than: int | None) -> Reservation | None:
+        """Make room for `nbytes` and return it (see `Store.reserve`)."""
+        shelf = self._shelf
+        account, free = shelf.account, shelf.free
+        if shelf.errors.waiting:
+            return None
+        if not self.make(account.used + nbytes - account.quota, older_than):
+            return None
+        room = free.room(unwritten=account.reserved)
+        if room < nbytes and not self._make_free(nbytes, nbytes - room, older_than):
+            return None
+        account.reserved += nbytes
+        free.take(nbytes)
+        if account.growth > FLUSH_GROWTH:
+            self._hurry()
+        return Reservation(shelf, nbytes)
+
+    def admit(self, nbytes: int) -> None:
+        """Make room for a value in the ledger; raises CacheError when there is none."""
+        account = self._shelf.account
+        if not self.make(account.used + nbytes - account.quota):
+            raise CacheError(
+                f"the cache in {self._shelf.directory} has no room for {nbytes} bytes of its ledger; "
+                "raise cache.size, or unpin what is not needed"
+            )
+        account.growth += nbytes
+
+    def keep_free(self) -> None:
+        """Evict when others have filled the disk."""
+        shortage = -self._shelf.free.room(unwritten=self._shelf.account.reserved)
+        if shortage > 0:
+            self._make_free(0, shortage, None)
+
+    def make(self, short: int, older_than: int | None = None) -> bool:
+        """Evict until `short` bytes are freed; return False if they can't be."""
+        account = self._shelf.account
+        while short > 0:
+            before = account.files + account.excess
+            segments = self._shelf.index.evict_for(short, older_than)
+            if not segments:
+                return False
+            cut = [self._evict(segment) for segment in segments]
+            freed = before - account.files - account.excess
+            self._shelf.free.give(freed)
+            short -= freed
+            if freed <= 0 and not any(cut):
+                return False
+        return True
+
+    def _make_free(self, nbytes: int, shortage: int, older_than: int | None) -> bool:
+        shelf = self._shelf
+        if shelf.clock() < self._space_retry:
+            return False
+        made = self.make(shortage, older_than)
+        if made and shelf.free.room(unwritten=shelf.account.reserved, fresh=True) >= nbytes:
+            return True
+        # a file system may count what was freed only after a while: don't evict for it again at once
+        self._space_retry = shelf.clock() + SPACE_PATIENCE
+        return False
+
+    def _evict(self, segment: Segment) -> bool:
+        """Evict a segment that the index gave up; or cut up a large content and return True."""
+        shelf = self._shelf
+        entry = shelf.entries.get(segment.content)
+        if entry is None:
+            return False
+        if segment.index == WHOLE and shelf.punch and entry.resident > 2 * shelf.segment_blocks * BLOCK:
+            return self._contents.open_now(entry, segment.stamp) is not None
+        shelf.evictions += 1
+        if segment.index == WHOLE:
+            self._contents.discard(entry)
+            return False
+        shelf.index.restore(segment)  # its blocks are taken out of it one by one
+        content = self._contents.get(segment.content) or self._contents.open_now(entry)
+        if content is not None:
+            first = segment.index * shelf.segment_blocks
+            content.evict(Run(first, min(first + shelf.segment_blocks, len(content.map.flags))))
+        return False

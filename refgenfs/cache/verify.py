@@ -1,0 +1,88 @@
+"""Checking what is resident against its checksums."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+from isal import isal_zlib
+
+from refgenfs.core.content import BLOCK, ContentId, Run, block_length
+
+if TYPE_CHECKING:
+    from refgenfs.cache.content import Content
+    from refgenfs.cache.shelf import Shelf
+
+_STRETCH = 16  # blocks a visit to a thread: 2 MiB, about a millisecond
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A block that was not what its checksum says."""
+
+    content: ContentId
+    index: int
+    offset: int  # of the block, in bytes
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a check found: how many blocks and bytes were read, and which blocks were dropped."""
+
+    blocks: int
+    nbytes: int
+    damaged: tuple[Damage, ...]
+
+
+async def verify_content(
+    shelf: Shelf, content: Content, progress: Callable[[int], None]
+) -> tuple[int, int, list[Damage]]:
+    """Check every resident block of a content; return the blocks and bytes read and what was dropped.
+
+    Blocks may be evicted and committed meanwhile: a thread only finds suspects, and a suspect is read again
+    where nothing can change under it.
+    """
+    blocks = nbytes = 0
+    damaged: list[Damage] = []
+    flags, crcs = content.map.flags, content.map.crcs
+    for run in _stretches(content):
+        wanted = [(index, crcs[index]) for index in range(run.first, run.stop) if flags[index]]
+        if not wanted:
+            continue
+        version = content.entry.version
+        suspects = await trio.to_thread.run_sync(_suspects, shelf, content.id, content.size, wanted)
+        for index, _ in wanted:
+            if index in suspects:
+                if not content.recheck(index):
+                    damaged.append(Damage(content.id, index, index * BLOCK))
+            elif content.entry.version == version:
+                content.trust(index)
+        blocks += len(wanted)
+        nbytes += (done := sum(block_length(content.size, index) for index, _ in wanted))
+        progress(done)
+    return blocks, nbytes, damaged
+
+
+def _stretches(content: Content) -> list[Run]:
+    return [
+        Run(first, min(first + _STRETCH, run.stop))
+        for run in content.map.resident_runs(0, len(content.map.flags))
+        for first in range(run.first, run.stop, _STRETCH)
+    ]
+
+
+def _suspects(shelf: Shelf, cid: ContentId, size: int, wanted: list[tuple[int, int]]) -> set[int]:
+    """Return the blocks that seem damaged; in a thread, so what it sees may be changing."""
+    found = set()
+    try:
+        with shelf.handles.lease(cid, size, create=False) as fd:
+            for index, crc in wanted:
+                data = os.pread(fd, block_length(size, index), index * BLOCK)
+                if isal_zlib.crc32(data) != crc:
+                    found.add(index)
+    except OSError:
+        return {index for index, _ in wanted}
+    return found
