@@ -1,0 +1,235 @@
+"""HTTP for everything above: documents, facts, byte ranges and whole objects, with retries and mirrors.
+
+The public coroutines are awaited from trio; each crosses the bridge once. Errors are those of
+`refgenfs.core.errors`, each with its cause; `answers` has the table. A deadline is a number of seconds
+from now.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from refgenfs.core.content import BLOCK, ByteRange
+from refgenfs.core.errors import IntegrityError
+from refgenfs.core.httprange import (
+    UNKNOWN,
+    RangeRequest,
+    choose_validator,
+    content_length,
+    header,
+    parse_content_range,
+    parse_http_date,
+)
+from refgenfs.core.retry import Remedy, Retry
+from refgenfs.fetch.answers import AttemptFailed
+from refgenfs.fetch.attempts import Attempts
+from refgenfs.fetch.bridge import Bridge
+from refgenfs.fetch.pieces import RangeSink, SinkFailed, StreamSink, read_body
+from refgenfs.fetch.session import Session
+from refgenfs.fetch.settings import HttpSettings
+from refgenfs.fetch.transfers import Line, RangeTransfer, StreamTransfer, check_plain
+
+JSONValue = None | bool | int | float | str | list["JSONValue"] | dict[str, "JSONValue"]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFacts:
+    """What an origin says of an object: exact size in bytes, validator (see ByteRange), Unix mtime or 0.0.
+
+    `url` is the one, of those asked, that answered.
+    """
+
+    url: str
+    size: int
+    validator: str
+    mtime: float
+
+
+class Http:
+    """Requests to origins. Belongs to the trio thread; its counters may be copied from there at any time.
+
+    `fetched` (bytes of bodies) and `requests` count by account; `failures` are the last 50 failed requests.
+    """
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        settings: HttpSettings,
+        *,
+        jitter: Callable[[], float] = random.random,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.fetched: dict[str, int] = dict.fromkeys(settings.accounts, 0)
+        self.requests: dict[str, int] = dict.fromkeys(settings.accounts, 0)
+        self._bridge = bridge
+        self._settings = settings
+        self._wall = wall
+        self._attempts = Attempts(settings.policy, jitter, wall)
+        self._session = Session(settings, requested=lambda account: _add(self.requests, account, 1))
+        self.failures = self._attempts.failures
+
+    async def aclose(self) -> None:
+        """Close every connection. Calls still under way fail."""
+        await self._bridge.run(self._session.aclose)
+
+    # ---- documents and facts
+
+    async def get_json(
+        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
+    ) -> JSONValue:
+        """Return a JSON document of at most 64 MiB.
+
+        `urls` are mirrors of it; `deadline` is in seconds, for the whole call (DeadlineExceeded);
+        `retry_for` replaces the budget of the settings, 0 asks each URL once.
+        """
+
+        async def attempt(url: str, retry: Retry) -> JSONValue:
+            text = await self._read_text(url, retry, account)
+            try:
+                document: JSONValue = json.loads(text)
+            except (ValueError, RecursionError) as exc:
+                raise AttemptFailed(IntegrityError, f"no JSON: {exc}", Remedy.DOUBTFUL) from exc
+            return document
+
+        make = self._attempts.make_within
+        return await self._bridge.run(lambda: make(deadline, urls, account, attempt, retry_for))
+
+    async def get_text(
+        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
+    ) -> str:
+        """Return a UTF-8 text of at most 64 MiB; the arguments are those of `get_json`."""
+
+        async def attempt(url: str, retry: Retry) -> str:
+            return await self._read_text(url, retry, account)
+
+        make = self._attempts.make_within
+        return await self._bridge.run(lambda: make(deadline, urls, account, attempt, retry_for))
+
+    async def head(
+        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
+    ) -> RemoteFacts:
+        """Return the exact size and the validator of an object; the arguments are those of `get_json`.
+
+        Raises IntegrityError where the origin tells no size, or sends the object in a content coding.
+        """
+
+        async def attempt(url: str, retry: Retry) -> RemoteFacts:
+            facts = await self._probe_head(url, retry, account)
+            return facts if facts is not None else await self._probe_get(url, retry, account)
+
+        make = self._attempts.make_within
+        return await self._bridge.run(lambda: make(deadline, urls, account, attempt, retry_for))
+
+    async def _read_text(self, url: str, retry: Retry, account: str) -> str:
+        body = bytearray()
+        limit = self._settings.max_document
+        async with self._session.request("GET", url, {}, account=account, waited=retry.excluded) as answer:
+            check_plain(answer, self._wall())
+            async with aclosing(read_body(answer, None, self._counter(account))) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > limit:
+                        raise AttemptFailed(IntegrityError, f"more than {limit} bytes", Remedy.ELSEWHERE)
+        try:
+            return body.decode("utf-8-sig")
+        except UnicodeDecodeError as exc:
+            raise AttemptFailed(IntegrityError, "the text is not UTF-8", Remedy.DOUBTFUL) from exc
+
+    async def _probe_head(self, url: str, retry: Retry, account: str) -> RemoteFacts | None:
+        """Ask with HEAD; None where that is not allowed or tells no size."""
+        async with self._session.request("HEAD", url, {}, account=account, waited=retry.excluded) as answer:
+            if answer.status in (403, 405, 501):
+                return None
+            check_plain(answer, self._wall())
+            size = content_length(answer.headers)
+            # Some servers answer every HEAD with length 0: that is asked again.
+            return _facts(url, answer, size) if size > 0 else None
+
+    async def _probe_get(self, url: str, retry: Retry, account: str) -> RemoteFacts:
+        """Ask for the first byte, and take the size from the answer."""
+        asked = {"Range": "bytes=0-0"}
+        async with self._session.request("GET", url, asked, account=account, waited=retry.excluded) as answer:
+            size = UNKNOWN
+            if answer.status in (206, 416):
+                got = parse_content_range(header(answer.headers, "content-range"))
+                size = UNKNOWN if got is None else got.total
+                if answer.status == 416 and size == 0:  # no byte to ask for
+                    return _facts(url, answer, 0)
+            check_plain(answer, self._wall(), also=206)
+            if answer.status == 200:
+                size = content_length(answer.headers)
+            if size == UNKNOWN:
+                raise AttemptFailed(IntegrityError, "the origin tells no exact size", Remedy.DOUBTFUL)
+            return _facts(url, answer, size)
+
+    # ---- bytes
+
+    async def fetch_range(
+        self, extent: ByteRange, start: int, stop: int, size: int, sink: RangeSink, *, account: str
+    ) -> None:
+        """Bring the bytes `start` up to `stop` of an object of `size` bytes to the sink, in pieces.
+
+        `start` and `stop` lie on block borders, but for a `stop` at the end. A connection that breaks is
+        taken up again at the first byte that was not received, there or at a mirror. What the sink raises
+        passes through, and is not retried.
+        """
+        if start % BLOCK or (stop % BLOCK and stop != size) or not 0 <= start <= stop <= size:
+            raise ValueError(f"no whole blocks: {start} to {stop} of {size}")
+        if start == stop:
+            return
+
+        async def transfer() -> None:
+            wanted = RangeRequest(start, stop, size, extent.validator)
+            ranged = RangeTransfer(self._line(account), wanted, sink)
+            try:
+                await self._attempts.make(extent.urls, account, ranged.attempt)
+                await ranged.finish()
+            finally:
+                await ranged.aclose()
+
+        await self._bridge.run(lambda: _unwrap(transfer()))
+
+    async def stream(self, urls: Sequence[str], sink: StreamSink, *, account: str) -> None:
+        """Feed a whole object to the sink, in order from its first byte.
+
+        A connection that breaks is taken up again by a range, on condition that size and validator are
+        those of the first answer (else StaleContent). Where the first answer had none, OriginUnavailable
+        is raised: the caller may start over. What the sink raises passes through, and is not retried.
+        """
+
+        async def transfer() -> None:
+            whole = StreamTransfer(self._line(account), urls[0], sink)
+            await self._attempts.make(urls, account, whole.attempt, authority=lambda: whole.origin)
+
+        await self._bridge.run(lambda: _unwrap(transfer()))
+
+    def _line(self, account: str) -> Line:
+        return Line(self._session, account, self._counter(account), self._wall)
+
+    def _counter(self, account: str) -> Callable[[int], None]:
+        return lambda count: _add(self.fetched, account, count)
+
+
+async def _unwrap(call: Coroutine[Any, Any, None]) -> None:
+    try:
+        return await call
+    except SinkFailed as failure:
+        error = failure.error
+    raise error
+
+
+def _facts(url: str, answer: aiohttp.ClientResponse, size: int) -> RemoteFacts:
+    mtime = parse_http_date(header(answer.headers, "last-modified")) or 0.0
+    return RemoteFacts(url, size, choose_validator(answer.headers), mtime)
+
+
+def _add(counters: dict[str, int], account: str, count: int) -> None:
+    counters[account] = counters.get(account, 0) + count
