@@ -1,0 +1,5 @@
+"""The catalog: what exists, from all sources, kept fresh in the background and kept on disk."""
+
+from refgenfs.catalog.catalog import Catalog, SourceStatus
+
+__all__ = ["Catalog", "SourceStatus"]

@@ -1,0 +1,327 @@
+"""All sources as one: the snapshot that everything reads, and the tasks that keep it fresh."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from refgenfs.catalog.details import Details, LedgerLike, Notebook
+from refgenfs.catalog.flights import Flights
+from refgenfs.core.catalog import AssetVersion, CatalogSnapshot, SourceCatalog, merge
+from refgenfs.core.catalog_json import JSONValue, dump_catalog, load_catalog
+from refgenfs.core.content import ArchiveRef, FileFacts
+from refgenfs.core.errors import (
+    IntegrityError,
+    NotInCatalog,
+    OriginUnavailable,
+    RefgenfsError,
+    StaleContent,
+    redact_url,
+)
+from refgenfs.core.refgenie import iter_versions
+from refgenfs.sources import Source
+
+log = logging.getLogger(__name__)
+
+OnChange = Callable[[CatalogSnapshot, CatalogSnapshot], None]
+
+FIRST_PAUSE = 5.0  # seconds after a first failure; doubles with each
+LONGEST_PAUSE = 300.0
+JITTER = 0.1  # of the refresh interval, either way: many daemons start at one time
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """How a source is, for people. `last_refresh` is in Unix seconds, None for never; `assets` counts tags."""
+
+    name: str
+    type: str
+    url: str
+    healthy: bool
+    last_refresh: float | None
+    error: str
+    genomes: int
+    assets: int
+
+
+class _Feed:
+    """A source, and what it last said."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.catalog: SourceCatalog | None = None
+        self.last_refresh: float | None = None
+        self.failures = 0  # in a row
+        self.error = ""
+        self.due = float("-inf")  # trio time of the next refresh
+        self.woken = trio.Event()  # set when `due` changed
+
+    def schedule(self, due: float) -> None:
+        self.due = due
+        self.woken.set()
+        self.woken = trio.Event()
+
+    async def wait_until_due(self) -> None:
+        while (left := self.due - trio.current_time()) > 0:
+            with trio.move_on_after(left):
+                await self.woken.wait()
+
+
+class Catalog:
+    """The sources, in order, and the current `snapshot`, which is replaced whole.
+
+    `load` needs no origin; everything else that may ask one needs `run` to be running. `refresh` is the
+    interval in seconds; `wall` gives Unix seconds and `dice` numbers from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        ledger: LedgerLike,
+        *,
+        refresh: float = 3600.0,
+        wall: Callable[[], float] = time.time,
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        self.snapshot = CatalogSnapshot()
+        self._feeds = {source.name: _Feed(source) for source in sources}
+        self._notebook = Notebook(ledger)
+        self._flights = Flights()
+        self._interval = refresh
+        self._wall = wall
+        self._dice = dice
+        self._callbacks: list[OnChange] = []
+        self._warm_up = trio.Event()
+        self._details = Details(
+            {source.name: source for source in sources}, self._notebook, self._flights, keep=refresh, wall=wall
+        )
+
+    # -- the snapshot -------------------------------------------------------------------------------------
+
+    def on_change(self, callback: OnChange) -> None:
+        """Call `callback(old, new)` on the trio thread whenever the snapshot was replaced by another."""
+        self._callbacks.append(callback)
+
+    async def load(self) -> None:
+        """Take each source's last catalog from the ledger. No network."""
+        for feed in self._feeds.values():
+            state = await self._notebook.read(_state_key(feed))
+            url = redact_url(feed.source.url)
+            if not isinstance(state, dict) or state.get("url") != url:
+                continue  # never refreshed, or another server's
+            feed.source.restore(state.get("state"))
+            kept = await self._notebook.read(_catalog_key(feed))
+            if kept is None:
+                continue
+            try:
+                feed.catalog = await trio.to_thread.run_sync(load_catalog, kept)
+            except IntegrityError as exc:
+                log.warning("source %s: its kept catalog is not used: %s", feed.source.name, exc)
+                continue
+            at = state.get("at")
+            feed.last_refresh = float(at) if isinstance(at, int | float) else None
+        self._replace()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the snapshot fresh until cancelled. Started at once: the first refresh is not waited for."""
+        async with trio.open_nursery() as nursery:
+            self._flights.open(nursery)
+            try:
+                for feed in self._feeds.values():
+                    nursery.start_soon(self._keep_fresh, feed)
+                nursery.start_soon(self._keep_warm)
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._flights.close()
+
+    async def refresh(self) -> tuple[SourceStatus, ...]:
+        """Ask every source now, and return how they are then; an origin's errors are in there, not raised.
+
+        Callers at the same time share one refresh; it goes on when they give up waiting.
+        """
+        async with trio.open_nursery() as nursery:
+            for feed in self._feeds.values():
+                nursery.start_soon(self._refresh, feed)
+        return self.status()
+
+    def status(self) -> tuple[SourceStatus, ...]:
+        """Return how every source is."""
+        return tuple(_status(feed) for feed in self._feeds.values())
+
+    async def _keep_fresh(self, feed: _Feed) -> None:
+        while True:
+            await self._refresh(feed)
+            await feed.wait_until_due()
+
+    async def _refresh(self, feed: _Feed) -> None:
+        await self._flights.join(("catalog", feed.source.name), partial(self._ask, feed), background=True)
+
+    async def _ask(self, feed: _Feed) -> None:
+        try:
+            catalog = await feed.source.catalog()
+        except RefgenfsError as exc:
+            self._note_failure(feed, str(exc))
+        except Exception as exc:
+            log.exception("source %s: the refresh failed unexpectedly", feed.source.name)
+            self._note_failure(feed, f"the refresh failed unexpectedly ({type(exc).__name__}); see the log")
+        else:
+            await self._accept(feed, catalog)
+
+    async def _accept(self, feed: _Feed, catalog: SourceCatalog) -> None:
+        name = feed.source.name
+        if feed.failures:
+            log.info("source %s: answers again", name)
+        if feed.catalog is not None and feed.catalog.genomes and not catalog.genomes:
+            log.warning("source %s: says that it has no genomes any more", name)
+        feed.failures, feed.error, feed.last_refresh = 0, "", self._wall()
+        feed.schedule(trio.current_time() + self._interval * (1 + JITTER * (2 * self._dice() - 1)))
+        # In a thread: comparing and writing out a large catalog takes long enough for a reader to notice.
+        if await trio.to_thread.run_sync(lambda: catalog != feed.catalog):
+            feed.catalog = catalog
+            self._replace()
+            await self._notebook.write(_catalog_key(feed), await trio.to_thread.run_sync(dump_catalog, catalog))
+        state: dict[str, JSONValue] = {
+            "url": redact_url(feed.source.url),
+            "at": feed.last_refresh,
+            "state": feed.source.state(),
+        }
+        await self._notebook.write(_state_key(feed), state)
+        self._warm_up.set()
+
+    def _note_failure(self, feed: _Feed, error: str) -> None:
+        feed.failures += 1
+        feed.error = error
+        if feed.failures == 1:
+            kept = "its last catalog is shown" if feed.catalog is not None else "no catalog of it is kept"
+            log.warning("source %s: no catalog, %s: %s", feed.source.name, kept, error)
+        pause = min(FIRST_PAUSE * 2.0 ** min(feed.failures - 1, 30), LONGEST_PAUSE, self._interval)
+        feed.schedule(trio.current_time() + pause * (0.75 + self._dice() / 2))
+
+    def _replace(self) -> None:
+        old = self.snapshot
+        new = merge(feed.catalog for feed in self._feeds.values() if feed.catalog is not None)
+        if new == old:
+            return
+        self.snapshot = new
+        for callback in self._callbacks:
+            try:
+                callback(old, new)
+            except Exception:
+                log.exception("something that follows the catalog failed")
+
+    async def _keep_warm(self) -> None:
+        while True:
+            await self._warm_up.wait()
+            self._warm_up = trio.Event()
+            await self._details.warm_up(self.snapshot.versions)
+
+    # -- versions -----------------------------------------------------------------------------------------
+
+    async def listing(self, version: AssetVersion) -> tuple[str, ...] | None:
+        """Return the names of a version's files, relative to its folder, as the origin spells them.
+
+        None: the origin has no listing of it, and the archive's members are the listing. Raises the origin's
+        errors when the listing is neither in memory nor in the ledger.
+        """
+        return await self._details.listing(version)
+
+    async def facts(self, version: AssetVersion, name: str) -> FileFacts | None:
+        """Return a file's facts at the host of the unpacked copies; None: the file comes by the archive.
+
+        The first time, its siblings are asked for too, in the background. Raises the origin's errors.
+        """
+        return await self._details.facts(version, name)
+
+    def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
+        """Return a file's facts if they are in memory. No I/O, no wait."""
+        return self._details.known_facts(version, name)
+
+    async def forget_facts(self, version: AssetVersion, name: str) -> None:
+        """Forget a file's facts: its origin has replaced it in place.
+
+        They are asked for anew when next wanted, and the content's identity then carries the new validator,
+        so no bytes of the two meet.
+        """
+        await self._details.forget_facts(version, name)
+
+    def note_stale(self, facts: FileFacts) -> None:
+        """Do as `forget_facts` for the file that these facts are about, in the background. No wait."""
+        versions = iter_versions(self._feed(facts.source).catalog or SourceCatalog(facts.source, ()))
+        found = self._details.find(facts, versions)
+        if found is not None:
+            with suppress(OriginUnavailable):  # the daemon ends, and the next one will find it stale again
+                self._flights.start(self._forget, *found, facts)
+
+    async def _forget(self, version: AssetVersion, name: str, facts: FileFacts) -> None:
+        try:
+            await self._details.forget_facts(version, name, facts)
+        except RefgenfsError as exc:
+            log.warning("%s of %s was replaced, which can't be noted: %s", name, version.key, exc)
+
+    def archive(self, version: AssetVersion) -> ArchiveRef:
+        """Return where a version's archive is."""
+        return self._feed(version.source).source.archive(version)
+
+    def version_of(self, ref: ArchiveRef) -> AssetVersion:
+        """Return the version that an archive is of.
+
+        Raises NotInCatalog when its source has it no more, StaleContent when it was rebuilt since.
+        """
+        genome_digest, _, rest = ref.key.partition("/")
+        name, _, tag = rest.partition(":")
+        catalog = self._feed(ref.source).catalog
+        for genome in catalog.genomes if catalog is not None else ():
+            if genome.digest == genome_digest and name in genome.assets:
+                version = genome.assets[name].tags.get(tag)
+                if version is not None and version.asset_digest != ref.asset_digest:
+                    raise StaleContent(f"{ref.key} was rebuilt at {ref.source}; open the file again")
+                if version is not None:
+                    return version
+        raise NotInCatalog(f"source {ref.source} has {ref.key} no more")
+
+    async def fresh_version(self, version: AssetVersion) -> AssetVersion | None:
+        """Ask the origin what it now says of a version; None: it has it no more. Raises the origin's errors.
+
+        Where that is not what the catalog says, the catalog is refreshed, in the background.
+        """
+        feed = self._feed(version.source)
+        fresh = await feed.source.fresh_version(version)
+        if fresh != version:
+            feed.schedule(trio.current_time())
+        return fresh
+
+    def _feed(self, source: str) -> _Feed:
+        try:
+            return self._feeds[source]
+        except KeyError:
+            raise NotInCatalog(f"there is no source {source} any more") from None
+
+
+def _catalog_key(feed: _Feed) -> str:
+    return f"catalog/{feed.source.name}"
+
+
+def _state_key(feed: _Feed) -> str:
+    return f"source/{feed.source.name}"
+
+
+def _status(feed: _Feed) -> SourceStatus:
+    genomes = feed.catalog.genomes if feed.catalog is not None else ()
+    return SourceStatus(
+        name=feed.source.name,
+        type=feed.source.kind,
+        url=redact_url(feed.source.url),
+        healthy=feed.failures == 0,
+        last_refresh=feed.last_refresh,
+        error=feed.error,
+        genomes=len(genomes),
+        assets=sum(len(asset.tags) for genome in genomes for asset in genome.assets.values()),
+    )

@@ -1,0 +1,383 @@
+"""Listings and facts of asset versions: from memory, else the ledger, else the origin.
+
+Both hold for good, since a version is named by its digest; only "the origin has none" is asked again after a
+while. An origin that can't be reached raises, and changes nothing that is known.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+from urllib.parse import unquote
+
+import trio
+
+from refgenfs.catalog.flights import Flights
+from refgenfs.core.catalog import AssetVersion
+from refgenfs.core.catalog_json import (
+    FactsRow,
+    JSONValue,
+    KeptListing,
+    dump_facts,
+    dump_listing,
+    load_facts,
+    load_listing,
+)
+from refgenfs.core.content import ByteRange, FileFacts
+from refgenfs.core.errors import CacheError, NotInCatalog, RefgenfsError
+from refgenfs.sources import Source
+
+V = TypeVar("V")
+
+log = logging.getLogger(__name__)
+
+NAMES = 50_000  # file names of listings in memory, about 150 bytes each
+FACTS = 20_000  # facts of files in memory, about 700 bytes each
+WARMERS = 4  # listings asked for at a time with nobody waiting; half of what a host is asked at a time
+SIBLINGS = 6  # files asked for at a time when one of their folder is wanted: two connections stay free
+SWEEP = 2_000  # siblings that are asked for unasked
+SAVE_AFTER = 0.25  # seconds; the facts of one folder come close together, and are one row
+CHUNK = 256  # versions that one thread call looks up
+
+
+class LedgerLike(Protocol):
+    """The part of the ledger that the catalog needs. Blocks; safe in threads; raises CacheError."""
+
+    def get(self, key: str) -> JSONValue | None:
+        """Return the value of a key, or None."""
+        ...
+
+    def set(self, key: str, value: JSONValue) -> None:
+        """Write a value."""
+        ...
+
+
+class Notebook:
+    """The ledger as the catalog sees it: away from the trio thread, and never a reason to fail."""
+
+    def __init__(self, ledger: LedgerLike) -> None:
+        self.ledger = ledger
+        self._failing = False
+
+    async def read(self, key: str) -> JSONValue | None:
+        """Return the value of a key; None when there is none or the ledger can't be used."""
+        try:
+            return await trio.to_thread.run_sync(self.ledger.get, key)
+        except CacheError as exc:
+            self._note(exc)
+            return None
+
+    async def write(self, key: str, value: JSONValue) -> None:
+        """Keep a value if the ledger can be used; else it is asked for again in the next life."""
+        try:
+            await trio.to_thread.run_sync(self.ledger.set, key, value)
+            self._failing = False
+        except CacheError as exc:
+            self._note(exc)
+
+    def _note(self, exc: CacheError) -> None:
+        log.log(logging.DEBUG if self._failing else logging.WARNING, "the catalog is not kept: %s", exc)
+        self._failing = True
+
+
+class _Recent(Generic[V]):
+    """Values by key, the least recently used dropped when their weights exceed `limit`."""
+
+    def __init__(self, limit: int, weigh: Callable[[V], int], busy: Callable[[V], bool]) -> None:
+        self._limit = limit
+        self._weigh = weigh
+        self._busy = busy
+        self._values: OrderedDict[str, V] = OrderedDict()
+        self._total = 0
+
+    def get(self, key: str) -> V | None:
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    def put(self, key: str, value: V) -> None:
+        old = self._values.pop(key, None)
+        self._total += self._weigh(value) - (0 if old is None else self._weigh(old))
+        self._values[key] = value
+        self.trim()
+
+    def grow(self, weight: int) -> None:
+        """Note that a value that is kept became heavier."""
+        self._total += weight
+        self.trim()
+
+    def trim(self) -> None:
+        if self._total <= self._limit:
+            return
+        for key, value in list(self._values.items())[:-1]:
+            if self._total <= self._limit:
+                break
+            if not self._busy(value):
+                del self._values[key]
+                self._total -= self._weigh(value)
+
+
+class _Row:
+    """The facts of one version in memory. While it is in use it stays, or two of it could disagree."""
+
+    __slots__ = ("dirty", "facts", "saving", "swept", "users", "weight")
+
+    def __init__(self, facts: FactsRow) -> None:
+        self.facts = facts
+        self.users = 0
+        self.dirty = False
+        self.saving = False
+        self.swept = float("-inf")  # trio time
+        self.weight = 1 + len(facts.facts) + len(facts.absent)
+
+
+class Details:
+    """What is known of versions beyond the catalog. `keep` (seconds) is how long an origin's "none" holds."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        notebook: Notebook,
+        flights: Flights,
+        *,
+        keep: float,
+        wall: Callable[[], float],
+    ) -> None:
+        self._sources = sources
+        self._notebook = notebook
+        self._flights = flights
+        self._keep = keep
+        self._wall = wall
+        self._listings: _Recent[KeptListing] = _Recent(NAMES, _count_names, lambda _: False)
+        self._rows: _Recent[_Row] = _Recent(
+            FACTS, lambda row: row.weight, lambda row: row.users > 0 or row.dirty or row.saving
+        )
+
+    # -- listings -----------------------------------------------------------------------------------------
+
+    async def listing(self, version: AssetVersion, *, background: bool = False) -> tuple[str, ...] | None:
+        """Return the names of a version's files as the origin spells them; None: the origin has no listing."""
+        key = listing_key(version)
+        kept = self._listings.get(key)
+        if kept is not None and self._holds(kept):
+            return kept.names
+        find = partial(self._find_listing, version, key)
+        return await self._flights.join(key, find, background=background)
+
+    async def _find_listing(self, version: AssetVersion, key: str) -> tuple[str, ...] | None:
+        kept = self._listings.get(key) or load_listing(await self._notebook.read(key))
+        if kept is None or not self._holds(kept):
+            try:
+                fresh = KeptListing(await self._source(version).listing(version), self._wall())
+            except RefgenfsError as exc:
+                if kept is None or not exc.transient:
+                    raise
+            else:
+                kept = fresh
+                await self._notebook.write(key, dump_listing(fresh))
+        self._listings.put(key, kept)
+        return kept.names
+
+    def _holds(self, kept: KeptListing) -> bool:
+        return kept.names is not None or 0 <= self._wall() - kept.at < self._keep
+
+    async def warm_up(self, versions: Sequence[AssetVersion]) -> None:
+        """Ask for the listings that are not known yet, when nobody waits; stop at a source that is away."""
+        away: set[str] = set()
+        for start in range(0, len(versions), CHUNK):
+            chunk = versions[start : start + CHUNK]
+            pending = iter(await trio.to_thread.run_sync(self._unknown, chunk))
+            async with trio.open_nursery() as nursery:
+                for _ in range(WARMERS):
+                    nursery.start_soon(self._warm, pending, away)
+
+    async def _warm(self, pending: Iterator[AssetVersion], away: set[str]) -> None:
+        for version in pending:
+            await self._flights.calm()
+            if version.source in away:
+                continue
+            try:
+                await self.listing(version, background=True)
+            except RefgenfsError as exc:
+                log.debug("the listing of %s did not come: %s", version.key, exc)
+                if exc.transient:
+                    away.add(version.source)
+
+    def _unknown(self, versions: Sequence[AssetVersion]) -> list[AssetVersion]:
+        """Return those without a listing in the ledger. Blocks."""
+        found = []
+        for version in versions:
+            try:
+                kept = load_listing(self._notebook.ledger.get(listing_key(version)))
+            except CacheError:
+                return []  # what can't be kept needn't be asked for
+            if kept is None or not self._holds(kept):
+                found.append(version)
+        return found
+
+    # -- facts --------------------------------------------------------------------------------------------
+
+    def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
+        """Return a file's facts if they are in memory. No I/O, no wait."""
+        row = self._rows.get(facts_key(version))
+        if row is None or row.facts.folder != self._source(version).unpacked(version):
+            return None
+        return row.facts.facts.get(name)
+
+    async def facts(self, version: AssetVersion, name: str, *, background: bool = False) -> FileFacts | None:
+        """Return a file's facts at the host of the unpacked copies; None where there is no copy of it."""
+        folder = self._source(version).unpacked(version)
+        if folder is None:
+            return None
+        row = await self._row(version, folder, background=background)
+        known = row.facts.facts.get(name)
+        asked = row.facts.absent.get(name)
+        if known is not None or (asked is not None and 0 <= self._wall() - asked < self._keep):
+            return known
+        if not background:
+            self._start_sweep(version, row)
+        ask = partial(self._ask_facts, version, name, row)
+        try:
+            return await self._flights.join((facts_key(version), name), ask, background=background)
+        except RefgenfsError as exc:
+            if asked is None or not exc.transient:
+                raise
+            return None
+
+    async def _ask_facts(self, version: AssetVersion, name: str, row: _Row) -> FileFacts | None:
+        row.users += 1
+        try:
+            found = await self._ask_host(version, name, row)
+            if found is None:
+                row.facts.absent[name] = self._wall()
+            else:
+                row.facts.facts[name] = found
+                row.facts.absent.pop(name, None)
+            row.weight += 1
+            self._rows.grow(1)
+            self._save_soon(version, row)
+            return found
+        finally:
+            row.users -= 1
+
+    async def _ask_host(self, version: AssetVersion, name: str, row: _Row) -> FileFacts | None:
+        """Ask until the answer is one to what is asked now: the folder or the salt can change meanwhile."""
+        while True:
+            asked = (row.facts.folder, None if name in row.facts.replaced else "")
+            found = await self._source(version).facts(version, name, asked[1])
+            if asked == (row.facts.folder, None if name in row.facts.replaced else ""):
+                return found
+
+    async def _row(self, version: AssetVersion, folder: str, *, background: bool = False) -> _Row:
+        key = facts_key(version)
+        row = self._rows.get(key)
+        if row is None:
+            load = partial(self._load_row, key, version.source)
+            row = await self._flights.join(key, load, background=background)
+        row.facts.move(folder)
+        return row
+
+    async def _load_row(self, key: str, source: str) -> _Row:
+        row = _Row(load_facts(await self._notebook.read(key), source) or FactsRow(""))
+        self._rows.put(key, row)
+        return row
+
+    def _start_sweep(self, version: AssetVersion, row: _Row) -> None:
+        """Ask for the other files of the folder too: who wants one size wants them all, as `ls -l` does."""
+        if trio.current_time() - row.swept >= self._keep:
+            row.swept = trio.current_time()
+            self._flights.start(self._sweep, version, row)
+
+    async def _sweep(self, version: AssetVersion, row: _Row) -> None:
+        row.users += 1
+        try:
+            names = await self.listing(version, background=True) or ()
+            pending = iter(names[:SWEEP])
+            async with trio.open_nursery() as nursery:
+                for _ in range(SIBLINGS):
+                    nursery.start_soon(self._ask_siblings, version, pending, row)
+        except RefgenfsError as exc:
+            log.debug("the files of %s can't be asked for: %s", version.key, exc)
+            row.swept = float("-inf")
+        finally:
+            row.users -= 1
+
+    async def _ask_siblings(self, version: AssetVersion, pending: Iterator[str], row: _Row) -> None:
+        for name in pending:
+            try:
+                await self.facts(version, name, background=True)
+            except RefgenfsError as exc:
+                log.debug("the size of %s did not come: %s", name, exc)
+                row.swept = float("-inf")
+                return
+
+    async def forget_facts(self, version: AssetVersion, name: str, stale: FileFacts | None = None) -> None:
+        """Forget a file's facts, which its origin has replaced in place; its next identity is another one.
+
+        With `stale`, only if these are the facts that are known.
+        """
+        folder = self._source(version).unpacked(version)
+        if folder is None:
+            return
+        row = await self._row(version, folder)
+        known = row.facts.facts.get(name)
+        if stale is not None and known is not None and known.content != stale.content:
+            return
+        row.facts.replaced.add(name)
+        row.facts.facts.pop(name, None)
+        row.facts.absent.pop(name, None)
+        self._save_soon(version, row)
+
+    def find(self, facts: FileFacts, versions: Iterable[AssetVersion]) -> tuple[AssetVersion, str] | None:
+        """Return the version and the name of the file that these facts are about. No I/O, no wait."""
+        if isinstance(facts.extent, ByteRange) and facts.extent.urls:
+            url = facts.extent.urls[0]
+            for version in versions:
+                folder = self._source(version).unpacked(version) if version.source == facts.source else None
+                if folder is not None and url.startswith(folder):
+                    return version, unquote(url.removeprefix(folder))
+        return None
+
+    def _save_soon(self, version: AssetVersion, row: _Row) -> None:
+        row.dirty = True
+        if not row.saving:
+            row.saving = True
+            self._flights.start(self._save, facts_key(version), row)
+
+    async def _save(self, key: str, row: _Row) -> None:
+        try:
+            while row.dirty:
+                await trio.sleep(SAVE_AFTER)
+                row.dirty = False
+                await self._notebook.write(key, dump_facts(row.facts))
+        finally:
+            row.saving = False
+
+    def _source(self, version: AssetVersion) -> Source:
+        try:
+            return self._sources[version.source]
+        except KeyError:
+            raise NotInCatalog(f"there is no source {version.source} any more") from None
+
+
+def listing_key(version: AssetVersion) -> str:
+    """Return the ledger's key of a version's listing."""
+    return f"listing/{_identity(version)}"
+
+
+def facts_key(version: AssetVersion) -> str:
+    """Return the ledger's key of the facts of a version's files."""
+    return f"facts/{_identity(version)}"
+
+
+def _identity(version: AssetVersion) -> str:
+    place = f"{version.genome_digest}/{version.asset}:{version.tag}"
+    return f"{version.source}/{place}/{version.asset_digest}"
+
+
+def _count_names(listing: KeptListing) -> int:
+    return 1 + len(listing.names or ())

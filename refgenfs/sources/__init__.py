@@ -1,0 +1,73 @@
+"""Sources: what exists, and where its bytes are.
+
+A source answers from its origin, and remembers nothing that its origin could change but what `state` gives:
+keeping answers is the catalog's work.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from refgenfs.core.catalog import AssetVersion, SourceCatalog
+from refgenfs.core.catalog_json import JSONValue
+from refgenfs.core.content import ArchiveRef, FileFacts
+
+
+class Source(Protocol):
+    """One origin of assets. Every coroutine has a deadline of its own, and raises the errors of core.errors.
+
+    An origin that can't be reached raises; it never answers as one that has nothing.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name in the configuration; part of every content's identity."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """The `type` in the configuration."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """The URL in the configuration; may hold a password, so redact it before showing it."""
+        ...
+
+    async def catalog(self) -> SourceCatalog:
+        """Ask for all that the source has, and for where its unpacked copies are (see `unpacked`)."""
+        ...
+
+    async def listing(self, version: AssetVersion) -> tuple[str, ...] | None:
+        """Return the names of a version's files, relative to its folder, as the origin spells them.
+
+        None: the origin keeps no listing of this version; the archive's members are the listing.
+        """
+        ...
+
+    def unpacked(self, version: AssetVersion) -> str | None:
+        """Return the URL of the folder with a version's unpacked copies, None if the source offers none."""
+        ...
+
+    async def facts(self, version: AssetVersion, name: str, salt: str | None = "") -> FileFacts | None:
+        """Return what the host of the unpacked copies says of a file; None where it has no copy of it.
+
+        The content's identity is made with `salt`; None makes the file's validator the salt.
+        """
+        ...
+
+    def archive(self, version: AssetVersion) -> ArchiveRef:
+        """Return where a version's archive is."""
+        ...
+
+    async def fresh_version(self, version: AssetVersion) -> AssetVersion | None:
+        """Ask what the origin now says of this genome, asset and tag; None: it has it no more."""
+        ...
+
+    def state(self) -> JSONValue:
+        """Return what `restore` needs so that `unpacked` answers with the origin away."""
+        ...
+
+    def restore(self, state: object) -> None:
+        """Take what `state` gave in an earlier life; anything else is passed over."""
+        ...

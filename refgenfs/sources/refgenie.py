@@ -1,0 +1,346 @@
+"""A refgenieserver as a source: API v3, its one-call dictionary, and the unpacked copies it may offer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, urlsplit
+
+import trio
+
+from refgenfs.core.catalog import AssetVersion, SourceCatalog
+from refgenfs.core.catalog_json import JSONValue
+from refgenfs.core.content import ArchiveRef, ByteRange, FileFacts, InlineData, content_id
+from refgenfs.core.errors import (
+    DeadlineExceeded,
+    IntegrityError,
+    OriginDenied,
+    OriginMissing,
+    RefgenfsError,
+    redact_url,
+)
+from refgenfs.core.refgenie import (
+    Parsed,
+    PublicAnswers,
+    iter_versions,
+    parse_fresh,
+    parse_genome_list,
+    parse_listing,
+    parse_private,
+    parse_public,
+    parse_remotes,
+    parse_tags,
+    private_url,
+    unpacked_url,
+    v3_path,
+    v3_url,
+)
+from refgenfs.fetch.answers import OriginFailing, OriginUnusable
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+log = logging.getLogger(__name__)
+
+CONCURRENCY = 8  # requests at a time for a catalog in pieces; the HTTP client's own limit a host, too
+CATALOG_DEADLINE = 600.0  # seconds for a whole catalog; in pieces, a large one is thousands of requests
+
+
+class Headers(Protocol):
+    """What an origin says of an object: bytes, validator (see ByteRange), Unix mtime or 0."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def validator(self) -> str: ...
+
+    @property
+    def mtime(self) -> float: ...
+
+
+class Asker(Protocol):
+    """The part of `fetch.http.Http` that a source needs; deadlines in seconds from now."""
+
+    async def get_json(
+        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
+    ) -> Any: ...
+
+    async def get_text(
+        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
+    ) -> str: ...
+
+    async def head(
+        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
+    ) -> Headers: ...
+
+
+class RefgenieSource:
+    """One refgenieserver and its mirrors. `remotes` says whether unpacked copies are used where offered.
+
+    `timeout` (seconds) is the silence that the HTTP client bears; a call with its retries takes at most twice
+    that. `warnings` are what the last catalog had to leave out, one line each.
+    """
+
+    kind = "refgenie"
+
+    def __init__(
+        self,
+        http: Asker,
+        *,
+        name: str,
+        url: str,
+        mirrors: Sequence[str] = (),
+        remotes: bool = True,
+        timeout: float = 20.0,
+    ) -> None:
+        self.name = name
+        self.url = url
+        self.warnings: tuple[str, ...] = ()
+        self._http = http
+        self._bases = (url, *mirrors)
+        self._remotes = remotes
+        self._patience = timeout / 2  # of retries, when a catalog's next refresh is a retry anyway
+        self._deadline = 2 * timeout
+        self._prefix: str | None = None
+        self._recipes: dict[tuple[str, str], object] = {}
+
+    def __repr__(self) -> str:
+        return f"RefgenieSource({self.name!r}, {redact_url(self.url)!r})"
+
+    # -- the catalog --------------------------------------------------------------------------------------
+
+    async def catalog(self) -> SourceCatalog:
+        """Ask for the catalog, in one call where the server has that, else in pieces.
+
+        Raises the origin's errors; IntegrityError where the answers are not the protocol's.
+        """
+        try:
+            with trio.fail_after(CATALOG_DEADLINE):
+                parsed = await self._ask_whole() or await self._ask_pieces()
+                if self._remotes:
+                    await self._refresh_prefix(parsed.catalog)
+        except trio.TooSlowError as exc:
+            where = redact_url(self.url)
+            raise DeadlineExceeded(f"{where}: no catalog within {CATALOG_DEADLINE:g} s") from exc
+        for line in sorted(set(parsed.warnings) - set(self.warnings)):
+            log.warning("source %s: %s", self.name, line)
+        self.warnings = parsed.warnings
+        return parsed.catalog
+
+    async def _ask_whole(self) -> Parsed | None:
+        """Ask the one call; None where the server has, or gives, none: the pieces may be had all the same."""
+        urls = [private_url(base) for base in self._bases]
+        try:
+            answer = await self._catalog_json(urls)
+            return await trio.to_thread.run_sync(parse_private, answer, self.name)
+        except (OriginMissing, OriginDenied, OriginFailing, IntegrityError) as exc:
+            log.debug("source %s: no catalog in one call: %s", self.name, exc)
+        except OriginUnusable as exc:
+            if not 400 <= exc.status < 500:
+                raise
+        return None
+
+    async def _ask_pieces(self) -> Parsed:
+        genomes = await self._catalog_json(self._urls("genomes", "list"))
+        aliases = await self._or_none(self._catalog_json(self._urls("genomes", "alias_dict")))
+        listed = [f"{url}?includeSeekKeys=true" for url in self._urls("assets", "list")]
+        assets = await self._catalog_json(listed)
+        tags = parse_tags(assets)
+        digests = set(parse_genome_list(genomes))
+        places = [place for place in tags if place[0] in digests]
+        defaults = await _ask_all(places, self._ask_default_tag)
+        known = [(*place, tag) for place in places for tag in tags[place] or [defaults.get(place, "default")]]
+        self._recipes.update(await _ask_all([p for p in places if p not in self._recipes], self._ask_recipe))
+        answers = PublicAnswers(
+            genomes,
+            aliases or {},
+            assets,
+            await _ask_all(digests, lambda digest: self._catalog_json(self._urls("genomes", "attrs", digest))),
+            defaults,
+            self._recipes,
+            await _ask_all(known, lambda place: self._ask_attrs(*place)),
+        )
+        return await trio.to_thread.run_sync(parse_public, answers, self.name)
+
+    async def _ask_default_tag(self, place: tuple[str, str]) -> str:
+        urls = self._urls("assets", "default_tag", *place)
+        text = await self._http.get_text(urls, account=self.name, deadline=self._deadline, retry_for=self._patience)
+        return text.strip().strip('"')
+
+    async def _ask_attrs(self, genome: str, asset: str, tag: str) -> object:
+        return await self._catalog_json(self._urls("assets", "attrs", genome, asset, tag=tag))
+
+    async def _ask_recipe(self, place: tuple[str, str]) -> object:
+        """Ask for the recipe, which has the description of the asset; older assets have none."""
+        return await self._or_none(self._catalog_json(self._urls("assets", "recipe", *place)))
+
+    async def _catalog_json(self, urls: Sequence[str]) -> object:
+        return await self._http.get_json(urls, account=self.name, deadline=self._deadline, retry_for=self._patience)
+
+    async def _or_none(self, asked: Awaitable[object]) -> object:
+        """Await an answer that a catalog can do without; None where the server refuses it."""
+        try:
+            return await asked
+        except (OriginMissing, OriginDenied, IntegrityError):
+            return None
+        except (OriginFailing, OriginUnusable) as exc:
+            if exc.status == 500 or 400 <= exc.status < 500:
+                return None
+            raise
+
+    # -- unpacked copies ----------------------------------------------------------------------------------
+
+    async def _refresh_prefix(self, catalog: SourceCatalog) -> None:
+        """Ask where unpacked copies are; what is known stays when the server can't say."""
+        where = v3_path("remotes", "dict")
+        try:
+            if not await self._offers_remotes(catalog):
+                self._prefix = None
+                return
+            answer = await self._http.get_json(
+                self._urls("remotes", "dict"), account=self.name, deadline=self._deadline, retry_for=0
+            )
+            self._prefix = parse_remotes(answer, where)
+        except (OriginMissing, IntegrityError) as exc:
+            if isinstance(exc, IntegrityError):
+                log.warning("source %s: unpacked copies are not used: %s", self.name, exc)
+            self._prefix = None
+        except OriginFailing as exc:
+            if exc.status == 500:  # how a server without remotes answers
+                self._prefix = None
+        except RefgenfsError as exc:
+            log.debug("source %s: where unpacked copies are could not be asked: %s", self.name, exc)
+
+    async def _offers_remotes(self, catalog: SourceCatalog) -> bool:
+        """Say whether asking for remotes makes sense; raise OriginUnavailable when that can't be known.
+
+        A server without remotes answers that question with an internal error, which would then be among the
+        daemon's recent errors; but the path that it gives for a file tells the same: it is no URL.
+        """
+        for version in iter_versions(catalog):
+            for key in version.seek_keys:
+                path = (version.genome_digest, version.asset, key)
+                urls = [
+                    f"{url}&remoteClass=http" for url in self._urls("assets", "file_path", *path, tag=version.tag)
+                ]
+                text = await self._or_none(
+                    self._http.get_text(urls, account=self.name, deadline=self._deadline, retry_for=0)
+                )
+                return not isinstance(text, str) or urlsplit(text.strip().strip('"')).scheme != ""
+        return True
+
+    def unpacked(self, version: AssetVersion) -> str | None:
+        """Return the URL of the folder with a version's unpacked copies, None if the server offers none."""
+        return None if self._prefix is None or not self._remotes else unpacked_url(self._prefix, version)
+
+    async def facts(self, version: AssetVersion, name: str, salt: str | None = "") -> FileFacts | None:
+        """Return exact size, mtime and validator by HEAD; None where the host has no usable copy of the file.
+
+        A host that denies access counts as one without a copy: object stores answer 403 for what isn't there.
+        """
+        folder = self.unpacked(version)
+        if folder is None:
+            return None
+        url = folder + quote(name, safe="/")
+        try:
+            found = await self._http.head([url], account=self.name, deadline=self._deadline)
+        except (OriginMissing, OriginDenied, IntegrityError) as exc:
+            log.debug("source %s: no unpacked copy of %s: %s", self.name, name, exc)
+            return None
+        except OriginUnusable as exc:
+            if not 400 <= exc.status < 500:
+                raise
+            return None
+        cid = content_id(
+            self.name,
+            version.asset_digest,
+            name,
+            found.validator or str(found.mtime) if salt is None else salt,
+        )
+        if found.size == 0:
+            return FileFacts(cid, 0, found.mtime, InlineData(b""), self.name, "inline")
+        return FileFacts(cid, found.size, found.mtime, ByteRange((url,), found.validator), self.name, "range")
+
+    def state(self) -> JSONValue:
+        """Return where unpacked copies are, to be told again with `restore`."""
+        return {"prefix": self._prefix}
+
+    def restore(self, state: object) -> None:
+        """Take what `state` gave in an earlier life; anything else is passed over."""
+        if isinstance(state, dict) and isinstance(state.get("prefix"), str):
+            try:
+                self._prefix = parse_remotes({"http": {"prefix": state["prefix"]}}, "the kept state")
+            except IntegrityError as exc:
+                log.warning("source %s: %s", self.name, exc)
+
+    # -- one version --------------------------------------------------------------------------------------
+
+    async def listing(self, version: AssetVersion) -> tuple[str, ...] | None:
+        """Return the names of a version's files as the server spells them, sorted.
+
+        None where the server has no listing (older archives), or an empty one: then the archive tells.
+        """
+        place = (version.genome_digest, version.asset)
+        urls = self._urls("assets", "dir_contents", *place, tag=version.tag)
+        try:
+            answer = await self._http.get_json(urls, account=self.name, deadline=self._deadline)
+        except OriginMissing:
+            return None
+        except OriginUnusable as exc:
+            if not 400 <= exc.status < 500:
+                raise
+            return None
+        return parse_listing(answer, v3_path("assets", "dir_contents", *place)) or None
+
+    def archive(self, version: AssetVersion) -> ArchiveRef:
+        """Return where a version's archive is: the server, then its mirrors."""
+        place = (version.genome_digest, version.asset)
+        return ArchiveRef(
+            source=self.name,
+            key=f"{version.genome_digest}/{version.asset}:{version.tag}",
+            asset_digest=version.asset_digest,
+            archive_digest=version.archive_digest,
+            urls=tuple(self._urls("assets", "archive", *place, tag=version.tag)),
+        )
+
+    async def fresh_version(self, version: AssetVersion) -> AssetVersion | None:
+        """Ask for a version's digests as they are now; None if the server has the version no more."""
+        place = (version.genome_digest, version.asset)
+        urls = self._urls("assets", "attrs", *place, tag=version.tag)
+        try:
+            answer = await self._http.get_json(urls, account=self.name, deadline=self._deadline)
+        except OriginMissing:
+            return None
+        return parse_fresh(answer, version, v3_path("assets", "attrs", *place))
+
+    def _urls(self, *segments: str, tag: str | None = None) -> list[str]:
+        return [v3_url(base, *segments, tag=tag) for base in self._bases]
+
+
+async def _ask_all(items: Iterable[K], ask: Callable[[K], Awaitable[V]]) -> dict[K, V]:
+    """Ask for all items, a few at a time; those that the origin has not (404) are absent from the answer.
+
+    Raises the first other error, once everything under way has ended.
+    """
+    found: dict[K, V] = {}
+    failed: list[RefgenfsError] = []
+    pending = iter(list(items))
+
+    async def work() -> None:
+        for item in pending:
+            try:
+                found[item] = await ask(item)
+            except OriginMissing:
+                continue
+            except RefgenfsError as exc:
+                failed.append(exc)
+                nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(CONCURRENCY):
+            nursery.start_soon(work)
+    if failed:
+        raise failed[0]
+    return found

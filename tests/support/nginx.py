@@ -1,0 +1,259 @@
+"""A real nginx in front of an origin: it counts the bytes sent, denies, slows down, and can be away."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import pytest
+
+START_TIMEOUT = 15.0  # seconds
+STOP_TIMEOUT = 10.0
+SETTLE = 0.15  # a request is logged a moment after the client has its last byte
+
+
+class Served(NamedTuple):
+    """One answered request; `path` has the query, `bytes` are those of the body that were sent."""
+
+    method: str
+    path: str
+    status: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    upstream: str
+    deny: tuple[str, ...]
+    deny_status: int
+    prefix: str
+    rewrite: Mapping[str, str]
+    limit_rate: int
+
+
+class NginxProxy:
+    """An nginx of its own between a client and `upstream`, at `url`. A context manager.
+
+    Paths that begin with one of `deny` get `deny_status`. `prefix` is a path that `url` gets, for a server
+    that does not live at its host's root. `rewrite` replaces URLs in JSON bodies and in redirects (a static
+    host's, by another proxy's). `limit_rate` is in bytes a second and request, 0 for no limit.
+    `stop` and `start` keep the port and the log.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        deny: Sequence[str] = (),
+        *,
+        deny_status: int = 403,
+        prefix: str = "",
+        rewrite: Mapping[str, str] | None = None,
+        limit_rate: int = 0,
+    ) -> None:
+        path = f"/{prefix.strip('/')}" if prefix.strip("/") else ""
+        self._plan = _Plan(upstream.rstrip("/"), tuple(deny), deny_status, path, rewrite or {}, limit_rate)
+        self._folder = tempfile.TemporaryDirectory(prefix="nginx-")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = _free_port()
+        self._skip = 0  # bytes of the log that were cleared
+
+    @property
+    def url(self) -> str:
+        """Where it listens, with no '/' at the end."""
+        return f"http://127.0.0.1:{self._port}{self._plan.prefix}"
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Listen; returns when it answers."""
+        assert self._process is None, "it runs already"
+        folder = Path(self._folder.name)
+        (folder / "nginx.conf").write_text(_configuration(folder, self._port, self._plan))
+        output = (folder / "error.log").open("ab")
+        with output:
+            command = ["nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        deadline = time.monotonic() + START_TIMEOUT
+        while not _answers(self._port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"nginx does not answer:\n{self.log_tail()}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Close every connection and end; nothing listens then."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()  # of our own child, by its number; nginx ends its workers at once
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def close(self) -> None:
+        """Stop, and remove the log."""
+        self.stop()
+        self._folder.cleanup()
+
+    def log(self) -> list[Served]:
+        """Return what was served since the start, or since `clear`, in order of ending."""
+        seen = -1
+        while (size := self._access_log.stat().st_size if self._access_log.exists() else 0) != seen:
+            seen = size
+            time.sleep(SETTLE)
+        if not size:
+            return []
+        with self._access_log.open("rb") as file:
+            file.seek(self._skip)
+            entries = [json.loads(line) for line in file.read(size - self._skip).splitlines()]
+        return [Served(e["method"], e["path"], int(e["status"]), int(e["bytes"])) for e in entries]
+
+    def bytes_sent(self, containing: str = "") -> int:
+        """Return the bytes of bodies sent for paths that contain this text."""
+        return sum(served.bytes for served in self.log() if containing in served.path)
+
+    def clear(self) -> None:
+        """Begin the log anew."""
+        self.log()
+        self._skip = self._access_log.stat().st_size if self._access_log.exists() else 0
+
+    def log_tail(self, characters: int = 4000) -> str:
+        """Return the end of both logs."""
+        logs = (Path(self._folder.name) / "error.log", self._access_log)
+        return "\n".join(f"== {log.name}\n{log.read_text()[-characters:]}" for log in logs if log.exists())
+
+    @property
+    def _access_log(self) -> Path:
+        return Path(self._folder.name) / "access.log"
+
+
+def _configuration(folder: Path, port: int, plan: _Plan) -> str:
+    temporary = "\n".join(
+        f"  {kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    denied = "\n".join(f"    location ^~ {plan.prefix}{path} {{ return {plan.deny_status}; }}" for path in plan.deny)
+    rewritten = "".join(
+        f"      proxy_redirect {old} {new};\n      sub_filter {old} {new};\n" for old, new in plan.rewrite.items()
+    )
+    if rewritten:
+        rewritten += "      sub_filter_types application/json;\n      sub_filter_once off;\n"
+    return f"""
+{"user root;" if os.geteuid() == 0 else ""}
+daemon off;
+worker_processes 1;
+pid {folder}/pid;
+events {{ worker_connections 512; }}
+http {{
+  log_format line escape=json
+    '{{"method":"$request_method","path":"$request_uri","status":"$status","bytes":"$body_bytes_sent"}}';
+  access_log {folder}/access.log line;
+{temporary}
+  server {{
+    listen 127.0.0.1:{port};
+    location = /.nginx-answers {{ access_log off; return 204; }}
+{denied}
+    location {plan.prefix}/ {{
+      proxy_pass {plan.upstream}/;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Accept-Encoding "";
+      proxy_max_temp_file_size 0;
+      limit_rate {plan.limit_rate};
+{rewritten}    }}
+  }}
+}}
+"""
+
+
+def _answers(port: int) -> bool:
+    request = b"GET /.nginx-answers HTTP/1.0\r\n\r\n"
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(request)
+            return b" 204 " in connection.recv(64)
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class NginxFactory:
+    """Makes proxies that end with the test: `nginx(upstream, deny=[…])`, with the arguments of NginxProxy."""
+
+    def __init__(self) -> None:
+        self.proxies: list[NginxProxy] = []
+
+    def __call__(
+        self,
+        upstream: str,
+        deny: Sequence[str] = (),
+        *,
+        deny_status: int = 403,
+        prefix: str = "",
+        rewrite: Mapping[str, str] | None = None,
+        limit_rate: int = 0,
+    ) -> NginxProxy:
+        proxy = NginxProxy(
+            upstream, deny, deny_status=deny_status, prefix=prefix, rewrite=rewrite, limit_rate=limit_rate
+        )
+        self.proxies.append(proxy)
+        proxy.start()
+        return proxy
+
+    def close(self) -> None:
+        """End every proxy."""
+        while self.proxies:
+            self.proxies.pop().close()
+
+
+@pytest.fixture
+def nginx() -> Iterator[NginxFactory]:
+    """A maker of nginx proxies; all end with the test, and a failed test shows their logs."""
+    factory = NginxFactory()
+    try:
+        yield factory
+    finally:
+        factory.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failed test what its proxies logged."""
+    report = yield
+    factory = getattr(item, "funcargs", {}).get("nginx")
+    if report.failed and isinstance(factory, NginxFactory):
+        for proxy in factory.proxies:
+            report.sections.append((f"nginx {proxy.url}", proxy.log_tail()))
+    return report
