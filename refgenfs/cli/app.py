@@ -1,0 +1,125 @@
+"""The command line's commands, in the panels that `--help` shows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from refgenfs import __version__
+from refgenfs.cli import cache, configuration, demonstrate, doctor, find, mounting, residency, state
+
+_MOUNT = "Mount"
+_FIND = "Find"
+_KEEP = "Keep on this machine"
+_SET_UP = "Set up"
+
+
+def _examples(*lines: str) -> str:
+    """Return an epilog: commands, each with what it does, one a line of a narrow terminal."""
+    pairs = [line.split("  # ") for line in lines]
+    width = max(len(command) for command, _ in pairs)
+    rows = (f"{command.ljust(width)}  [dim]# {what}[/dim]" for command, what in pairs)
+    return "\n".join(("[bold]Examples[/bold]", *rows))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"refgenfs {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def build() -> typer.Typer:
+    """Return the application with all its commands."""
+    app = typer.Typer(
+        name="refgenfs",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Reference genomes as files: mount a refgenie server, and read what you need of it.\n\n"
+        "A KEY names what there is to read: genome/asset[.seek_key][:tag], for example hg38/bwa_index or "
+        "hg38/fasta.fai:default. It is a path under the mountpoint as well.",
+        epilog=_examples(
+            "refgenfs mount  # or: refgenfs mount DIR",
+            "refgenfs list hg38  # what there is",
+            "bwa mem $(refgenfs seek hg38/bwa_index) r1.fq r2.fq  # like any file",
+            "refgenfs status  # what was fetched",
+        ),
+    )
+    app.callback()(_root)
+    _add_mount(app)
+    _add_find(app)
+    _add_keep(app)
+    _add_set_up(app)
+    return app
+
+
+def _add_mount(app: typer.Typer) -> None:
+    app.command(
+        rich_help_panel=_MOUNT,
+        epilog=_examples(
+            "refgenfs mount ~/genomes  # as yourself",
+            "refgenfs mount -c lab.toml -f  # foreground",
+            "refgenfs mount -o cache_size=20GB,allow_other /genomes  # with settings",
+        ),
+    )(mounting.mount)
+    app.command(rich_help_panel=_MOUNT)(mounting.umount)
+    app.command(rich_help_panel=_MOUNT)(state.status)
+
+
+def _add_find(app: typer.Typer) -> None:
+    app.command(
+        "list",
+        rich_help_panel=_FIND,
+        epilog=_examples(
+            "refgenfs list  # the genomes",
+            "refgenfs list hg38  # the assets of one",
+            "refgenfs list --json hg38/fasta  # its tags, for programs",
+        ),
+    )(find.list_)
+    app.command(rich_help_panel=_FIND)(find.info)
+    app.command(
+        rich_help_panel=_FIND,
+        epilog=_examples(
+            "samtools faidx $(refgenfs seek hg38/fasta) chr1:1-100  # a file",
+            "refgenfs seek hg38/fasta.fai  # another of its files",
+            "refgenfs seek hg38/bowtie2_index.dir:second  # another tag",
+        ),
+    )(find.seek)
+    app.command("id", rich_help_panel=_FIND)(find.id_)
+
+
+def _add_keep(app: typer.Typer) -> None:
+    app.command(
+        rich_help_panel=_KEEP,
+        epilog=_examples(
+            "refgenfs pull hg38/bwa_index  # fetch it before a run",
+            "refgenfs pull --pin hg38/fasta hg38/fasta.fai  # and keep it",
+        ),
+    )(residency.pull)
+    app.command(rich_help_panel=_KEEP)(residency.pin)
+    app.command(rich_help_panel=_KEEP)(residency.unpin)
+    app.command(rich_help_panel=_KEEP)(residency.evict)
+    group = typer.Typer(no_args_is_help=True, help="Look into the cache, check it, empty it.")
+    group.command()(cache.info)
+    group.command()(cache.verify)
+    group.command()(cache.clear)
+    app.add_typer(group, name="cache", rich_help_panel=_KEEP)
+
+
+def _add_set_up(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, help="Show the configuration in force; check it.")
+    group.command()(configuration.show)
+    group.command()(configuration.check)
+    app.add_typer(group, name="config", rich_help_panel=_SET_UP)
+    app.command(rich_help_panel=_SET_UP)(doctor.doctor)
+    app.command(rich_help_panel=_SET_UP)(demonstrate.demo)

@@ -1,0 +1,55 @@
+"""`doctor`: is this machine ready?"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict
+
+import typer
+
+from refgenfs.cli.options import AsJson, ConfigFile
+from refgenfs.cli.output import clean, console, note, on_terminal, write, write_json
+
+_NAME_WIDTH = 12
+_MARKS = {"ok": ("✓", "green"), "warn": ("!", "bold yellow"), "fail": ("✗", "bold red")}
+
+
+def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Check whether this machine can mount: FUSE, permissions, cache, disk, sources."""
+    from refgenfs.cli.checks import Check, Machine, run_checks
+    from refgenfs.config import load_config
+
+    machine = Machine(load_config(config, {}, os.environ).config, os.environ, os.geteuid())
+    checks: list[Check] = []
+    for check in run_checks(machine):
+        checks.append(check)
+        if not as_json:
+            _write(check.name, check.state, check.found, check.advice)
+    counts = Counter(check.state for check in checks)
+    if as_json:
+        write_json({"ok": not counts["fail"], "checks": [asdict(check) for check in checks]})
+    if counts["fail"]:
+        note(f"{counts['fail']} of {len(checks)} checks failed: do what stands below each")
+        raise typer.Exit(1)
+
+
+def _write(name: str, state: str, found: str, advice: str) -> None:
+    mark, style = _MARKS[state]
+    found, advice = clean(found), clean(advice)
+    if not on_terminal():
+        write(f"{state:<4}  {name}: {found}{f' ({advice})' if advice else ''}")
+        return
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    line = Table.grid(padding=(0, 1))
+    line.add_column(no_wrap=True)
+    line.add_column(no_wrap=True, min_width=_NAME_WIDTH)
+    line.add_column(overflow="fold")
+    line.add_row(Text(mark, style=style), Text(name, style="bold"), Text(found))
+    out = console()
+    out.print(line)
+    if advice:
+        out.print(Padding(Text(f"→ {advice}", style="" if state == "fail" else "dim"), (0, 0, 0, _NAME_WIDTH + 3)))

@@ -1,0 +1,138 @@
+"""`status`: how a running daemon is doing."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from refgenfs.cli.connection import choose
+from refgenfs.cli.options import AsJson, ConfigFile, Mountpoint
+from refgenfs.cli.output import (
+    DASH,
+    Column,
+    Table,
+    clean,
+    console,
+    on_terminal,
+    write,
+    write_json,
+    write_table,
+)
+from refgenfs.core.units import human_age, human_bytes, human_duration, human_percent
+
+_BAR = 32
+_ERRORS = 5  # the log has them all
+
+
+def status(mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show sources and their health, cache use, what was served, fetched and saved, recent errors."""
+    answer = choose(mountpoint, config, os.environ, os.geteuid()).call("status")
+    if as_json:
+        write_json(answer)
+        return
+    _write_head(answer)
+    _write_sources(answer["sources"])
+    _write_cache(answer["cache"])
+    _write_traffic(answer)
+    _write_errors(answer["errors"], time.time())
+
+
+def _line(*parts: tuple[str, str]) -> None:
+    """Write one line of styled pieces."""
+    if not on_terminal():
+        write(clean("".join(text for text, _ in parts)))
+        return
+    from rich.text import Text
+
+    console().print(Text.assemble(*((clean(text), style) for text, style in parts)), overflow="fold")
+
+
+def _heading(title: str) -> None:
+    write()
+    _line((title, "bold"))
+
+
+def _write_head(answer: dict[str, Any]) -> None:
+    good = answer["state"] in ("mounted", "running", "ready")
+    _line(
+        (answer["mountpoint"], "bold cyan"),
+        ("  ", ""),
+        (answer["state"], "green" if good else "bold yellow"),
+        (f"  up {human_duration(answer['uptime'])}", ""),
+        (f"  refgenfs {answer['version']}, pid {answer['pid']}", "dim"),
+        (f", {human_bytes(answer['memory'])} of memory" if answer.get("memory") else "", "dim"),
+    )
+
+
+def _write_sources(sources: list[dict[str, Any]]) -> None:
+    _heading("Sources")
+    table = Table(
+        (
+            Column("NAME", style="cyan"),
+            Column("HEALTH"),
+            Column("GENOMES", right=True),
+            Column("ASSETS", right=True),
+            Column("ASKED"),
+            Column("URL", fold=True),
+        )
+    )
+    for source in sources:
+        age = source["age"]
+        table.add(
+            source["name"],
+            "ok" if source["healthy"] else "failing",
+            str(source["genomes"]),
+            str(source["assets"]),
+            "never" if age is None else human_age(age),
+            source["url"],
+        )
+    write_table(table)
+    for source in sources:
+        if source["error"]:
+            _line((f"{source['name']}: {source['error']}", "red"))
+
+
+def _write_cache(cache: dict[str, Any]) -> None:
+    _heading("Cache")
+    used, size = cache["used"], cache["size"]
+    filled = min(_BAR, -(-_BAR * used // size)) if size else 0
+    if on_terminal():
+        _line(
+            ("━" * filled, "green" if used < 0.9 * size else "yellow"),
+            ("━" * (_BAR - filled), "bright_black"),
+            (f"  {human_bytes(used)} of {human_bytes(size)}, {human_percent(used, size)}", ""),
+        )
+    else:
+        write(f"used {human_bytes(used)} of {human_bytes(size)}, {human_percent(used, size)}")
+    held = f"{cache['contents']:,} files, {human_bytes(cache['pinned'])} pinned"
+    held += f", {cache['evictions']:,} evictions"
+    _line((f"{held}; {human_bytes(cache['min_free'])} stays free in {cache['dir']}", ""))
+    if cache["uncached"]:
+        _line(("the disk refuses: reads go on without the cache", "bold yellow"))
+    if cache["error"]:
+        _line((str(cache["error"]), "red"))
+
+
+def _write_traffic(answer: dict[str, Any]) -> None:
+    _heading("Traffic")
+    served, fetched = answer["served"], answer["fetched"]
+    hits = answer["hit_ratio"]
+    flights = answer["flights"] if isinstance(answer["flights"], int) else len(answer["flights"])
+    _line(
+        (f"{human_bytes(served)} served, {human_bytes(fetched)} fetched", ""),
+        (f" in {answer['requests']:,} requests" if isinstance(answer["requests"], int) else "", ""),
+        (f", {human_bytes(answer['saved'])} saved", "green"),
+        ("" if hits is None else f", {human_percent(hits, 1)} of reads from the cache", ""),
+    )
+    _line((f"{answer['open_files']:,} files open, {flights:,} transfers under way", ""))
+
+
+def _write_errors(errors: list[dict[str, Any]], now: float) -> None:
+    if not errors:
+        return
+    _heading("Recent errors")
+    for error in errors[-_ERRORS:]:
+        when = error["when"]
+        ago = human_age(now - when) if isinstance(when, int | float) else str(when or DASH)
+        _line((f"{ago}  ", "dim"), (str(error["what"]), "red"))

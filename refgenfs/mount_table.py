@@ -1,0 +1,113 @@
+"""What the kernel says about mounts, and who uses one; nothing here touches a mounted file system."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+_SCAN_SECONDS = 3.0  # a machine with many processes must not make `umount` slow
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of /proc/self/mountinfo."""
+
+    point: Path
+    fstype: str
+    source: str
+    device: str  # major:minor
+
+    @property
+    def is_refgenfs(self) -> bool:
+        """Say whether this is a mount of ours, dead or alive."""
+        return self.fstype.startswith("fuse") and "refgenfs" in (self.source, self.fstype.partition(".")[2])
+
+
+def parse_mountinfo(text: str) -> list[Mount]:
+    """Return the mounts that /proc/self/mountinfo lists, in its order: the last one at a point is on top."""
+    mounts = []
+    for line in text.splitlines():
+        fields = line.split(" ")
+        try:
+            dash = fields.index("-")
+            mounts.append(Mount(Path(_plain(fields[4])), fields[dash + 1], _plain(fields[dash + 2]), fields[2]))
+        except (ValueError, IndexError):
+            continue
+    return mounts
+
+
+def mount_at(point: Path) -> Mount | None:
+    """Return what is mounted at exactly this path, the topmost; None where nothing is."""
+    text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    found = [mount for mount in parse_mountinfo(text) if mount.point == point]
+    return found[-1] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A process that keeps a mount busy."""
+
+    pid: int
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.command} (pid {self.pid})"
+
+
+def users_of(point: Path, *, besides: frozenset[int] = frozenset()) -> list[User]:
+    """Return the processes that have a file or directory under `point` open, mapped, or as theirs.
+
+    Only processes that this user may look at are seen; names are read from /proc, and nothing under `point`
+    is touched.
+    """
+    deadline = time.monotonic() + _SCAN_SECONDS
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) in besides:
+            continue
+        if time.monotonic() > deadline:
+            break
+        if any(_is_under(path, str(point)) for path in _paths_of(entry)):
+            found.append(User(int(entry), _command(entry)))
+    return found
+
+
+def _paths_of(pid: str) -> Iterator[str]:
+    for link in ("cwd", "root", "exe"):
+        yield from _link(f"/proc/{pid}/{link}")
+    try:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            yield from _link(f"/proc/{pid}/fd/{number}")
+        with open(f"/proc/{pid}/maps", errors="surrogateescape") as maps:
+            for line in maps:
+                yield _plain(line[73:].rstrip("\n"))
+    except OSError:
+        return
+
+
+def _link(path: str) -> Iterator[str]:
+    try:
+        yield os.readlink(path)
+    except OSError:
+        return
+
+
+def _is_under(path: str, point: str) -> bool:
+    return path == point or path.startswith(f"{point}/")
+
+
+def _command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return "a process"
+
+
+def _plain(text: str) -> str:
+    """Undo the kernel's octal escapes of blanks and line ends."""
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)

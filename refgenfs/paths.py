@@ -1,0 +1,110 @@
+"""Where a running daemon's socket and log are: functions of the mountpoint, the environment and the user.
+
+A daemon is known by its mountpoint. Its instance name is the mountpoint's path with '/' written as '-', so
+that a look into the runtime directory tells which daemons there are and where.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from refgenfs.core.errors import ControlError
+
+# A socket's path has 107 bytes: this leaves 54 to a runtime directory, of which "/run/user/4294967295/refgenfs/"
+# takes 31.
+_NAME_BYTES = 48
+_PLAIN = re.compile(rb"[A-Za-z0-9_.,+@=]")
+_ESCAPE = re.compile(r"%([0-9A-F]{2})")
+
+
+def instance_name(mountpoint: Path) -> str:
+    """Return the name of the daemon that serves an absolute mountpoint: "/a/b-c" is "a-b%2Dc".
+
+    Letters, digits and a few marks stand for themselves, other bytes are %-escaped. A name that is too
+    long for a socket's path is cut, and made unique by a digest after "%%".
+    """
+    parts = [os.fsencode(part) for part in mountpoint.parts if part != "/"]
+    name = "-".join(_escape(part) for part in parts) or "-"
+    if len(name) <= _NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: _NAME_BYTES - 18]}%%{digest}"
+
+
+def mountpoint_of(name: str) -> Path | None:
+    """Return the mountpoint that an instance name stands for; None where the name was cut."""
+    if "%%" in name:
+        return None
+    parts = (os.fsdecode(_unescape(part)) for part in name.split("-"))
+    return Path("/", *(part for part in parts if part))
+
+
+def runtime_dir(environ: Mapping[str, str], uid: int) -> Path:
+    """Return the directory of control sockets: mode 0700, its maker's own.
+
+    `$REFGENFS_RUNTIME_DIR` where it is set; else root's is in /run, a user's in `$XDG_RUNTIME_DIR` or in /tmp.
+    """
+    if environ.get("REFGENFS_RUNTIME_DIR"):
+        return Path(environ["REFGENFS_RUNTIME_DIR"])
+    if uid == 0:
+        return Path("/run/refgenfs")
+    if environ.get("XDG_RUNTIME_DIR"):
+        return Path(environ["XDG_RUNTIME_DIR"], "refgenfs")
+    return Path(environ.get("TMPDIR") or "/tmp", f"refgenfs-{uid}")  # noqa: S108  # its owner is checked
+
+
+def make_runtime_dir(environ: Mapping[str, str], uid: int) -> Path:
+    """Make the runtime directory and return it; raise ControlError where a socket isn't safe in it."""
+    folder = runtime_dir(environ, uid)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = folder.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != uid:
+            raise ControlError(f"{folder} isn't your own directory: set XDG_RUNTIME_DIR to one that is")
+        folder.chmod(0o700)
+    except OSError as exc:
+        raise ControlError(f"{folder} can't be made: {exc.strerror}; set XDG_RUNTIME_DIR to a directory") from exc
+    return folder
+
+
+def socket_path(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
+    """Return the control socket of the daemon that serves `mountpoint`."""
+    return runtime_dir(environ, uid) / f"{instance_name(mountpoint)}.sock"
+
+
+def log_path(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
+    """Return the log file of a daemon that runs in the background."""
+    if environ.get("XDG_STATE_HOME"):
+        folder = Path(environ["XDG_STATE_HOME"], "refgenfs")
+    elif uid == 0:
+        folder = Path("/var/log/refgenfs")
+    elif environ.get("HOME"):
+        folder = Path(environ["HOME"], ".local", "state", "refgenfs")
+    else:
+        folder = runtime_dir(environ, uid)
+    return folder / f"{instance_name(mountpoint)}.log"
+
+
+def find_sockets(environ: Mapping[str, str], uid: int) -> list[Path]:
+    """Return the control sockets that exist, sorted; a daemon that was killed leaves its own behind.
+
+    A runtime directory that is another user's has none: in /tmp anybody could have made it.
+    """
+    folder = runtime_dir(environ, uid)
+    try:
+        return sorted(folder.glob("*.sock")) if folder.lstat().st_uid == uid else []
+    except OSError:
+        return []
+
+
+def _escape(part: bytes) -> str:
+    return "".join(chr(b) if _PLAIN.match(bytes((b,))) else f"%{b:02X}" for b in part)
+
+
+def _unescape(part: str) -> bytes:
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), part).encode("latin-1")

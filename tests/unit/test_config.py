@@ -1,0 +1,320 @@
+"""The configuration: what is read, what is refused, and what is said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refgenfs.config import Config, LoadedConfig, MinFree, RefgenieSource, load_config, override_keys
+from refgenfs.core.errors import ConfigError
+
+DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
+SOURCE = '[[source]]\nname = "lab"\ntype = "refgenie"\nurl = "http://h"\n'
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a configuration file."""
+
+    def to_file(text: str) -> Path:
+        path = tmp_path / "refgenfs.toml"
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+def load(
+    path: Path | None, overrides: dict[str, Any] | None = None, *, uid: int = 1000, **environ: str
+) -> LoadedConfig:
+    """Load for a user with a home of their own."""
+    return load_config(path, overrides or {}, {"HOME": "/home/eve", **environ}, uid=uid)
+
+
+def complaint(path: Path | None, overrides: dict[str, Any] | None = None) -> list[str]:
+    """Return the lines of what is wrong, without the file's name."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides)
+    return [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
+
+
+# -- defaults and origins -------------------------------------------------------------------------------------
+
+
+def test_with_no_file_the_public_server_is_the_source() -> None:
+    loaded = load(None)
+    assert loaded.path is None
+    assert [source.url for source in loaded.config.source] == ["http://refgenomes.databio.org"]
+    assert loaded.config.mount.point == Path("/genomes")
+    assert set(loaded.origins.values()) == {"default"}
+    assert loaded.origins["source.refgenomes.url"] == "default"
+
+
+def test_the_cache_is_where_the_user_keeps_such() -> None:
+    assert load(None, uid=0).config.cache.dir == Path("/var/cache/refgenfs")
+    assert load(None).config.cache.dir == Path("/home/eve/.cache/refgenfs")
+    loaded = load(None, XDG_CACHE_HOME="/scratch")
+    assert loaded.config.cache.dir == Path("/scratch/refgenfs")
+    assert loaded.origins["cache.dir"] == "environment XDG_CACHE_HOME"
+
+
+def test_the_command_line_wins_over_the_file(write: Write) -> None:
+    path = write('[cache]\nsize = "20GB"\nmin_free = "10GB"\n' + SOURCE)
+    loaded = load(path, {"cache.size": "30GiB", "mount.allow_other": True, "limits.connections": "3"})
+    assert loaded.config.cache.size == 30 * 2**30
+    assert loaded.config.limits.connections == 3
+    assert loaded.origins["cache.size"] == "command line"
+    assert loaded.origins["cache.min_free"] == f"file {path}"
+    assert loaded.origins["source.lab.url"] == f"file {path}"
+    assert loaded.origins["source.lab.timeout"] == "default"
+
+
+def test_a_loaded_configuration_loads_again_the_same(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write('[mount]\npoint = "g"\n' + SOURCE)
+    monkeypatch.chdir(path.parent)
+    once = load(path, {"cache.dir": "c", "cache.size": "1GB"})
+    monkeypatch.chdir("/")
+    again = load(once.path, {key: str(value) for key, value in once.overrides.items()})
+    assert again.config == once.config
+
+
+def test_a_configuration_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load(None).config.cache.size = 1
+
+
+# -- which file -----------------------------------------------------------------------------------------------
+
+
+def test_files_are_looked_for_in_order(tmp_path: Path) -> None:
+    def place(name: str, size: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'[cache]\nsize = "{size}"\n')
+        return path
+
+    environ = {"HOME": str(tmp_path)}
+    home = place(".config/refgenfs/config.toml", "1GB")
+    assert load_config(None, {}, environ).path == home
+    xdg = place("xdg/refgenfs/config.toml", "2GB")
+    environ["XDG_CONFIG_HOME"] = str(tmp_path / "xdg")
+    assert load_config(None, {}, environ).path == xdg
+    named = place("named.toml", "3GB")
+    environ["REFGENFS_CONFIG"] = str(named)
+    assert load_config(None, {}, environ).path == named
+    given = place("given.toml", "4GB")
+    loaded = load_config(given, {}, environ)
+    assert (loaded.path, loaded.config.cache.size) == (given, 4 * 10**9)
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^/nowhere/x\.toml: no such file$"):
+        load(Path("/nowhere/x.toml"))
+    with pytest.raises(ConfigError, match=r"no such file \(named by REFGENFS_CONFIG\)$"):
+        load(None, REFGENFS_CONFIG="/nowhere/x.toml")
+    with pytest.raises(ConfigError, match="can't be read: Is a directory"):
+        load(tmp_path)
+
+
+def test_what_is_no_toml_is_told_with_its_line(write: Write) -> None:
+    path = write("[cache]\nsize = \n")
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(path))}:2: is no TOML: invalid value$"):
+        load(path)
+    with pytest.raises(ConfigError, match=r"is no TOML: .* at its end$"):
+        load(write('a = "b'))
+    path.write_bytes(b"a = '\xff'\n")
+    with pytest.raises(ConfigError, match="no text in UTF-8"):
+        load(path)
+
+
+# -- paths ----------------------------------------------------------------------------------------------------
+
+
+def test_paths_are_from_the_file_and_the_home(write: Write, tmp_path: Path) -> None:
+    path = write('[mount]\npoint = "~/g"\n[cache]\ndir = "../c"\n' + SOURCE + 'token_file = "t"\n')
+    config = load(path).config
+    assert config.mount.point == Path("/home/eve/g")
+    assert config.cache.dir == tmp_path.parent / "c"
+    assert config.source[0].token_file == tmp_path / "t"
+
+
+def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = load(None, {"mount.point": "g", "cache.dir": "~/c"})
+    assert loaded.config.mount.point == tmp_path / "g"
+    assert loaded.overrides == {"mount.point": tmp_path / "g", "cache.dir": Path("/home/eve/c")}
+
+
+# -- what is wrong --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("[cache]\nsise = 1", "cache.sise: unknown key; did you mean 'size'?"),
+        ("[cach]\nsize = 1", "cach: unknown key; did you mean 'cache'?"),
+        ("[cache]\nread_deadline = 1", "cache.read_deadline: unknown key; it belongs to [limits]"),
+        ("size = 1", "size: unknown key; it belongs to [cache]"),
+        ("[log]\nxyz = 1", "log.xyz: unknown key; known are: level"),
+        ('[cache]\nsize = "1MB"', "cache.size: must be at least 4MiB"),
+        ("[mount]\nallow_other = 'maybe'", "mount.allow_other: must be true or false"),
+        ("[mount]\npoint = 7", "mount.point: must be a path in quotes"),
+        ("[limits]\nconnections = 'x'", "limits.connections: must be a whole number"),
+        ("[limits]\nconnections = 0", "limits.connections: must be at least 1"),
+        ("[mount]\nreadahead = '1GB'", "mount.readahead: must be at most 16MiB"),
+        ("[log]\nlevel = 'loud'", "log.level: must be one of: debug, info, warning, error"),
+        ("cache = 3", "cache: must be a table; write [cache]"),
+        ("[source]\nname = 'x'", "source: must be a table; write [[source]]"),
+        ("source = [1]", "source[1]: must be a table; write [[source]]"),
+        ("[[source]]\nname = 'x'\ntype = 'refgenie'",
+         'source.x.url: missing; write url = "http://refgenomes.databio.org"'),
+        ("[[source]]\nname = 'x'\nurl = 'http://h'",
+         'source.x.type: missing; write type = "refgenie"; this version has: refgenie'),
+        ("[[source]]\nname = 'x'\ntype = 's3'\nbucket = 'b'",
+         "source.x.type: no such type of source; this version has: refgenie"),
+        ("[[source]]\ntype = 'refgenie'\nurl = 'http://h'", 'source[1].name: missing; write name = "lab"'),
+        (SOURCE + "mirors = []", "source.lab.mirors: unknown key; did you mean 'mirrors'?"),
+        (SOURCE + "mirrors = ['http://h', 'ftp://x']",
+         "source.lab.mirrors[2]: 'ftp://x' is no http:// or https:// URL; write one like 'http://refgenomes.databio.org'"),
+        (SOURCE + SOURCE, "source.lab: two sources have this name; give each its own"),
+        ("[mount]\npoint = '/'", "mount.point can't be '/'; name a directory of its own, for example /genomes"),
+        ("[cache]\ndir = '/genomes/c'", "cache.dir '/genomes/c' can't be inside of mount.point '/genomes'"),
+    ],
+)  # fmt: skip
+def test_errors_say_what_would_be_right(write: Write, text: str, wanted: str) -> None:
+    assert complaint(write(text)) == [wanted]
+
+
+def test_every_error_has_its_line(write: Write) -> None:
+    lines = complaint(write('[cache]\nsize = "1G"\nmin_free = "100%"\n[limits]\nretry_for = "-1s"\n'))
+    assert [line.partition(":")[0] for line in lines] == ["cache.size", "cache.min_free", "limits.retry_for"]
+
+
+def test_errors_of_the_command_line_say_so(write: Write) -> None:
+    path = write("[cache]\nsize = 1\n")
+    assert complaint(path, {"cache.min_free": "x"})[1].startswith("command line: cache.min_free: ")
+    assert complaint(path, {"cache.sise": "1GB"}) == [
+        "command line: cache.sise: unknown key; did you mean 'cache.size'?"
+    ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "h", "ftp://h", "http://", "http:///x", "http://h:port", "http://h/a b", "http://h/?q=hunter2", "http://h#f",
+     "http://[::1", "eve:hunter2@h/x", "eve:hunter2@h", "http://eve:hunter2@h?x=1", "ftp://eve:hunter2@h",
+     "http://eve:hunter2@/x", "http://eve:hunter2@h:port"],
+)  # fmt: skip
+def test_wrong_urls_are_refused_without_their_secrets(write: Write, url: str) -> None:
+    for key in ("url", "mirrors", "proxy"):
+        text = SOURCE.replace('url = "http://h"\n', "") if key == "url" else SOURCE
+        value = f'["{url}"]' if key == "mirrors" else f'"{url}"'
+        (line,) = complaint(write(f"{text}{key} = {value}\n"))
+        assert line.startswith(f"source.lab.{key}")
+        assert "hunter2" not in line
+
+
+def test_secrets_are_never_shown(write: Write) -> None:
+    loaded = load(
+        write(SOURCE.replace("http://h", "https://eve:hunter2@h:8443/x") + 'proxy = "http://p:hunter2@q:1"\n')
+    )
+    assert loaded.config.source[0].url == "https://eve:hunter2@h:8443/x"
+    shown = {key: value for key, value, _ in loaded.settings()}
+    assert shown["source.lab.url"] == '"https://h:8443/x"'
+    assert "hunter2" not in str(shown) + repr(loaded) + str(loaded.config)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_value_or_an_error(text: str) -> None:
+    for key in override_keys():
+        refused = ""
+        try:
+            load(None, {key: text})
+        except ConfigError as exc:
+            refused = str(exc)
+        assert not refused or refused.startswith("command line: ")
+
+
+# -- values ---------------------------------------------------------------------------------------------------
+
+
+def test_min_free_is_a_share_or_a_size() -> None:
+    assert MinFree.parse("5%").bytes_of(1000) == 50
+    assert MinFree.parse("0.5 %").bytes_of(1001) == 6
+    assert MinFree.parse("10GB").bytes_of(1000) == 10**10
+    assert MinFree.parse(0).bytes_of(1000) == 0
+    assert [str(MinFree.parse(text)) for text in ("5%", "0.5%", "10GB", 0)] == ["5%", "0.5%", "10GB", "0B"]
+    for wrong in ("100%", "-1%", "%", "nan%", "5%%", "x", True, 0.5):
+        with pytest.raises(ValueError, match="write"):
+            MinFree.parse(wrong)
+
+
+def test_values_are_shown_as_they_are_written(write: Write) -> None:
+    text = """
+[mount]
+point = "/g"
+allow_other = true
+[cache]
+size = "64MiB"
+min_free = "1GB"
+[catalog]
+refresh = 90
+[log]
+level = "DEBUG"
+"""
+    shown = {key: value for key, value, _ in load(write(text)).settings()}
+    assert (
+        shown
+        | {
+            "mount.point": '"/g"',
+            "mount.allow_other": "true",
+            "cache.size": '"64MiB"',
+            "cache.min_free": '"1GB"',
+            "catalog.refresh": '"90s"',
+            "log.level": '"debug"',
+            "source.refgenomes.mirrors": "[]",
+            "source.refgenomes.proxy": "none",
+        }
+        == shown
+    )
+
+
+# -- the reference --------------------------------------------------------------------------------------------
+
+
+def documented() -> dict[str, str]:
+    """Return the keys of the reference with their defaults."""
+    rows = re.findall(r"^\| `([a-z_.]+)` \| [^|]+ \| ([^|]+) \|", DOCS.read_text(), re.MULTILINE)
+    return dict(rows)
+
+
+def test_every_key_is_documented_with_its_default() -> None:
+    defaults = {key: value for key, value, _ in load(None, uid=0).settings() if not key.startswith("source.")}
+    source = {f"source.{name}" for name in RefgenieSource.model_fields}
+    found = documented()
+    assert set(found) == set(defaults) | source
+    for key, value in defaults.items():
+        assert value.strip('"') in found[key], f"{key}: the reference has another default than {value}"
+
+
+def test_the_examples_of_the_reference_are_right(write: Write) -> None:
+    blocks = re.findall(r"^```toml\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert isinstance(load(write(block)).config, Config)
+
+
+def test_mount_words_of_the_reference_are_known() -> None:
+    from refgenfs.cli.mount_options import parse_mount_options
+
+    words = re.findall(r"^\| `-o ([a-z_]+)(?:=[^`]*)?` \| `([a-z_.]+)` \|", DOCS.read_text(), re.MULTILINE)
+    assert {key for _, key in words} == set(override_keys()) - {"mount.point"}
+    for word, key in words:
+        assert list(parse_mount_options(f"{word}=1")) == [key]
