@@ -15,7 +15,7 @@ NO_DATA = "needs the shared test data: set REFGENFS_TEST_DATA"
 NO_ROOT = "needs root"
 NO_FUSE = "needs a /dev/fuse that can be opened, and fusermount3"
 
-pytest_plugins = ("tests.support.refgenieserver", "tests.support.nginx")
+pytest_plugins = ("tests.support.refgenieserver", "tests.support.nginx", "tests.support.ecoli")
 
 _skips = pytest.StashKey[list[str]]()
 
