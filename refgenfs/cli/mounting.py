@@ -19,8 +19,8 @@ from refgenfs.core.errors import ControlError, RefgenfsError
 from refgenfs.paths import log_path, socket_path
 
 if TYPE_CHECKING:
-    from refgenfs.launch import Started
     from refgenfs.config import LoadedConfig
+    from refgenfs.launch import Started
 
 STOP_SECONDS = 30.0
 _AFTER_FORCE_SECONDS = 5.0

@@ -1,0 +1,229 @@
+"""From a name to a content: which file of which version, by which route, how large.
+
+Two routes lead to a file's bytes: the origin's unpacked copy (byte ranges, sizes by HEAD) where there is one,
+else the asset's archive (sizes from the members' headers, once and for good).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from refgenfs.catalog import Catalog
+from refgenfs.core.catalog import AssetVersion
+from refgenfs.core.content import (
+    ArchiveMember,
+    ArchiveRef,
+    ByteRange,
+    ContentId,
+    FileFacts,
+    InlineData,
+    content_id,
+)
+from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, RefgenfsError
+from refgenfs.core.keys import AssetKey
+from refgenfs.core.layout import Layout, build_layout
+from refgenfs.core.tar import Member, resolve_link
+from refgenfs.reader.archives import Archives, Naming
+from refgenfs.reader.reader import OpenFile, Reader
+from refgenfs.reader.stream import Archive
+
+log = logging.getLogger(__name__)
+
+LAYOUTS = 512  # kept laid out in memory; one costs about 200 bytes a file
+LINKS = 8  # a link may lead to a link, but not for ever
+
+
+class Library:
+    """Resolves names of files to facts, and opens them. Lives on the trio thread."""
+
+    def __init__(self, catalog: Catalog, archives: Archives, reader: Reader, lookup_deadline: float) -> None:
+        self._catalog = catalog
+        self._archives = archives
+        self._reader = reader
+        self._deadline = lookup_deadline
+        self._layouts: OrderedDict[tuple[AssetVersion, str], Layout] = OrderedDict()
+
+    # -- names --------------------------------------------------------------------------------------------
+
+    async def names(self, version: AssetVersion) -> tuple[str, ...]:
+        """Return the origin's names of a version's files; from memory or the disk where they are known.
+
+        Raises what the origin answers, and DeadlineExceeded after the lookup deadline.
+        """
+        listing = await self._listing(version)
+        if listing is None:
+            archive = await self._open_archive(version)
+            members = await self._archives.members(archive)
+            listing = tuple(sorted(name for name, m in members.items() if m.kind in {"file", "link", "hardlink"}))
+        dead = self._dead_links(version)
+        return tuple(name for name in listing if name not in dead) if dead else listing
+
+    async def layout(self, version: AssetVersion, shown_as: str) -> Layout:
+        """Return a version's folders and files as they show under one name of its genome."""
+        place = (version, shown_as)
+        layout = self._layouts.get(place)
+        if layout is None:
+            names = await self.names(version)
+            layout = build_layout(names, version.genome_digest, shown_as)
+            self._layouts[place] = layout
+            if len(self._layouts) > LAYOUTS:
+                self._layouts.popitem(last=False)
+        return layout
+
+    def known_layout(self, version: AssetVersion, shown_as: str) -> Layout | None:
+        """Return the layout if it is in memory."""
+        return self._layouts.get((version, shown_as))
+
+    async def _listing(self, version: AssetVersion) -> tuple[str, ...] | None:
+        with _deadline(self._deadline, f"the listing of {version.key}"):
+            return await self._catalog.listing(version)
+
+    def _dead_links(self, version: AssetVersion) -> frozenset[str]:
+        """Return the names that are known to be links that point nowhere in the tree."""
+        archive = self._archives.known(self._catalog.archive(version))
+        if archive is None or not archive.table.complete:
+            return frozenset()
+        return frozenset(
+            name
+            for name, member in archive.table.members.items()
+            if member.kind != "file" and self._meant(version, member) is None
+        )
+
+    # -- facts --------------------------------------------------------------------------------------------
+
+    def provisional_id(self, version: AssetVersion, name: str) -> ContentId:
+        """Return the identity that a file has unless it turns out to be a link or to have been replaced."""
+        return content_id(version.source, version.asset_digest, name)
+
+    def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
+        """Return a file's facts if they are in memory. No I/O, no wait."""
+        for _ in range(LINKS):
+            facts = self._catalog.known_facts(version, name)
+            if facts is not None:
+                return facts
+            archive = self._archives.known(self._catalog.archive(version))
+            member = archive.table.members.get(name) if archive is not None else None
+            if archive is None or member is None:
+                return None
+            if member.kind == "file":
+                return _member_facts(archive.ref, member)
+            sibling = self._meant(version, member)
+            if sibling is None:
+                return None
+            version, name = sibling
+        return None
+
+    async def facts(self, version: AssetVersion, name: str) -> FileFacts:
+        """Return a file's facts, waiting for the origin if need be.
+
+        Raises NotInCatalog for what is no file of the tree (a link that leads nowhere, a device), and what the
+        origin answers.
+        """
+        for _ in range(LINKS):
+            with _deadline(self._deadline, f"the size of {name}"):
+                facts = await self._catalog.facts(version, name)
+            if facts is not None:
+                return facts
+            archive = await self._open_archive(version)
+            member = await self._archives.member(archive, name)
+            if member.kind == "file":
+                return _member_facts(archive.ref, member)
+            sibling = self._meant(version, member)
+            if sibling is None:
+                raise NotInCatalog(f"{name} of {version.key} is no file, or a link that leads out of the tree")
+            version, name = sibling
+        raise NotInCatalog(f"{name} of {version.key} is a link to a link to a link …")
+
+    def _meant(self, version: AssetVersion, member: Member) -> tuple[AssetVersion, str] | None:
+        """Return the file that a link of an archive means: of this asset or, by the catalog, of a sibling."""
+        if not member.target:
+            return None
+        if member.kind == "hardlink":
+            return version, member.target
+        target = resolve_link(member.name, member.target, version.genome_digest)
+        if member.kind != "link" or target is None:
+            return None
+        if target.asset is None:
+            return version, target.name
+        try:
+            key = AssetKey(version.genome_digest, target.asset, None, target.tag)
+            return self._catalog.snapshot.version(key), target.name
+        except NotInCatalog:
+            return None
+
+    async def _open_archive(self, version: AssetVersion) -> Archive:
+        ref = self._catalog.archive(version)
+        archive = self._archives.known(ref)
+        if archive is not None and (archive.ref == ref or archive.streams):
+            return archive
+        listing = await self._listing(version)
+        genome = self._catalog.snapshot.genomes.get(version.genome_digest)
+        aliases = genome.aliases if genome is not None else (version.alias,)
+        return await self._archives.open(ref, Naming(listing, version.genome_digest, aliases))
+
+    # -- bytes --------------------------------------------------------------------------------------------
+
+    async def open(self, facts: FileFacts, version: AssetVersion, name: str) -> OpenFile:
+        """Open a content for reading, by one of its names."""
+        archive = None
+        if isinstance(facts.extent, ByteRange):
+            await self._reader.label(facts.content, str(version.key), name)
+        if isinstance(facts.extent, ArchiveMember):
+            archive = self._archives.known(facts.extent.archive)
+            if archive is None:
+                version = self._catalog.version_of(facts.extent.archive)
+                archive = await self._open_archive(version)
+        return await self._reader.open(facts, archive)
+
+    async def pull(self, version: AssetVersion, names: Iterable[str], on_step: Callable[[str], None]) -> None:
+        """Make these files of a version resident; `on_step` is told each file's name as its turn comes.
+
+        Raises the origin's errors, and CacheError when the cache has no room.
+        """
+        members: dict[ArchiveRef, list[str]] = {}
+        for name in names:
+            on_step(name)
+            facts = await self.facts(version, name)
+            if isinstance(facts.extent, ArchiveMember):
+                members.setdefault(facts.extent.archive, []).append(facts.extent.name)
+            elif not isinstance(facts.extent, InlineData):
+                opened = await self.open(facts, version, name)
+                if opened.content is not None:
+                    await self._reader.fill(facts, opened.content)
+        for ref, wanted in members.items():
+            archive = self._archives.known(ref) or await self._open_archive(self._catalog.version_of(ref))
+            await self._archives.pull(archive, wanted)
+
+    async def recheck(self, ref: ArchiveRef) -> str | None:
+        """Ask the origin which digest an archive has now; None when its version is gone or rebuilt."""
+        try:
+            version = self._catalog.version_of(ref)
+            with _deadline(self._deadline, f"the digest of {ref.key}"):
+                fresh = await self._catalog.fresh_version(version)
+        except RefgenfsError as exc:
+            log.warning("%s: can't ask for the archive's digest: %s", ref.key, exc)
+            return None
+        if fresh is None or fresh.asset_digest != ref.asset_digest:
+            return None
+        return fresh.archive_digest
+
+
+def _member_facts(ref: ArchiveRef, member: Member) -> FileFacts:
+    cid = content_id(ref.source, ref.asset_digest, member.name)
+    extent = ArchiveMember(ref, member.name) if member.size else InlineData(b"")
+    return FileFacts(cid, member.size, member.mtime, extent, ref.source, "archive")
+
+
+@contextmanager
+def _deadline(seconds: float, what: str) -> Iterator[None]:
+    """Raise DeadlineExceeded naming what was waited for when the body takes longer."""
+    try:
+        with trio.fail_after(seconds):
+            yield
+    except trio.TooSlowError:
+        raise DeadlineExceeded(f"{what} did not come within {seconds:g} s") from None

@@ -1,0 +1,1 @@
+"""A read becomes blocks, blocks become flights, flights bring bytes."""

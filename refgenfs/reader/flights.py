@@ -1,0 +1,126 @@
+"""Flights: a block that is on its way has one flight, whoever waits for it.
+
+Everything here belongs to the trio thread. There is never an await between looking a flight up and
+registering it. Releasing never awaits either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import trio
+
+from refgenfs.core.content import ContentId
+from refgenfs.core.errors import DeadlineExceeded, RefgenfsError
+
+
+class Carrier(Protocol):
+    """What brings blocks: the run of a byte range, or an archive's stream."""
+
+    @property
+    def progress(self) -> int:
+        """A number that grows whenever bytes come in."""
+        ...
+
+
+class Arrival:
+    """One block on its way: its bytes or its error, once `done` is set.
+
+    Whoever wants the bytes holds the arrival from before it lands (`hold`) until it has taken them
+    (`release`): the bytes of an arrival that nobody holds are not kept, they are in the cache.
+    """
+
+    __slots__ = ("_holders", "carrier", "data", "done", "error")
+
+    def __init__(self, carrier: Carrier) -> None:
+        self.carrier = carrier
+        self.done = trio.Event()
+        self.data: memoryview | None = None
+        self.error: RefgenfsError | None = None
+        self._holders = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether somebody waits for the bytes."""
+        return self._holders > 0
+
+    def hold(self) -> None:
+        """Ask for the bytes to be kept when they land."""
+        self._holders += 1
+
+    def release(self) -> None:
+        """Give up one hold; never awaits."""
+        self._holders -= 1
+        if not self._holders:
+            self.data = None
+
+    def land(self, data: memoryview) -> None:
+        """Hand the block's bytes to all who hold the arrival."""
+        if self._holders:
+            self.data = data
+        self.done.set()
+
+    def fail(self, error: RefgenfsError) -> None:
+        """Hand the error to all who hold the arrival."""
+        self.error = error
+        self.done.set()
+
+    async def wait(self, patience: float, what: str) -> None:
+        """Wait until done, for as long as the carrier makes progress; raise the arrival's error.
+
+        `patience` is the longest time in seconds without progress; after it, DeadlineExceeded naming `what`.
+        """
+        while not self.done.is_set():
+            before = self.carrier.progress
+            with trio.move_on_after(patience):
+                await self.done.wait()
+            if not self.done.is_set() and self.carrier.progress == before:
+                raise DeadlineExceeded(f"{what}: nothing came in for {patience:g} s")
+        if self.error is not None:
+            raise self.error
+
+
+class FlightBoard:
+    """Which blocks of which contents are on their way."""
+
+    def __init__(self) -> None:
+        self._flights: dict[ContentId, dict[int, Arrival]] = {}
+
+    def find(self, content: ContentId, index: int) -> Arrival | None:
+        """Return the block's flight, if it has one."""
+        flights = self._flights.get(content)
+        return flights.get(index) if flights else None
+
+    def launch(self, content: ContentId, indices: Iterable[int], carrier: Carrier) -> None:
+        """Register a flight for each block; none may have one."""
+        flights = self._flights.setdefault(content, {})
+        for index in indices:
+            if index in flights:
+                raise AssertionError(f"block {index} of {content} has a flight already")
+            flights[index] = Arrival(carrier)
+
+    def land(self, content: ContentId, index: int, data: memoryview) -> None:
+        """End a block's flight with its bytes; without a flight, nothing happens."""
+        arrival = self._pop(content, index)
+        if arrival is not None:
+            arrival.land(data)
+
+    def fail(self, content: ContentId, indices: Iterable[int], error: RefgenfsError) -> None:
+        """End the flights of these blocks, those that have one, with an error."""
+        for index in indices:
+            arrival = self._pop(content, index)
+            if arrival is not None:
+                arrival.fail(error)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._flights.values()))
+
+    def _pop(self, content: ContentId, index: int) -> Arrival | None:
+        flights = self._flights.get(content)
+        if flights is None:
+            return None
+        arrival = flights.pop(index, None)
+        if not flights:
+            del self._flights[content]
+        return arrival

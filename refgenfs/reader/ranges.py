@@ -1,0 +1,107 @@
+"""Runs of blocks that come by byte ranges of a plain file."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import trio
+
+from refgenfs.cache.content import Content, checksum
+from refgenfs.cache.shelf import Reservation
+from refgenfs.core.content import BLOCK, ByteRange, Run
+from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError
+from refgenfs.fetch.http import Http
+from refgenfs.reader.flights import FlightBoard
+
+log = logging.getLogger(__name__)
+
+# One HTTP request. Long enough to amortise a round trip, short enough that a window has several in flight.
+LONGEST_RUN = 32  # blocks, 4 MiB
+
+
+def split_runs(indices: Iterable[int], longest: int = LONGEST_RUN) -> Iterator[Run]:
+    """Cut ascending block indices into runs of neighbours, none longer than `longest`."""
+    first = stop = -1
+    for index in indices:
+        if index != stop or stop - first >= longest:
+            if stop > first:
+                yield Run(first, stop)
+            first = index
+        stop = index + 1
+    if stop > first:
+        yield Run(first, stop)
+
+
+class RangeRun:
+    """One run of blocks on its way: a flight of each block, one HTTP request for all.
+
+    Bytes go to the content file (unless there is no reservation: then to the waiting readers only) from a
+    thread, become resident on the trio thread, and wake those who wait.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        extent: ByteRange,
+        run: Run,
+        reservation: Reservation | None,
+        board: FlightBoard,
+        account: str,
+    ) -> None:
+        self.content = content
+        self.run = run
+        self.progress = 0
+        self._extent = extent
+        self._reservation = reservation
+        self._board = board
+        self._account = account
+        self._error: RefgenfsError = OriginUnavailable(f"the fetch of {content.id} was given up")
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    async def fly(self, http: Http) -> None:
+        """Fetch the run; what goes wrong goes to those who wait. Raises only a cancellation."""
+        start = self.run.first * BLOCK
+        stop = min(self.run.stop * BLOCK, self.content.size)
+        self._token = trio.lowlevel.current_trio_token()
+        try:
+            await http.fetch_range(self._extent, start, stop, self.content.size, self, account=self._account)
+            self._error = OriginUnavailable(f"the origin ended before byte {stop}")
+        except RefgenfsError as exc:
+            self._error = exc
+        except Exception as exc:
+            log.exception("a fetch of blocks %d-%d failed unexpectedly", self.run.first, self.run.stop)
+            self._error = OriginUnavailable(f"a fetch failed unexpectedly: {type(exc).__name__}")
+
+    def abandon(self) -> None:
+        """End the flights that have not landed, and give back the room. Never awaits; idempotent."""
+        self._board.fail(self.content.id, range(self.run.first, self.run.stop), self._error)
+        if self._reservation is not None:
+            self._reservation.release()
+
+    async def write(self, offset: int, data: memoryview) -> None:
+        """Take whole blocks from the asyncio loop: store them in a thread, then tell the trio thread."""
+        loop = asyncio.get_running_loop()
+        crcs = await loop.run_in_executor(None, self._store, offset, data)
+        if self._token is not None:
+            self._token.run_sync_soon(partial(self._land, offset, data, crcs))
+
+    def _store(self, offset: int, data: memoryview) -> list[int] | None:
+        """Write the blocks and return a CRC each; None when they are not to be or can't be stored."""
+        if self._reservation is None:
+            return None
+        try:
+            self.content.write(offset // BLOCK, data)
+        except CacheError:
+            return None  # the store counts it and says so; the readers get their bytes all the same
+        return [checksum(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK)]
+
+    def _land(self, offset: int, data: memoryview, crcs: list[int] | None) -> None:
+        self.progress += len(data)
+        first = offset // BLOCK
+        for number, at in enumerate(range(0, len(data), BLOCK)):
+            if crcs is not None and self._reservation is not None:
+                self.content.commit(first + number, crcs[number], self._reservation)
+            self._board.land(self.content.id, first + number, data[at : at + BLOCK])

@@ -1,0 +1,275 @@
+"""Reads: resident blocks are answered at once, others are awaited in their flights.
+
+All of this lives on the trio thread. What must stay atomic: there is no await between asking which blocks
+are resident and copying them, nor between looking a flight up and launching it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import trio
+
+from refgenfs.cache.content import Content
+from refgenfs.cache.shelf import BlockDamaged
+from refgenfs.cache.store import Store
+from refgenfs.core.content import BLOCK, ArchiveMember, ByteRange, ContentId, FileFacts, InlineData, Run, block_count
+from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, StaleContent
+from refgenfs.core.readahead import Window
+from refgenfs.fetch.http import Http
+from refgenfs.reader.archives import Archives
+from refgenfs.reader.flights import Arrival, FlightBoard
+from refgenfs.reader.labels import label
+from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, split_runs
+from refgenfs.reader.stream import Archive
+
+log = logging.getLogger(__name__)
+
+# How often a read starts over because blocks went (evicted, or damaged on the disk) while it waited for others.
+ROUNDS = 16
+# What one run holds in memory at the most: the piece being filled, and the one on its way to the disk.
+RUN_MEMORY = 2 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """A file that somebody has open: its facts, its content, and how its reader goes about it."""
+
+    facts: FileFacts
+    content: Content | None  # None for inline data
+    archive: Archive | None
+    window: Window
+
+
+@dataclass(slots=True)
+class ReadCounts:
+    """What readers were given since the start, in bytes."""
+
+    served: int = 0
+    reads: int = 0
+    cold_reads: int = 0
+    uncached: int = 0
+    by_source: dict[str, int] = field(default_factory=dict)
+
+
+class Reader:
+    """Answers reads of contents from the cache, and has what is missing fetched."""
+
+    def __init__(
+        self,
+        store: Store,
+        http: Http,
+        board: FlightBoard,
+        archives: Archives,
+        on_stale: Callable[[FileFacts], None],
+        *,
+        patience: float,
+        memory: int,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.counts = ReadCounts()
+        self._store = store
+        self._http = http
+        self._board = board
+        self._archives = archives
+        self._on_stale = on_stale
+        self._patience = patience
+        self._slots = trio.CapacityLimiter(max(2, memory // RUN_MEMORY))
+        self._nursery = nursery
+
+    async def open(self, facts: FileFacts, archive: Archive | None = None) -> OpenFile:
+        """Open a content for reading; an archive's member brings its archive."""
+        if isinstance(facts.extent, InlineData):
+            return OpenFile(facts, None, None, Window(facts.size))
+        content = await self._store.content(facts.content, facts.size)
+        return OpenFile(facts, content, archive, Window(facts.size))
+
+    async def label(self, content: ContentId, key: str, name: str) -> None:
+        """Keep in the cache what people know a content by."""
+        await label(self._store, content, key, name)
+
+    async def read(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview:
+        """Return exactly `size` bytes at `offset`, or fewer at the end of the file.
+
+        Raises the errors of the origin, StaleContent when it has another version, and DeadlineExceeded when
+        nothing has come in for the patience given.
+        """
+        length = min(size, file.facts.size - offset)
+        if length <= 0:
+            return b""
+        self.counts.reads += 1
+        self.counts.served += length
+        content = file.content
+        if content is None:
+            return memoryview(_inline(file.facts))[offset : offset + length]
+        run = Run(offset // BLOCK, -(-(offset + length) // BLOCK))
+        ahead = file.window.advance(offset, length)
+        if content.missing(run) < 0:
+            if ahead is not None:
+                self._prefetch(file, content, ahead)
+            try:
+                return content.read(offset, length)
+            except BlockDamaged as exc:
+                log.warning("%s; fetching it again", exc)
+        return await self._read_cold(file, content, offset, length, ahead)
+
+    # -- cold ---------------------------------------------------------------------------------------------
+
+    async def _read_cold(
+        self, file: OpenFile, content: Content, offset: int, length: int, ahead: Run | None
+    ) -> bytes:
+        self.counts.cold_reads += 1
+        run = Run(offset // BLOCK, -(-(offset + length) // BLOCK))
+        landed: dict[int, memoryview] = {}
+        for _ in range(ROUNDS):
+            joined = self._join(file, content, run, landed, ahead)
+            ahead = None
+            try:
+                for index, arrival in joined.items():
+                    await arrival.wait(self._patience, file.facts.content)
+                    if arrival.data is not None:
+                        landed[index] = arrival.data
+            except StaleContent:
+                self._on_stale(file.facts)
+                raise
+            finally:
+                for arrival in joined.values():
+                    arrival.release()
+            data = _assemble(content, run, landed, offset, length)
+            if data is not None:
+                return data
+        raise OriginUnavailable(f"{file.facts.content}: the cache forgets blocks quicker than they are read")
+
+    def _join(
+        self, file: OpenFile, content: Content, run: Run, landed: dict[int, memoryview], ahead: Run | None
+    ) -> dict[int, Arrival]:
+        """Hold a flight of every block of the run that is neither resident nor landed. Never awaits."""
+        missing = [i for i in _missing(content, run) if i not in landed]
+        extent = file.facts.extent
+        if isinstance(extent, ByteRange):
+            beyond = self._affordable(content, ahead)
+            self._launch(content, extent, file.facts.source, missing, beyond)
+            flights = {index: self._board.find(content.id, index) for index in missing}
+        elif isinstance(extent, ArchiveMember) and file.archive is not None:
+            archive, name = file.archive, extent.name
+            flights = {i: self._archives.join(archive, content.id, name, i) for i in missing}
+        else:
+            raise IntegrityError(f"{content.id}: no way to fetch its bytes")
+        joined = {index: arrival for index, arrival in flights.items() if arrival is not None}
+        for arrival in joined.values():
+            arrival.hold()
+        return joined
+
+    def _affordable(self, content: Content, ahead: Run | None) -> list[int]:
+        """Return the blocks of a window that may be fetched ahead: never at a waiting reader's expense."""
+        if ahead is None or self._slots.available_tokens * 4 < self._slots.total_tokens:
+            return []
+        return _missing(content, ahead)
+
+    def _prefetch(self, file: OpenFile, content: Content, ahead: Run) -> None:
+        extent = file.facts.extent
+        if isinstance(extent, ByteRange):
+            self._launch(content, extent, file.facts.source, [], self._affordable(content, ahead))
+
+    def _launch(
+        self, content: Content, extent: ByteRange, source: str, asked: Iterable[int], beyond: Iterable[int]
+    ) -> None:
+        """Launch a flight of each block that has none; those beyond what was asked only into the cache."""
+        must = {i for i in asked if self._board.find(content.id, i) is None}
+        may = {i for i in beyond if self._board.find(content.id, i) is None}
+        for run in split_runs(sorted(must | may)):
+            if self._start_stored(content, extent, source, run):
+                continue
+            # No room for all of it: for what is asked for alone, perhaps; else, or with a disk that refuses,
+            # it is served uncached. What would only be read ahead waits for better times.
+            for short in split_runs(sorted(i for i in must if run.first <= i < run.stop)):
+                if not self._start_stored(content, extent, source, short):
+                    self.counts.uncached += _bytes(content, short)
+                    self._start(RangeRun(content, extent, short, None, self._board, source))
+
+    def _start_stored(self, content: Content, extent: ByteRange, source: str, run: Run) -> bool:
+        reservation = content.reserve(run)
+        if reservation is None:
+            return False
+        self._start(RangeRun(content, extent, run, reservation, self._board, source))
+        return True
+
+    def _start(self, flight: RangeRun) -> None:
+        self._board.launch(flight.content.id, range(flight.run.first, flight.run.stop), flight)
+        self._nursery.start_soon(self._fly, flight)
+
+    async def _fly(self, flight: RangeRun) -> None:
+        try:
+            async with self._slots:
+                await flight.fly(self._http)
+        finally:
+            flight.abandon()
+
+    # -- whole files --------------------------------------------------------------------------------------
+
+    async def fill(self, facts: FileFacts, content: Content) -> None:
+        """Make a content that comes by byte ranges resident, all of it.
+
+        Raises the origin's errors, and CacheError when the cache has no room for it.
+        """
+        extent = facts.extent
+        if not isinstance(extent, ByteRange):
+            return
+        whole = Run(0, block_count(facts.size))
+        inflight = trio.CapacityLimiter(4)  # runs of one file at once: enough for one slow host's connections
+
+        async def one(run: Run, *, task_status: trio.TaskStatus[None]) -> None:
+            async with inflight:
+                task_status.started()
+                self._launch(content, extent, facts.source, range(run.first, run.stop), ())
+                for index in range(run.first, run.stop):
+                    arrival = self._board.find(content.id, index)
+                    if arrival is not None:
+                        await arrival.wait(self._patience, content.id)
+
+        async with trio.open_nursery() as nursery:
+            for run in split_runs(_missing(content, whole), LONGEST_RUN):
+                await nursery.start(one, run)
+        if content.missing(whole) >= 0:
+            raise CacheError("no room in the cache for all of it; raise cache.size or unpin something")
+
+
+def _inline(facts: FileFacts) -> bytes:
+    if not isinstance(facts.extent, InlineData):
+        raise IntegrityError(f"{facts.content}: no content file, and no inline data")
+    return facts.extent.data
+
+
+def _missing(content: Content, run: Run) -> list[int]:
+    found = []
+    index = content.missing(run)
+    while index >= 0:
+        found.append(index)
+        index = content.missing(Run(index + 1, run.stop))
+    return found
+
+
+def _bytes(content: Content, run: Run) -> int:
+    return min(run.stop * BLOCK, content.size) - run.first * BLOCK
+
+
+def _assemble(content: Content, run: Run, landed: dict[int, memoryview], offset: int, length: int) -> bytes | None:
+    """Return the bytes asked for out of landed and resident blocks; None when one is neither. Never awaits."""
+    parts: list[bytes | memoryview] = []
+    end = offset + length
+    for index in range(run.first, run.stop):
+        begin, stop = max(offset, index * BLOCK), min(end, (index + 1) * BLOCK)
+        block = landed.get(index)
+        if block is not None:
+            parts.append(block[begin - index * BLOCK : stop - index * BLOCK])
+        elif content.missing(Run(index, index + 1)) < 0:
+            try:
+                parts.append(content.read(begin, stop - begin))
+            except BlockDamaged as exc:
+                log.warning("%s; fetching it again", exc)
+                return None
+        else:
+            return None
+    return b"".join(parts)

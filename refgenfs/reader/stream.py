@@ -1,0 +1,281 @@
+"""One archive streaming by: headers are noted, blocks stored, waiting readers served first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import trio
+
+from refgenfs.cache.content import Content
+from refgenfs.cache.ledger import Ledger
+from refgenfs.cache.shelf import Reservation
+from refgenfs.cache.store import Store
+from refgenfs.core.content import ArchiveRef, ContentId, Run, block_count, content_id
+from refgenfs.core.errors import CacheError, OriginMissing, OriginUnavailable, RefgenfsError
+from refgenfs.core.tar import Member
+from refgenfs.fetch.archive import ArchiveSink, BlockArrival, BlockOffer
+from refgenfs.fetch.http import Http
+from refgenfs.reader.flights import FlightBoard
+from refgenfs.reader.labels import label
+from refgenfs.reader.member_table import Canonical, MemberTable, table_key
+
+log = logging.getLogger(__name__)
+
+# Stands for the validator of an object that has none: never equal to any.
+NO_VALIDATOR = "none"
+
+
+class StreamIdle(RefgenfsError):
+    """Nobody waits for this stream any more, and there is no room to store what it brings."""
+
+
+@dataclass(slots=True)
+class Archive:
+    """One archive: what is known of its members, and the streams that run."""
+
+    ref: ArchiveRef
+    table: MemberTable
+    canonical: Canonical
+    dropped: Callable[[list[ContentId]], None]  # told which contents turned out to be wrong
+    streams: list[ArchiveStream] = field(default_factory=list)
+    news: trio.Event = field(default_factory=trio.Event)  # replaced at each change: a header went by, a stream ended
+    header_waiters: int = 0
+    pulls: int = 0  # how many want all of it
+    error: RefgenfsError | None = None  # why the last stream ended, if not well
+
+    def forget_error(self) -> None:
+        """Let a new attempt speak for itself."""
+        self.error = None
+
+    def announce(self) -> None:
+        """Wake all who wait for a header or for the end of a stream."""
+        news, self.news = self.news, trio.Event()
+        news.set()
+
+    def save(self, ledger: Ledger) -> None:
+        """Write the member table to the ledger; in a thread. A ledger that refuses costs a stream later on."""
+        with suppress(CacheError):
+            ledger.set(table_key(self.ref), self.table.to_json())
+
+    def wake_streams(self) -> None:
+        """Let paused streams look again whether somebody waits."""
+        for stream in self.streams:
+            stream.wake()
+
+    def content_id(self, name: str) -> ContentId:
+        """Return the identity of a member's bytes."""
+        return content_id(self.ref.source, self.ref.asset_digest, name)
+
+    def stream_to(self, name: str, index: int) -> ArchiveStream | None:
+        """Return a running stream that has not come to this block yet."""
+        return next((stream for stream in self.streams if stream.will_reach(name, index)), None)
+
+
+class _Feed:
+    """The stream's sink as `Http` sees it: the archive's sink, and a word to the trio thread at the beginning."""
+
+    def __init__(self, stream: ArchiveStream, sink: ArchiveSink, token: trio.lowlevel.TrioToken) -> None:
+        self._stream = stream
+        self._token = token
+        self.feed = sink.feed
+
+    async def begin(self, validator: str) -> None:
+        """Wait until the stream has made up its mind about what came from another version."""
+        call = partial(trio.from_thread.run, self._stream.begun, validator, trio_token=self._token)
+        await asyncio.get_running_loop().run_in_executor(None, call)
+
+
+class ArchiveStream:
+    """One pass over an archive, from its first byte; it is the carrier of the flights that wait for it.
+
+    All methods but `fly` are called on the trio thread by the sink (see `fetch.archive.ArchiveReceiver`) or by
+    readers, and none of them awaits but `admit`.
+    """
+
+    def __init__(self, archive: Archive, store: Store, board: FlightBoard, linger: float) -> None:
+        self.archive = archive
+        self.progress = 0
+        self.digest = ""  # MD5 of the archive, once it has gone by
+        self.eager = False  # somebody has read: go on to the end, so that the next file is there
+        self.contents: dict[str, Content] = {}  # what this stream has stored blocks of
+        self._store = store
+        self._board = board
+        self._linger = linger
+        self._wanted: set[tuple[str, int]] = set()
+        self._passed: set[str] = set()
+        self._current = ""
+        self._next_index = 0
+        self._ended = False
+        self._wake = trio.Event()
+        self._born = store.stamp
+        self._reservations: dict[tuple[str, int], Reservation] = {}
+
+    # -- what readers ask ---------------------------------------------------------------------------------
+
+    def will_reach(self, name: str, index: int) -> bool:
+        """Say whether this block is still to come."""
+        if self._ended or name in self._passed:
+            return False
+        return name != self._current or index >= self._next_index
+
+    def want(self, content: ContentId, name: str, index: int) -> None:
+        """Register a flight of this block on this stream."""
+        self._board.launch(content, (index,), self)
+        self._wanted.add((name, index))
+        self.eager = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Look again whether somebody waits."""
+        self._wake.set()
+
+    # -- the flight ---------------------------------------------------------------------------------------
+
+    async def fly(self, http: Http) -> None:
+        """Stream the archive once. Ends every flight on it, whatever happens; raises what went wrong."""
+        token = trio.lowlevel.current_trio_token()
+        sink = ArchiveSink(self, token)
+        error: RefgenfsError = OriginUnavailable(f"the stream of {self.archive.ref.key} was given up")
+        try:
+            try:
+                ref = self.archive.ref
+                await http.stream(ref.urls, _Feed(self, sink, token), account=ref.source)
+                await sink.finish()
+                error = OriginMissing(f"{ref.key}: the archive has no such file")
+            finally:
+                with trio.CancelScope(shield=True):
+                    await sink.close()
+        except RefgenfsError as exc:
+            error = exc
+            raise
+        finally:
+            self._end(error)
+
+    def _end(self, error: RefgenfsError) -> None:
+        self._ended = True
+        for name, index in self._wanted:
+            self._board.fail(self.archive.content_id(name), (index,), error)
+        self._wanted.clear()
+        for reservation in self._reservations.values():
+            reservation.release()
+        self._reservations.clear()
+
+    # -- what the sink tells ------------------------------------------------------------------------------
+
+    async def begun(self, validator: str) -> None:
+        """The origin answered with an object of this validator: drop what came from another, unconfirmed.
+
+        What this stream stores is unconfirmed until the archive has gone by, and the ledger says so first.
+        """
+        archive, table = self.archive, self.archive.table
+        if table.validator and (table.validator != validator or not validator):
+            log.warning("%s: the origin has another archive now; dropping what was not confirmed", archive.ref.key)
+            await self.drop_all()
+        archive.table.validator = validator or NO_VALIDATOR
+        await trio.to_thread.run_sync(archive.save, self._store.ledger)
+
+    async def drop_all(self) -> None:
+        """Drop every block of the archive's members, pinned or not, and what is not sure of their sizes."""
+        archive = self.archive
+        for name, member in list(archive.table.members.items()):
+            content = await self._store.content(archive.content_id(name), member.size)
+            content.drop(Run(0, block_count(member.size)))
+        archive.dropped([archive.content_id(name) for name in archive.table.members])
+        archive.table = MemberTable()
+
+    def member(self, member: Member) -> None:
+        """A header went by; the blocks that follow are this member's."""
+        name = self.archive.canonical(member.name)
+        self._leave_current()
+        self._current, self._next_index = name, 0
+        target = (
+            self.archive.canonical(member.target) if member.kind == "hardlink" and member.target else member.target
+        )
+        self.archive.table.note(replace(member, name=name, target=target))
+        self.progress += 512
+        self.archive.announce()
+
+    async def admit(self, offers: list[BlockOffer]) -> list[Content | None]:
+        """Say for each block where to store it; None: nowhere. Waits while nobody wants the stream to go on."""
+        return [await self._admit(self.archive.canonical(offer.name), offer) for offer in offers]
+
+    def commit(self, arrivals: list[BlockArrival]) -> None:
+        """Blocks are stored, or could not be: make them resident and wake who waits for them."""
+        for arrival in arrivals:
+            name = self.archive.canonical(arrival.name)
+            place = (name, arrival.index)
+            reservation = self._reservations.pop(place, None)
+            if reservation is not None:
+                if arrival.crc is not None:
+                    self.contents[name].commit(arrival.index, arrival.crc, reservation)
+                reservation.release()
+            self.progress += len(arrival.data)
+            self._next_index = arrival.index + 1
+            self._wanted.discard(place)
+            self._board.land(self.archive.content_id(name), arrival.index, memoryview(arrival.data))
+
+    def finished(self, members: list[Member], digest: str) -> None:
+        """The whole archive went by and was well-formed."""
+        self._leave_current()
+        self.digest = digest
+
+    def _leave_current(self) -> None:
+        if self._current:
+            self._passed.add(self._current)
+        missed = [place for place in self._wanted if place[0] == self._current]
+        for name, index in missed:  # asked for beyond the member's end: the sizes disagree
+            self._wanted.discard((name, index))
+            gone = OriginMissing(f"{self.archive.ref.key}: {name} ends before block {index}")
+            self._board.fail(self.archive.content_id(name), (index,), gone)
+        self._current = ""
+
+    # -- room ---------------------------------------------------------------------------------------------
+
+    async def _admit(self, name: str, offer: BlockOffer) -> Content | None:
+        content = await self._content(name)
+        if content is None:
+            return None
+        block = Run(offer.index, offer.index + 1)
+        while True:
+            # no await between these checks and the reservation
+            if content.missing(block) < 0:
+                return None
+            wanted = (name, offer.index) in self._wanted
+            if wanted or self.eager or self._has_company():
+                # What somebody waits for may push out anything but pins; what merely passes by only what is
+                # older than this stream, or a small cache would forget each file for the sake of the next.
+                reservation = content.reserve(block, older_than=None if wanted else self._born)
+                if reservation is not None:
+                    self._reservations[name, offer.index] = reservation
+                    return content
+            if wanted or self._wanted or self._has_company():
+                return None  # somebody waits for what comes later: go on, and let this one go
+            if not await self._somebody_comes():
+                raise StreamIdle(f"{self.archive.ref.key}: nobody waits for the rest of the archive")
+
+    def _has_company(self) -> bool:
+        return bool(self.archive.pulls or self.archive.header_waiters)
+
+    async def _somebody_comes(self) -> bool:
+        self._wake = trio.Event()
+        with trio.move_on_after(self._linger):
+            await self._wake.wait()
+            return True
+        return False
+
+    async def _content(self, name: str) -> Content | None:
+        content = self.contents.get(name)
+        if content is None:
+            size = self.archive.table.members[name].size
+            try:
+                content = await self._store.content(self.archive.content_id(name), size)
+            except CacheError:
+                return None  # counted by the store; the readers are served all the same
+            await label(self._store, content.id, self.archive.ref.key, name)
+            self.contents[name] = content
+        return content
