@@ -1,0 +1,326 @@
+"""The daemon: builds every part, owns the nursery, mounts, and takes it all down again.
+
+Order of birth: cache, network thread, catalog (from the disk), tree, mount, control socket, readiness; of
+death the other way round. What takes long (asking origins, checking the disk) happens after readiness.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from refgenfs import paths
+from refgenfs.administration import Administration, Daemon
+from refgenfs.cache.store import CacheLimits, Store, open_store
+from refgenfs.catalog import Catalog
+from refgenfs.config import Config, LoadedConfig, load_config
+from refgenfs.control import ControlServer
+from refgenfs.core.catalog import CatalogSnapshot
+from refgenfs.core.content import ArchiveRef, ContentId, FileFacts
+from refgenfs.core.errors import RefgenfsError
+from refgenfs.core.retry import RetryPolicy
+from refgenfs.fetch.bridge import open_bridge
+from refgenfs.fetch.http import Http
+from refgenfs.fetch.settings import Account, HttpSettings
+from refgenfs.fuse import Mount, Operations
+from refgenfs.library import Library
+from refgenfs.mountpoint import MountFailed, prepare, raise_readahead
+from refgenfs.reader.archives import Archives, ArchiveSettings
+from refgenfs.reader.flights import FlightBoard
+from refgenfs.reader.reader import Reader
+from refgenfs.sources import Source
+from refgenfs.sources.refgenie import RefgenieSource
+from refgenfs.tree import FileNode, FolderNode, Node, Tree
+
+log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__
+
+# A first start with no catalog on the disk waits this long for the origin before it mounts all the same.
+FIRST_CATALOG = 10.0  # seconds
+# From SIGTERM to the end: requests under way may finish for this long.
+GRACE = 2.0  # seconds
+
+Ready = Callable[[dict[str, Any]], None]
+
+
+def run(loaded: LoadedConfig, *, ready_fd: int | None = None) -> int:
+    """Serve until unmounted or told to stop; return the exit code.
+
+    One line of JSON is written to `ready_fd` when the tree answers, or when it never will.
+    """
+    config = loaded.config
+    _set_up_logging(config.log.level)
+    announce = partial(_announce, ready_fd)
+    try:
+        trio.run(_main, config, announce, strict_exception_groups=True)
+    except BaseException as exc:
+        error = _first(exc)
+        if isinstance(error, RefgenfsError):
+            log.error("%s", error)  # noqa: TRY400  # said for people; a traceback would bury it
+            announce({"error": {"kind": type(error).__name__, "message": str(error)}})
+        else:
+            log.critical("the daemon ends: %r", error, exc_info=exc)
+            announce({"error": {"kind": "unexpected", "message": f"{error!r}; the log has more"}})
+        return 1
+    log.info("ended")
+    return 0
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _set_up_logging(level: str) -> None:
+    # journald stamps lines itself
+    stamp = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s "
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format=f"{stamp}%(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger("pyfuse3").setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _announce(ready_fd: int | None, message: dict[str, Any]) -> None:
+    if ready_fd is None:
+        return
+    with contextlib.suppress(OSError):
+        os.write(ready_fd, json.dumps(message).encode() + b"\n")
+        os.close(ready_fd)
+
+
+async def _main(config: Config, announce: Ready) -> None:
+    mountpoint = config.mount.point
+    prepare(mountpoint)
+    limits = CacheLimits(config.cache.size, config.cache.min_free.bytes_of)
+    async with (
+        open_store(config.cache.dir, limits, owner=f"refgenfs at {mountpoint}") as store,
+        open_bridge() as bridge,
+        _http(bridge, config) as http,
+        trio.open_nursery() as nursery,
+    ):
+        await _Running(config, store, http, nursery, announce).serve()
+
+
+@asynccontextmanager
+async def _http(bridge: Any, config: Config) -> AsyncIterator[Http]:
+    accounts = {
+        source.name: Account(source.url, source.timeout, source.proxy, source.token_file) for source in config.source
+    }
+    settings = HttpSettings(
+        connections=config.limits.connections,
+        policy=RetryPolicy(retry_for=config.limits.retry_for),
+        accounts=accounts,
+    )
+    http = Http(bridge, settings)
+    try:
+        yield http
+    finally:
+        with trio.move_on_after(GRACE) as scope:
+            scope.shield = True
+            await http.aclose()
+
+
+class _Running:
+    """One run of the daemon: its parts, and how they call each other."""
+
+    def __init__(self, config: Config, store: Store, http: Http, nursery: trio.Nursery, announce: Ready) -> None:
+        self._config = config
+        self._mountpoint = os.fspath(config.mount.point)
+        self._store = store
+        self._http = http
+        self._nursery = nursery
+        self._announce = announce
+        self._stopping = trio.Event()
+        self._started = time.time()
+        sources: list[Source] = [
+            RefgenieSource(
+                http,
+                name=source.name,
+                url=source.url,
+                mirrors=source.mirrors,
+                remotes=source.remotes,
+                timeout=source.timeout,
+            )
+            for source in config.source
+        ]
+        self._catalog = Catalog(sources, store.ledger, refresh=config.catalog.refresh)
+        board = FlightBoard()
+        archives = Archives(
+            store,
+            http,
+            board,
+            self._recheck,
+            self._on_damage,
+            ArchiveSettings(patience=config.limits.read_deadline),
+            nursery,
+        )
+        self._reader = Reader(
+            store,
+            http,
+            board,
+            archives,
+            self._on_stale,
+            patience=config.limits.read_deadline,
+            memory=config.limits.memory,
+            nursery=nursery,
+        )
+        self._library = Library(self._catalog, archives, self._reader, config.limits.lookup_deadline)
+        self._tree = Tree(self._catalog, self._library, self._started)
+        self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
+        self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
+        self._parts = Daemon(
+            self._mountpoint,
+            self._started,
+            self._catalog,
+            self._library,
+            store,
+            self._reader,
+            board,
+            http,
+            self._operations,
+            self._stopping.set,
+        )
+
+    async def serve(self) -> None:
+        """Mount, answer, and take everything down again."""
+        await self._catalog.load()
+        self._catalog.on_change(self._on_change)
+        await self._nursery.start(self._catalog.run)
+        if not self._catalog.snapshot.genomes:
+            with trio.move_on_after(FIRST_CATALOG):
+                await self._catalog.refresh()
+        folder = paths.make_runtime_dir(os.environ, os.getuid())
+        path = folder / paths.socket_path(Path(self._mountpoint), os.environ, os.getuid()).name
+        control = ControlServer(path, Administration(self._parts).operations())
+        listener = control.listen()
+        try:
+            self._mount.open()
+        except RuntimeError as exc:
+            path.unlink(missing_ok=True)
+            raise MountFailed(_mount_advice(self._mountpoint, exc)) from exc
+        try:
+            await self._answer(control, listener)
+        finally:
+            self._mount.close()
+            self._nursery.cancel_scope.cancel()
+
+    async def _answer(self, control: ControlServer, listener: trio.SocketListener) -> None:
+        raise_readahead(self._config.mount.point, self._config.mount.readahead)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(control.serve, listener)
+            nursery.start_soon(self._operations.watch_callers)
+            nursery.start_soon(self._heed_signals)
+            nursery.start_soon(self._end_when_told, nursery)
+            self._say_ready()
+            await self._mount.serve()
+            nursery.cancel_scope.cancel()
+
+    def _say_ready(self) -> None:
+        status = self._catalog.status()
+        snapshot = self._catalog.snapshot
+        problems = [f"{source.name}: {source.error}" for source in status if source.error]
+        log.info("mounted on %s: %d genome names", self._mountpoint, len(snapshot.genomes))
+        self._announce(
+            {
+                "ready": {
+                    "mountpoint": self._mountpoint,
+                    "pid": os.getpid(),
+                    "genomes": len({id(genome) for genome in snapshot.genomes.values()}),
+                    "assets": len(snapshot.versions),
+                    "problems": problems,
+                }
+            }
+        )
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    async def _heed_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                log.info("got %s", signal.Signals(number).name)
+                if number == signal.SIGHUP:
+                    self._nursery.start_soon(self._catalog.refresh)
+                else:
+                    self._stopping.set()
+
+    async def _end_when_told(self, nursery: trio.Nursery) -> None:
+        await self._stopping.wait()
+        log.info("stopping")
+        self._mount.stop()
+        await trio.sleep(GRACE)
+        nursery.cancel_scope.cancel()
+
+    # -- how the parts call each other --------------------------------------------------------------------
+
+    async def _recheck(self, ref: ArchiveRef) -> str | None:
+        return await self._library.recheck(ref)
+
+    def _on_change(self, old: CatalogSnapshot, new: CatalogSnapshot) -> None:
+        for parent, name in self._tree.outdated(new):
+            self._mount.forget_name(parent, name)
+
+    def _on_stale(self, facts: FileFacts) -> None:
+        """Another version is at the origin: the next lookup must find it."""
+        self._catalog.note_stale(facts)
+        for parent, name in self._tree.names_of(facts.content):
+            self._mount.forget_name(parent, name)
+
+    def _on_damage(self, contents: Iterable[ContentId]) -> None:
+        """Bytes that were served turned out wrong: the kernel must not keep them."""
+        for content in contents:
+            number = self._tree.number_of(content)
+            if number is not None:
+                self._nursery.start_soon(self._mount.forget_pages, number)
+
+    def _describe(self, node: Node) -> dict[str, str]:
+        """Return the extended attributes of a node, without their prefix."""
+        if not isinstance(node, FileNode | FolderNode):
+            return {}
+        described = {"key": str(node.version.key), "digest": node.version.asset_digest}
+        if isinstance(node, FolderNode):
+            return described
+        facts = node.facts or self._library.known_facts(node.version, node.name)
+        content = facts.content if facts else node.content
+        held = self._store.resident_bytes(content)
+        size = facts.size if facts else None
+        full = size is not None and held >= size
+        described["origin"] = facts.origin if facts else "unknown"
+        described["resident"] = "100" if full else str(held * 100 // size if size else 0)
+        described["pinned"] = "1" if self._store.is_pinned(content) else "0"
+        return described
+
+
+def _mount_advice(mountpoint: str, error: RuntimeError) -> str:
+    if not os.path.exists("/dev/fuse"):
+        return "there is no /dev/fuse: load the module (modprobe fuse), or give the container the device"
+    return f"can't mount on {mountpoint} ({error}); `refgenfs doctor` looks for the reason"
+
+
+def main() -> int:
+    """Run as `python -m refgenfs.daemon --ready-fd N`: configuration {"path", "overrides"} on standard input."""
+    ready_fd = int(sys.argv[sys.argv.index("--ready-fd") + 1]) if "--ready-fd" in sys.argv else None
+    try:
+        request = json.load(sys.stdin)
+        path = Path(request["path"]) if request.get("path") else None
+        loaded = load_config(path, request.get("overrides") or {}, os.environ)
+    except RefgenfsError as exc:
+        _announce(ready_fd, {"error": {"kind": type(exc).__name__, "message": str(exc)}})
+        return 1
+    return run(loaded, ready_fd=ready_fd)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,365 @@
+"""The FUSE layer: requests in, answers out. The one importer of pyfuse3, and the one place of errnos.
+
+pyfuse3 lets only `FUSEError` leave a handler: any other exception takes the mount down. So every handler is
+wrapped, once, by `answered`.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
+
+import pyfuse3
+import trio
+
+from refgenfs.core import errors
+from refgenfs.processes import wants_to_die
+from refgenfs.reader.reader import OpenFile, Reader
+from refgenfs.tree import Attributes, Node, Tree
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# The whole of it: an error has the errno of the first class in its ancestry that is named here.
+ERRNOS: dict[type[Exception], int] = {
+    errors.NotInCatalog: errno.ENOENT,
+    errors.NotADirectory: errno.ENOTDIR,
+    errors.IsADirectory: errno.EISDIR,
+    errors.ReadOnly: errno.EROFS,
+    errors.OriginDenied: errno.EACCES,
+    errors.StaleContent: errno.ESTALE,
+    errors.DeadlineExceeded: errno.ETIMEDOUT,
+    errors.RefgenfsError: errno.EIO,  # OriginUnavailable, OriginMissing, IntegrityError and their kin
+    MemoryError: errno.ENOMEM,
+    Exception: errno.EIO,
+}
+# What a user meets every day and no administrator needs to know.
+_QUIET = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.EINTR})
+MAX_NAME = 255  # bytes
+XATTR_PREFIX = b"user.refgenfs."
+IMPATIENCE = 0.5  # seconds after which a waiting caller is asked whether it is being killed
+
+
+class Interrupted(errors.RefgenfsError):
+    """The caller is being killed: it needs no answer."""
+
+
+ERRNOS = {Interrupted: errno.EINTR, **ERRNOS}
+
+
+def errno_of(error: Exception) -> int:
+    """Return the errno that an error is answered with."""
+    return next(ERRNOS[kind] for kind in type(error).__mro__ if kind in ERRNOS)
+
+
+@dataclass(slots=True)
+class FuseCounts:
+    """Requests answered since the start."""
+
+    requests: int = 0
+    failures: int = 0
+    unexpected: int = 0
+
+
+def answered(
+    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
+    """Turn every exception of a handler into an errno, with one log line for what somebody should know."""
+
+    @functools.wraps(handler)
+    async def wrapper(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.counts.requests += 1
+        try:
+            return await handler(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except errors.RefgenfsError as exc:
+            number = errno_of(exc)
+            if number not in _QUIET:
+                self.failed(handler.__name__, exc, number)
+            raise pyfuse3.FUSEError(number) from exc
+        except Exception as exc:
+            self.counts.unexpected += 1
+            self.failed(handler.__name__, exc, errno.EIO)
+            log.exception("%s failed unexpectedly", handler.__name__)
+            raise pyfuse3.FUSEError(errno_of(exc)) from exc
+
+    return wrapper
+
+
+class Operations(pyfuse3.Operations):
+    """Answers the kernel out of a tree and a reader."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, tree: Tree, reader: Reader, files: FileInfoOf, space: Callable[[], tuple[int, int]]) -> None:
+        super().__init__()
+        self.counts = FuseCounts()
+        self.recent: list[tuple[float, str]] = []  # errors, newest last; times in Unix seconds
+        self._tree = tree
+        self._reader = reader
+        self._info = files
+        self._space = space
+        self._open: dict[int, OpenFile] = {}
+        self._listings: dict[int, tuple[int, list[tuple[str, Node]]]] = {}
+        self._next_handle = 1
+        self._waiting: dict[int, tuple[int, float, trio.CancelScope]] = {}
+        self._uid, self._gid = os.getuid(), os.getgid()
+
+    @property
+    def open_files(self) -> int:
+        """How many files are open."""
+        return len(self._open)
+
+    def failed(self, what: str, error: Exception, number: int) -> None:
+        """Count a failure, and say it in one line."""
+        self.counts.failures += 1
+        name = errno.errorcode.get(number, str(number))
+        text = f"{what}: {type(error).__name__}: {error} ({name})"
+        log.warning("%s", text)
+        self.recent = [*self.recent[-49:], (time.time(), text)]
+
+    # -- callers that are being killed --------------------------------------------------------------------
+
+    @contextmanager
+    def _caller(self, ctx: pyfuse3.RequestContext) -> Iterator[None]:
+        """Give up the body with EINTR once its caller is being killed (the kernel would wait for ever)."""
+        token, scope = self._next_token(), trio.CancelScope()
+        self._waiting[token] = (ctx.pid, trio.current_time(), scope)
+        try:
+            with scope:
+                yield
+        finally:
+            del self._waiting[token]
+        if scope.cancelled_caught:
+            raise Interrupted(f"process {ctx.pid} is being killed")
+
+    def _next_token(self) -> int:
+        self._next_handle += 1
+        return self._next_handle
+
+    async def watch_callers(self) -> NoReturn:
+        """Look after callers that wait for long. Runs until cancelled."""
+        while True:
+            await trio.sleep(IMPATIENCE)
+            now = trio.current_time()
+            for pid, since, scope in list(self._waiting.values()):
+                if now - since >= IMPATIENCE and wants_to_die(pid):
+                    scope.cancel()
+
+    # -- names and attributes -----------------------------------------------------------------------------
+
+    @answered
+    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Resolve a name, and count the lookup."""
+        if len(name) > MAX_NAME:
+            raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
+        with self._caller(ctx):
+            attributes = await self._tree.lookup(parent_inode, os.fsdecode(name))
+        # no await until the answer: the inode lives by this count
+        self._tree.remember(attributes.inode)
+        return self._entry(attributes)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Take back lookups; must not fail."""
+        for number, lookups in inode_list:
+            self._tree.forget(number, lookups)
+
+    @answered
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Return attributes; for a file this waits until its size is known."""
+        with self._caller(ctx):
+            attributes = await self._tree.getattr(inode)
+        return self._entry(attributes)
+
+    @answered
+    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+        """Say whether a kind of access is possible; the kernel asks only without default_permissions."""
+        self._tree.inode(inode)
+        if mode & os.W_OK:
+            raise errors.ReadOnly("the tree is read-only")
+        return True
+
+    @answered
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        """Refuse: links of archives are shown as the files that they mean."""
+        self._tree.inode(inode)
+        raise pyfuse3.FUSEError(errno.EINVAL)
+
+    @answered
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """Show the cache as the disk: its quota, and what is free of it."""
+        quota, used = self._space()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        data.f_blocks = quota // 4096
+        data.f_bfree = max(0, quota - used) // 4096
+        data.f_bavail = 0  # for writing
+        data.f_files = len(self._tree)
+        data.f_ffree = data.f_favail = 0
+        data.f_namemax = MAX_NAME
+        return data
+
+    def _entry(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = attributes.inode
+        entry.generation = 0
+        entry.entry_timeout = attributes.entry_timeout
+        entry.attr_timeout = attributes.attr_timeout
+        entry.st_mode = attributes.mode
+        entry.st_nlink = 1
+        entry.st_uid, entry.st_gid = self._uid, self._gid
+        entry.st_rdev = 0
+        entry.st_size = attributes.size
+        entry.st_blksize = 1 << 20  # what tools should read at a time
+        entry.st_blocks = -(-attributes.size // 512)
+        stamp = int(attributes.mtime * 1e9)
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = stamp
+        return entry
+
+    # -- folders ------------------------------------------------------------------------------------------
+
+    @answered
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        """Take a folder's names as they are now, so that a listing is of one moment."""
+        with self._caller(ctx):
+            listing = await self._tree.entries(inode)
+        handle = self._next_token()
+        self._listings[handle] = (inode, listing)
+        return handle
+
+    @answered
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """Give entries from `start_id` on, for as long as the kernel takes them. No I/O here."""
+        inode, listing = self._listings[fh]
+        for position in range(start_id, len(listing)):
+            name, node = listing[position]
+            attributes = self._tree.entry(inode, name, node)
+            entry = self._entry(attributes)
+            taken = pyfuse3.readdir_reply(token, pyfuse3.FileNameT(os.fsencode(name)), entry, position + 1)
+            if not taken:
+                self._tree.discard_unused(attributes.inode)
+                return
+            self._tree.remember(attributes.inode)
+
+    @answered
+    async def releasedir(self, fh: int) -> None:
+        """Forget a listing."""
+        self._listings.pop(fh, None)
+
+    # -- files --------------------------------------------------------------------------------------------
+
+    @answered
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """Open a content; its pages stay in the kernel's cache, since a content never changes."""
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise errors.ReadOnly("the tree is read-only")
+        with self._caller(ctx):
+            opened = await self._tree.open(inode)
+        handle = self._next_token()
+        self._open[handle] = opened
+        return pyfuse3.FileInfo(fh=handle, keep_cache=True)
+
+    @answered
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """Return the bytes asked for."""
+        return cast(bytes, await self._reader.read(self._open[fh], off, size))
+
+    @answered
+    async def release(self, fh: int) -> None:
+        """Close a file."""
+        self._open.pop(fh, None)
+
+    @answered
+    async def flush(self, fh: int) -> None:
+        """Do nothing: there is nothing to write."""
+
+    @answered
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """Do nothing: there is nothing to write."""
+
+    @answered
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Do nothing: there is nothing to write."""
+
+    # -- extended attributes ------------------------------------------------------------------------------
+
+    @answered
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        """Return one of user.refgenfs.*; all others are absent."""
+        node = self._tree.inode(inode).node
+        if not name.startswith(XATTR_PREFIX):
+            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+        value = self._info(node).get(name.removeprefix(XATTR_PREFIX).decode("ascii", "replace"))
+        if value is None:
+            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+        return value.encode()
+
+    @answered
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
+        """Return the names of the extended attributes."""
+        return [XATTR_PREFIX + name.encode() for name in self._info(self._tree.inode(inode).node)]
+
+    # -- what would write ---------------------------------------------------------------------------------
+
+    @answered
+    async def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse whatever would change the tree."""
+        raise errors.ReadOnly("the tree is read-only")
+
+    setattr = create = mknod = mkdir = symlink = link = unlink = rmdir = rename = write = _refuse
+    setxattr = removexattr = _refuse
+
+
+FileInfoOf = Callable[[Node], dict[str, str]]
+
+
+class Mount:
+    """The mount itself: made, served, taken down. One a process, as pyfuse3 has it."""
+
+    def __init__(self, operations: Operations, mountpoint: str, *, allow_other: bool) -> None:
+        self._operations = operations
+        self._mountpoint = mountpoint
+        self._options = {"fsname=refgenfs", "subtype=refgenfs", "ro", "default_permissions", "nosuid", "nodev"}
+        if allow_other:
+            self._options.add("allow_other")
+
+    def open(self) -> None:
+        """Mount; raise RuntimeError when the kernel or fusermount3 refuses."""
+        pyfuse3.init(cast(Any, self._operations), self._mountpoint, self._options)
+
+    async def serve(self) -> None:
+        """Answer requests until unmounted or `stop`."""
+        # The default of 99 tasks would let 99 waiting readers block every `ls`.
+        await pyfuse3.main(min_tasks=4, max_tasks=4096)
+
+    def stop(self) -> None:
+        """Let `serve` return once the requests under way are answered."""
+        pyfuse3.terminate()
+
+    def close(self) -> None:
+        """Unmount, also with files open, and free what libfuse holds."""
+        pyfuse3.close(unmount=True)
+
+    def forget_name(self, parent: int, name: str) -> None:
+        """Have the kernel look a name up anew; returns at once."""
+        pyfuse3.invalidate_entry_async(parent, pyfuse3.FileNameT(os.fsencode(name)), ignore_enoent=True)
+
+    async def forget_pages(self, inode: int) -> None:
+        """Have the kernel drop an inode's pages. In a thread: it waits for reads that are under way."""
+        try:
+            await trio.to_thread.run_sync(pyfuse3.invalidate_inode, inode, abandon_on_cancel=True)
+        except OSError as exc:
+            if exc.errno != errno.ENOENT:
+                log.warning("can't drop the pages of inode %d: %s", inode, exc)

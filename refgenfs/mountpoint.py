@@ -1,0 +1,98 @@
+"""The mountpoint: made ready before mounting, and the kernel's readahead set after it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from refgenfs.core.errors import RefgenfsError
+from refgenfs.mount_table import mount_at
+
+log = logging.getLogger(__name__)
+
+UNMOUNT_TIMEOUT = 10.0  # seconds
+PROBE_TIMEOUT = 5  # seconds
+DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})  # what a mount says whose daemon is gone
+RECOVERIES = 8  # dead mounts that may lie upon one another
+
+
+class MountFailed(RefgenfsError):
+    """The tree can't be mounted; the message says what to do."""
+
+
+def prepare(mountpoint: Path) -> None:
+    """Leave a folder to mount on: made if there is none, freed of dead mounts.
+
+    Raises MountFailed when it can't be, or when something is mounted there and alive. A mount that is there is
+    only ever touched by a child with a time limit, for it may hang whoever touches it.
+    """
+    for _ in range(RECOVERIES):
+        mount = mount_at(mountpoint)
+        if mount is None:
+            break
+        if not _is_dead(mountpoint):
+            raise MountFailed(
+                f"{mount.source} is mounted on {mountpoint} already; "
+                f"`refgenfs umount {mountpoint}`, or name another folder"
+            )
+        log.warning("a dead mount on %s: unmounting it", mountpoint)
+        unmount_dead(mountpoint)
+    try:
+        mountpoint.mkdir(parents=True, exist_ok=True)
+        if any(mountpoint.iterdir()):
+            log.warning("%s is not empty: what is in it is hidden while the tree is mounted", mountpoint)
+    except OSError as exc:
+        raise MountFailed(_why_not(mountpoint, exc)) from exc
+
+
+def _is_dead(mountpoint: Path) -> bool:
+    """Whether the mount's daemon is gone. One that does not answer in time is not dead: it hangs."""
+    command = ["timeout", "-s", "KILL", str(PROBE_TIMEOUT), "stat", "--", str(mountpoint)]
+    environment = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=environment
+    )
+    return done.returncode != 0 and any(os.strerror(number) in done.stderr for number in DEAD)
+
+
+def _why_not(mountpoint: Path, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return f"no permission to make {mountpoint}; name a folder of yours: refgenfs mount ~/genomes"
+    return f"can't mount on {mountpoint}: {error.strerror}"
+
+
+def unmount_dead(mountpoint: Path) -> None:
+    """Detach a mount whose daemon is gone; raise MountFailed with what the tool said."""
+    tool = shutil.which("fusermount3") or shutil.which("fusermount")
+    command = ["umount", "-l", str(mountpoint)] if os.geteuid() == 0 or not tool else [tool, "-uz", str(mountpoint)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=UNMOUNT_TIMEOUT, check=False, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise MountFailed(f"can't unmount the dead mount on {mountpoint}: {exc}") from exc
+    if done.returncode:
+        said = done.stderr.strip() or f"exit {done.returncode}"
+        raise MountFailed(f"can't unmount the dead mount on {mountpoint}: {said}")
+
+
+def raise_readahead(mountpoint: Path, nbytes: int) -> bool:
+    """Have the kernel read ahead further on this mount; only root may. Return whether it does.
+
+    128 KiB, the kernel's default, gives one reader about a fifth of what 1 MiB gives. The mount itself is not
+    touched: its daemon is who asks.
+    """
+    mount = mount_at(mountpoint)
+    try:
+        if mount is None:
+            raise FileNotFoundError(errno.ENOENT, "the mount is gone")
+        path = Path(f"/sys/class/bdi/{mount.device}/read_ahead_kb")
+        path.write_text(str(max(4, nbytes // 1024)), encoding="ascii")
+    except OSError as exc:
+        log.info("readahead stays as it is (%s); `refgenfs doctor` says how to raise it", exc.strerror)
+        return False
+    return True

@@ -1,0 +1,37 @@
+"""What /proc says of a process that waits for us."""
+
+from __future__ import annotations
+
+import resource
+import signal
+
+# Signals that end a process unless it catches them.
+_FATAL = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def wants_to_die(pid: int) -> bool:
+    """Say whether a process (or thread) has a signal pending that will end it, or is gone.
+
+    A process that waits in an uninterruptible sleep for our answer gets no signal delivered, not even SIGKILL;
+    /proc/<pid>/status still shows it (proc_pid_status(5): SigPnd, ShdPnd, SigBlk, SigIgn, SigCgt).
+    A pid of 0 is a process of a container that we can't see: never said to die.
+    """
+    if pid <= 0:
+        return False
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            masks = dict(line.split(":", 1) for line in file if line.startswith(("Sig", "Shd")))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    pending = int(masks.get("SigPnd", "0"), 16) | int(masks.get("ShdPnd", "0"), 16)
+    ignored = int(masks.get("SigBlk", "0"), 16) | int(masks.get("SigIgn", "0"), 16)
+    pending &= ~ignored
+    return any(pending >> (number - 1) & 1 for number in _FATAL)
+
+
+def resident_memory() -> int:
+    """Return this process's resident memory in bytes, as /proc/self/statm has it."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()

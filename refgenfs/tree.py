@@ -1,0 +1,335 @@
+"""The tree: names, inodes and lookup counts. Knows no FUSE and no errno.
+
+    /                       genomes, by every alias and digest
+    /<genome>/              <asset> (its default tag) and <asset>:<tag>
+    /<genome>/<asset>/…     the files; below the default one, <tag>/ resolves too, as refgenie lays it out
+
+A file's inode stands for its content, under all names of it. A folder has an inode for each of its names
+(the kernel allows a directory one place only), and one for each version: a rebuilt tag is a new folder, and
+who sits in the old one keeps it. Numbers are never used twice.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from refgenfs.catalog import Catalog
+from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
+from refgenfs.core.content import ContentId, FileFacts
+from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog
+from refgenfs.core.keys import AssetKey
+from refgenfs.core.layout import Child, Layout, is_junk
+from refgenfs.library import Library
+from refgenfs.reader.reader import OpenFile
+
+ROOT = 1
+
+# A name can come to mean another version when the catalog is refreshed; then the kernel is told, so this only
+# bounds what it may believe if that word is lost.
+NAME_TIMEOUT = 60.0  # seconds
+# A content never changes, nor do its attributes.
+CONTENT_TIMEOUT = 86400.0  # seconds
+# For a size that is not known yet: the kernel must ask again before it uses it.
+UNKNOWN_TIMEOUT = 0.0
+NAMES_KEPT = 64  # names remembered of one file, to tell the kernel when they mean something else
+
+
+@dataclass(frozen=True, slots=True)
+class RootNode:
+    """The top of the tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenomeNode:
+    """A genome under one of its names."""
+
+    genome: str
+
+
+@dataclass(frozen=True, slots=True)
+class FolderNode:
+    """A folder of an asset version. `spelling` tells apart `asset`, `asset:tag` and `asset/tag`."""
+
+    genome: str
+    spelling: str
+    version: AssetVersion
+    prefix: str
+
+    @property
+    def is_top(self) -> bool:
+        """Whether this is the asset's own folder, not one inside it."""
+        return not self.prefix
+
+
+@dataclass(slots=True)
+class FileNode:
+    """A file: its content, and one way to it. Facts are None until the origin was asked."""
+
+    version: AssetVersion
+    name: str
+    content: ContentId
+    facts: FileFacts | None = None
+    names: set[tuple[int, str]] = field(default_factory=set)  # (parent inode, name)
+
+
+Node = RootNode | GenomeNode | FolderNode | FileNode
+
+
+@dataclass(slots=True)
+class Inode:
+    """A node with its number, and how many lookups the kernel holds on it."""
+
+    number: int
+    node: Node
+    lookups: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What stat shows. Times in Unix seconds, timeouts in seconds."""
+
+    inode: int
+    mode: int
+    size: int
+    mtime: float
+    entry_timeout: float
+    attr_timeout: float
+
+
+class Tree:
+    """Resolves names to inodes. Lives on the trio thread."""
+
+    def __init__(self, catalog: Catalog, library: Library, born: float) -> None:
+        self._catalog = catalog
+        self._library = library
+        self._born = born
+        self._inodes: dict[int, Inode] = {ROOT: Inode(ROOT, RootNode(), 1)}
+        self._numbers: dict[Node | ContentId, int] = {RootNode(): ROOT}
+        self._next = ROOT + 1
+
+    # -- inodes -------------------------------------------------------------------------------------------
+
+    def inode(self, number: int) -> Inode:
+        """Return a live inode; raise NotInCatalog for one that the kernel has forgotten."""
+        try:
+            return self._inodes[number]
+        except KeyError:
+            raise NotInCatalog(f"inode {number} is not in use") from None
+
+    def remember(self, number: int) -> None:
+        """Count one lookup that the kernel was told of."""
+        self.inode(number).lookups += 1
+
+    def forget(self, number: int, lookups: int) -> None:
+        """Take back lookups; at none left the inode goes, and its number is never used again."""
+        inode = self._inodes.get(number)
+        if inode is None or number == ROOT:
+            return
+        inode.lookups -= lookups
+        if inode.lookups <= 0:
+            del self._inodes[number]
+            self._numbers.pop(_identity(inode.node), None)
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def _place(self, node: Node) -> Inode:
+        identity = _identity(node)
+        number = self._numbers.get(identity)
+        if number is None:
+            number, self._next = self._next, self._next + 1
+            self._numbers[identity] = number
+            self._inodes[number] = Inode(number, node)
+        return self._inodes[number]
+
+    def discard_unused(self, number: int) -> None:
+        """Drop an inode that was made for an answer that the kernel did not take."""
+        self.forget(number, 0)
+
+    # -- names --------------------------------------------------------------------------------------------
+
+    async def lookup(self, parent: int, name: str) -> Attributes:
+        """Resolve one name; for a file this waits until its size is known.
+
+        The answer's inode is counted only by `remember`. Raises NotInCatalog, NotADirectory, and what the
+        origin answers.
+        """
+        node = self.inode(parent).node
+        child: Node
+        if isinstance(node, RootNode):
+            self._catalog.snapshot.genome(name)
+            child = GenomeNode(name)
+        elif isinstance(node, GenomeNode):
+            child = self._asset_folder(node.genome, name)
+        elif isinstance(node, FolderNode):
+            child = await self._in_folder(node, name)
+        else:
+            raise NotADirectory(f"{node.name} is a file")
+        inode = self._place(child)
+        if isinstance(inode.node, FileNode):
+            self._adopt(inode.node, child, parent, name)
+        return self._attributes(inode)
+
+    def _asset_folder(self, genome: str, spelling: str) -> FolderNode:
+        asset, colon, tag = spelling.partition(":")
+        found = self._catalog.snapshot.asset(genome, asset)
+        return FolderNode(genome, spelling, found.version(tag if colon else None), "")
+
+    async def _in_folder(self, folder: FolderNode, name: str) -> Node:
+        layout = self._library.known_layout(folder.version, folder.genome)
+        if layout is None:
+            if is_junk(name):
+                raise NotInCatalog(name)
+            layout = await self._library.layout(folder.version, folder.genome)
+        child = _children(layout, folder).get(name)
+        if child is None:
+            return self._tag_folder(folder, name)
+        if child.origin_name is None:
+            prefix = f"{folder.prefix}/{name}" if folder.prefix else name
+            return FolderNode(folder.genome, folder.spelling, folder.version, prefix)
+        facts = await self._library.facts(folder.version, child.origin_name)
+        return FileNode(folder.version, child.origin_name, facts.content, facts)
+
+    def _tag_folder(self, folder: FolderNode, name: str) -> FolderNode:
+        """Resolve refgenie's own `asset/tag`, which is not listed."""
+        if folder.is_top and ":" not in folder.spelling and "/" not in folder.spelling:
+            asset = self._catalog.snapshot.asset(folder.genome, folder.version.asset)
+            if name in asset.tags:
+                return FolderNode(folder.genome, f"{folder.spelling}/{name}", asset.tags[name], "")
+        raise NotInCatalog(f"{folder.version.key} has no file {name!r}")
+
+    def _adopt(self, known: FileNode, fresh: Node, parent: int, name: str) -> None:
+        if isinstance(fresh, FileNode) and fresh.facts is not None:
+            known.version, known.name, known.facts = fresh.version, fresh.name, fresh.facts
+        if len(known.names) < NAMES_KEPT:
+            known.names.add((parent, name))
+
+    # -- attributes ---------------------------------------------------------------------------------------
+
+    async def getattr(self, number: int) -> Attributes:
+        """Return an inode's attributes, waiting for a size that is not known yet."""
+        inode = self.inode(number)
+        if isinstance(inode.node, FileNode):
+            await self._facts(inode.node)
+        return self._attributes(inode)
+
+    async def _facts(self, node: FileNode) -> FileFacts:
+        if node.facts is None:
+            node.facts = await self._library.facts(node.version, node.name)
+        return node.facts
+
+    def _attributes(self, inode: Inode) -> Attributes:
+        node = inode.node
+        if not isinstance(node, FileNode):
+            mode = stat.S_IFDIR | 0o555
+            return Attributes(inode.number, mode, 0, self._born, NAME_TIMEOUT, NAME_TIMEOUT)
+        mode = stat.S_IFREG | 0o444
+        if node.facts is None:
+            return Attributes(inode.number, mode, 0, self._born, UNKNOWN_TIMEOUT, UNKNOWN_TIMEOUT)
+        facts = node.facts
+        return Attributes(inode.number, mode, facts.size, facts.mtime, NAME_TIMEOUT, CONTENT_TIMEOUT)
+
+    # -- listings -----------------------------------------------------------------------------------------
+
+    async def entries(self, number: int) -> list[tuple[str, Node]]:
+        """Return a folder's entries in a stable order. Never waits for sizes."""
+        node = self.inode(number).node
+        if isinstance(node, RootNode):
+            return [(name, GenomeNode(name)) for name in self._catalog.snapshot.names]
+        if isinstance(node, GenomeNode):
+            return list(self._list_genome(node.genome))
+        if isinstance(node, FolderNode):
+            return await self._list_folder(node)
+        raise NotADirectory(f"{node.name} is a file")
+
+    def _list_genome(self, genome: str) -> Iterator[tuple[str, Node]]:
+        for name, asset in sorted(self._catalog.snapshot.genome(genome).assets.items()):
+            spellings = [name, *(f"{name}:{tag}" for tag in sorted(asset.tags))]
+            for spelling in spellings:
+                yield spelling, self._asset_folder(genome, spelling)
+
+    async def _list_folder(self, folder: FolderNode) -> list[tuple[str, Node]]:
+        layout = await self._library.layout(folder.version, folder.genome)
+        entries: list[tuple[str, Node]] = []
+        for name, child in sorted(_children(layout, folder).items()):
+            if child.origin_name is None:
+                prefix = f"{folder.prefix}/{name}" if folder.prefix else name
+                entries.append((name, FolderNode(folder.genome, folder.spelling, folder.version, prefix)))
+                continue
+            facts = self._library.known_facts(folder.version, child.origin_name)
+            content = (
+                facts.content
+                if facts is not None
+                else self._library.provisional_id(folder.version, child.origin_name)
+            )
+            entries.append((name, FileNode(folder.version, child.origin_name, content, facts)))
+        return entries
+
+    def entry(self, parent: int, name: str, node: Node) -> Attributes:
+        """Return the attributes of a listed entry, with an inode; counted only by `remember`."""
+        inode = self._place(node)
+        if isinstance(inode.node, FileNode):
+            self._adopt(inode.node, node, parent, name)
+        return self._attributes(inode)
+
+    # -- files --------------------------------------------------------------------------------------------
+
+    async def open(self, number: int) -> OpenFile:
+        """Open a file's content for reading; raise IsADirectory for a folder."""
+        node = self.inode(number).node
+        if not isinstance(node, FileNode):
+            raise IsADirectory("a folder can't be read as a file")
+        return await self._library.open(await self._facts(node), node.version, node.name)
+
+    def key_of(self, number: int) -> AssetKey | None:
+        """Return the key of what an inode stands for; None above the assets."""
+        node = self.inode(number).node
+        return node.version.key if isinstance(node, FolderNode | FileNode) else None
+
+    # -- change -------------------------------------------------------------------------------------------
+
+    def outdated(self, snapshot: CatalogSnapshot) -> list[tuple[int, str]]:
+        """Return the names (parent inode, name) that a new snapshot gives another meaning."""
+        changed: list[tuple[int, str]] = []
+        for inode in self._inodes.values():
+            node = inode.node
+            if isinstance(node, GenomeNode) and node.genome not in snapshot.genomes:
+                changed.append((ROOT, node.genome))
+            elif isinstance(node, FolderNode) and node.is_top and not _still(snapshot, node):
+                parent = self._numbers.get(GenomeNode(node.genome))
+                if parent is not None:
+                    changed.append((parent, node.spelling.partition("/")[0]))
+        return changed
+
+    def names_of(self, content: ContentId) -> list[tuple[int, str]]:
+        """Return the names (parent inode, name) by which the kernel may know a content."""
+        number = self._numbers.get(content)
+        node = self._inodes[number].node if number is not None else None
+        return list(node.names) if isinstance(node, FileNode) else []
+
+    def number_of(self, content: ContentId) -> int | None:
+        """Return the inode of a content, if the kernel knows it."""
+        return self._numbers.get(content)
+
+
+def _identity(node: Node) -> Node | ContentId:
+    return node.content if isinstance(node, FileNode) else node
+
+
+def _children(layout: Layout, folder: FolderNode) -> Mapping[str, Child]:
+    try:
+        return layout.children(folder.prefix)
+    except KeyError:
+        raise NotInCatalog(f"{folder.version.key} has no folder {folder.prefix!r} any more") from None
+
+
+def _still(snapshot: CatalogSnapshot, node: FolderNode) -> bool:
+    """Whether a folder's spelling means the same version as before."""
+    spelling = node.spelling.replace("/", ":", 1)
+    asset, colon, tag = spelling.partition(":")
+    try:
+        return snapshot.asset(node.genome, asset).version(tag if colon else None) == node.version
+    except NotInCatalog:
+        return False
