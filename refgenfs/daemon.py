@@ -36,7 +36,7 @@ from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
-from refgenfs.mountpoint import MountFailed, prepare, raise_readahead
+from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import Reader
@@ -219,6 +219,7 @@ class _Running:
 
     async def _answer(self, control: ControlServer, listener: trio.SocketListener) -> None:
         raise_readahead(self._config.mount.point, self._config.mount.readahead)
+        raise_background(self._config.mount.point)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.serve, listener)
             nursery.start_soon(self._operations.watch_callers)

@@ -111,10 +111,10 @@ class Operations(pyfuse3.Operations):
         self._reader = reader
         self._info = files
         self._space = space
-        self._open: dict[int, OpenFile] = {}
+        self._open: dict[int, tuple[OpenFile, int]] = {}  # with the number of the process that opened it
         self._listings: dict[int, tuple[int, list[tuple[str, Node]]]] = {}
         self._next_handle = 1
-        self._waiting: dict[int, tuple[int, float, trio.CancelScope]] = {}
+        self._waiting: dict[int, tuple[int, float, trio.CancelScope, bool]] = {}
         self._uid, self._gid = os.getuid(), os.getgid()
 
     @property
@@ -133,17 +133,20 @@ class Operations(pyfuse3.Operations):
     # -- callers that are being killed --------------------------------------------------------------------
 
     @contextmanager
-    def _caller(self, ctx: pyfuse3.RequestContext) -> Iterator[None]:
-        """Give up the body with EINTR once its caller is being killed (the kernel would wait for ever)."""
+    def _caller(self, pid: int, *, surely: bool = True) -> Iterator[None]:
+        """Give up the body with EINTR once its caller is being killed (the kernel would wait for ever).
+
+        Who reads may not be who opened the file (not `surely`): that one's end then says nothing.
+        """
         token, scope = self._next_token(), trio.CancelScope()
-        self._waiting[token] = (ctx.pid, trio.current_time(), scope)
+        self._waiting[token] = (pid, trio.current_time(), scope, surely)
         try:
             with scope:
                 yield
         finally:
             del self._waiting[token]
         if scope.cancelled_caught:
-            raise Interrupted(f"process {ctx.pid} is being killed")
+            raise Interrupted(f"process {pid} is being killed")
 
     def _next_token(self) -> int:
         self._next_handle += 1
@@ -154,8 +157,8 @@ class Operations(pyfuse3.Operations):
         while True:
             await trio.sleep(IMPATIENCE)
             now = trio.current_time()
-            for pid, since, scope in list(self._waiting.values()):
-                if now - since >= IMPATIENCE and wants_to_die(pid):
+            for pid, since, scope, surely in list(self._waiting.values()):
+                if now - since >= IMPATIENCE and wants_to_die(pid) and (surely or os.path.exists(f"/proc/{pid}")):
                     scope.cancel()
 
     # -- names and attributes -----------------------------------------------------------------------------
@@ -165,7 +168,7 @@ class Operations(pyfuse3.Operations):
         """Resolve a name, and count the lookup."""
         if len(name) > MAX_NAME:
             raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
-        with self._caller(ctx):
+        with self._caller(ctx.pid):
             attributes = await self._tree.lookup(parent_inode, os.fsdecode(name))
         # no await until the answer: the inode lives by this count
         self._tree.remember(attributes.inode)
@@ -179,7 +182,7 @@ class Operations(pyfuse3.Operations):
     @answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Return attributes; for a file this waits until its size is known."""
-        with self._caller(ctx):
+        with self._caller(ctx.pid):
             attributes = await self._tree.getattr(inode)
         return self._entry(attributes)
 
@@ -233,7 +236,7 @@ class Operations(pyfuse3.Operations):
     @answered
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """Take a folder's names as they are now, so that a listing is of one moment."""
-        with self._caller(ctx):
+        with self._caller(ctx.pid):
             listing = await self._tree.entries(inode)
         handle = self._next_token()
         self._listings[handle] = (inode, listing)
@@ -265,16 +268,18 @@ class Operations(pyfuse3.Operations):
         """Open a content; its pages stay in the kernel's cache, since a content never changes."""
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise errors.ReadOnly("the tree is read-only")
-        with self._caller(ctx):
+        with self._caller(ctx.pid):
             opened = await self._tree.open(inode)
         handle = self._next_token()
-        self._open[handle] = opened
+        self._open[handle] = opened, ctx.pid
         return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
     @answered
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        """Return the bytes asked for."""
-        return cast(bytes, await self._reader.read(self._open[fh], off, size))
+        """Return the bytes asked for. A direct read waits where no signal gets, so it is given up here too."""
+        opened, opener = self._open[fh]
+        with self._caller(opener, surely=False):
+            return cast(bytes, await self._reader.read(opened, off, size))
 
     @answered
     async def release(self, fh: int) -> None:

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 UNMOUNT_TIMEOUT = 10.0  # seconds
 PROBE_TIMEOUT = 5  # seconds
+MAX_BACKGROUND = 1024  # requests
 DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})  # what a mount says whose daemon is gone
 RECOVERIES = 8  # dead mounts that may lie upon one another
 
@@ -94,5 +95,24 @@ def raise_readahead(mountpoint: Path, nbytes: int) -> bool:
         path.write_text(str(max(4, nbytes // 1024)), encoding="ascii")
     except OSError as exc:
         log.info("readahead stays as it is (%s); `refgenfs doctor` says how to raise it", exc.strerror)
+        return False
+    return True
+
+
+def raise_background(mountpoint: Path) -> bool:
+    """Let more reads wait in the daemon at once. Return whether the kernel does.
+
+    The kernel gives a FUSE file system 12 readahead requests at a time (Documentation/filesystems/fuse.rst,
+    max_background). A dozen that wait for a slow origin would hold up every reader of what is resident.
+    """
+    mount = mount_at(mountpoint)
+    try:
+        if mount is None:
+            raise FileNotFoundError(errno.ENOENT, "the mount is gone")
+        control = Path("/sys/fs/fuse/connections", mount.device.partition(":")[2])
+        (control / "max_background").write_text(str(MAX_BACKGROUND), encoding="ascii")
+        (control / "congestion_threshold").write_text(str(MAX_BACKGROUND * 3 // 4), encoding="ascii")
+    except OSError as exc:
+        log.info("requests under way stay limited to the kernel's default (%s)", exc.strerror)
         return False
     return True

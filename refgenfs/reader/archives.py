@@ -105,8 +105,7 @@ class Archives:
             # no await until the insert: an archive has one object
             self._opening[place] = trio.Event()
             try:
-                row = await trio.to_thread.run_sync(self._store.ledger.get, table_key(ref))
-                table = MemberTable.from_json(row) if row is not None else MemberTable()
+                table = await self._kept_table(ref)
                 archive = Archive(ref, table, naming.canonical(), self._on_damage)
                 self._archives[place] = archive
             finally:
@@ -116,6 +115,14 @@ class Archives:
         if ref != archive.ref and not archive.streams:
             archive.ref = ref  # re-archived, or moved: the same files
         return archive
+
+    async def _kept_table(self, ref: ArchiveRef) -> MemberTable:
+        try:
+            row = await trio.to_thread.run_sync(self._store.ledger.get, table_key(ref))
+        except CacheError as exc:
+            log.warning("%s: its member table can't be read, so its archive is: %s", ref.key, exc)
+            return MemberTable()
+        return MemberTable.from_json(row) if row is not None else MemberTable()
 
     def known(self, ref: ArchiveRef) -> Archive | None:
         """Return the archive if it is in memory."""

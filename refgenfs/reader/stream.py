@@ -180,12 +180,17 @@ class ArchiveStream:
         await trio.to_thread.run_sync(archive.save, self._store.ledger)
 
     async def drop_all(self) -> None:
-        """Drop every block of the archive's members, pinned or not, and what is not sure of their sizes."""
+        """Drop every block of the archive's members, pinned or not, and the member table. Raises no CacheError."""
         archive = self.archive
-        for name, member in list(archive.table.members.items()):
-            content = await self._store.content(archive.content_id(name), member.size)
-            content.drop(Run(0, block_count(member.size)))
-        archive.dropped([archive.content_id(name) for name in archive.table.members])
+        contents = [archive.content_id(name) for name in archive.table.members]
+        for member, cid in zip(archive.table.members.values(), contents, strict=True):
+            try:
+                content = await self._store.content(cid, member.size)
+            except CacheError as exc:
+                log.warning("%s: %s can't be opened, so it can't be served either: %s", archive.ref.key, cid, exc)
+            else:
+                content.drop(Run(0, block_count(member.size)))
+        archive.dropped(contents)
         archive.table = MemberTable()
 
     def member(self, member: Member) -> None:
