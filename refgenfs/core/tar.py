@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from refgenfs.core.errors import ArchiveError
-from refgenfs.core.keys import is_name
+from refgenfs.core.links import BUILD_FOLDER, MAX_PATH
+from refgenfs.core.links import LinkTarget as LinkTarget
+from refgenfs.core.links import resolve_link as resolve_link
 from refgenfs.core.tarheader import (
     HEADER,
     Header,
@@ -25,14 +27,11 @@ from refgenfs.core.tarheader import (
     parse_pax_size,
     parse_pax_time,
     show,
+    split_name,
 )
 
 Kind = Literal["file", "link", "hardlink", "dir", "other"]
 
-_MAX_COMPONENT = 255  # NAME_MAX
-_MAX_PATH = 4096  # PATH_MAX
-_MAX_DEPTH = 64
-_BUILD_FOLDER = b"_refgenie_build"  # how an asset was made: logs and recipes, no part of it
 
 _KINDS: Mapping[bytes, Kind] = {
     b"1": "hardlink",
@@ -112,15 +111,6 @@ class NeedData:
 
 NEED_DATA = NeedData()
 Event = Member | Data | EndOfMember | End | NeedData
-
-
-@dataclass(frozen=True, slots=True)
-class LinkTarget:
-    """Where a symbolic link leads: a file of the same asset, or of another one of the same genome."""
-
-    name: str
-    asset: str | None = None  # None: of the same asset and tag
-    tag: str | None = None
 
 
 class TarParser:
@@ -289,7 +279,7 @@ class TarParser:
         size = 0 if kind == "dir" else header.size
         target: str | None = None
         if kind == "link":
-            if b"\0" in header.link or len(header.link) > _MAX_PATH:
+            if b"\0" in header.link or len(header.link) > MAX_PATH:
                 self._fail(f"holds the link {show(header.name)} with an impossible target {show(header.link)}")
             target = _decode(header.link)
         elif kind == "hardlink":
@@ -298,7 +288,7 @@ class TarParser:
             if kind == "file":
                 kind, target = "hardlink", original.name
         self._spend_names(len(target or ""))
-        shown: Kind = "other" if parts[0].startswith(_BUILD_FOLDER) else kind
+        shown: Kind = "other" if name.startswith(BUILD_FOLDER) else kind
         member = Member(name, shown, size, header.mtime, target, self._position)
         if kind != "dir":
             self._members[name] = member
@@ -327,7 +317,7 @@ class TarParser:
 
     def _place(self, raw: bytes, what: str, *, folder: bool) -> list[bytes]:
         """Return the components of a path below the top folder; none for the top folder itself."""
-        parts = self._split(raw, what, folder=folder)
+        parts = split_name(raw, what, folder=folder)
         if not parts:
             return []
         if self._top is None:
@@ -337,26 +327,6 @@ class TarParser:
         if len(parts) == 1 and not folder:
             self._fail(f"holds the {what} {show(raw)} outside a top folder")
         return parts[1:]
-
-    def _split(self, raw: bytes, what: str, *, folder: bool) -> list[bytes]:
-        body = raw[:-1] if folder and raw.endswith(b"/") else raw
-        reason = ""
-        parts = body.split(b"/")
-        while parts and parts[0] == b".":
-            del parts[0]
-        if not raw or b"" in parts:
-            reason = "an absolute name" if raw.startswith(b"/") else "an empty name"
-        elif b".." in parts or b"." in parts:
-            reason = "a name with '.' or '..'"
-        elif b"\0" in raw:
-            reason = "a name with a NUL"
-        elif len(raw) > _MAX_PATH or len(parts) > _MAX_DEPTH or any(len(part) > _MAX_COMPONENT for part in parts):
-            reason = "too long a name"
-        elif not parts and not folder:
-            reason = "no name"
-        if reason:
-            self._fail(f"holds a {what} with {reason}, {show(raw)}")
-        return parts
 
     # Extended headers
 
@@ -422,48 +392,6 @@ class TarParser:
 
     def _fail(self, reason: str) -> NoReturn:
         raise ArchiveError(f"the archive {reason} (at byte {self._position} of the unpacked tar)")
-
-
-def resolve_link(name: str, target: str, genome_digest: str) -> LinkTarget | None:
-    """Return where the symbolic link `name` leads, or None: then it leads nowhere and is not to be shown.
-
-    A relative target is followed inside the asset. An absolute one is a path of the machine where the asset
-    was built; the last `…/<genome digest>/<asset>/<tag>/<file>` in it names a file of a sibling asset. What
-    the target holds besides, where it would lead here, and whether the file exists, is not looked at.
-    """
-    if "\0" in target or not target:
-        return None
-    if target.startswith("/"):
-        return _resolve_absolute(target, genome_digest)
-    parts = name.split("/")[:-1]
-    for part in target.split("/"):
-        if part == "..":
-            if not parts:
-                return None
-            parts.pop()
-        elif part not in ("", "."):
-            parts.append(part)
-    path = "/".join(parts)
-    return LinkTarget(path) if _is_file_path(parts) and path != name else None
-
-
-def _resolve_absolute(target: str, genome_digest: str) -> LinkTarget | None:
-    parts = [part for part in target.split("/") if part not in ("", ".")]
-    for at in range(len(parts) - 4, -1, -1):
-        if parts[at] != genome_digest:
-            continue
-        asset, tag, *rest = parts[at + 1 :]
-        if is_name(asset) and is_name(tag) and _is_file_path(rest) and ".." not in rest:
-            return LinkTarget("/".join(rest), asset, tag)
-        return None
-    return None
-
-
-def _is_file_path(parts: list[str]) -> bool:
-    sizes = [len(part.encode(errors="surrogateescape")) for part in parts]
-    if not parts or max(sizes) > _MAX_COMPONENT or sum(sizes) + len(sizes) > _MAX_PATH:
-        return False
-    return not parts[0].startswith(_BUILD_FOLDER.decode())
 
 
 def _decode(raw: bytes) -> str:

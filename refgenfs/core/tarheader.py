@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from refgenfs.core.errors import ArchiveError
+from refgenfs.core.links import MAX_COMPONENT, MAX_PATH
 
 HEADER = 512  # bytes of a header; data is padded to a multiple of it
+_MAX_DEPTH = 64  # folders of a name: each is kept
 _MAX_SIZE = (1 << 63) - 1
 _MAX_TIME = float((1 << 63) // 10**9 - 1)  # what fits a signed count of nanoseconds
 
@@ -79,6 +81,31 @@ def parse_pax_time(value: bytes) -> float:
     if _TIME.fullmatch(value) is None:
         raise ArchiveError(f"the archive has a pax header with the time {show(value)}")
     return _bounded_time(float(value))
+
+
+def split_name(raw: bytes, what: str, *, folder: bool) -> list[bytes]:
+    """Return the components of a path in an archive, without leading `./`; none for the root of a folder.
+
+    Raises ArchiveError for a path that is unsafe anywhere or has two spellings; `what` has it, for people.
+    """
+    body = raw[:-1] if folder and raw.endswith(b"/") else raw
+    parts = body.split(b"/")
+    while parts and parts[0] == b".":
+        del parts[0]
+    reason = ""
+    if not raw or b"" in parts:
+        reason = "an absolute name" if raw.startswith(b"/") else "an empty name"
+    elif b".." in parts or b"." in parts:
+        reason = "a name with '.' or '..'"
+    elif b"\0" in raw:
+        reason = "a name with a NUL"
+    elif len(raw) > MAX_PATH or len(parts) > _MAX_DEPTH or max(map(len, parts), default=0) > MAX_COMPONENT:
+        reason = "too long a name"
+    elif not parts and not folder:
+        reason = "no name"
+    if reason:
+        raise ArchiveError(f"the archive holds a {what} with {reason}, {show(raw)}")
+    return parts
 
 
 def show(raw: bytes) -> str:

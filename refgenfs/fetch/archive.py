@@ -112,6 +112,7 @@ class ArchiveSink:
         self._thread: threading.Thread | None = None
         self._stopped = trio.Event()
         self._closed = False
+        self._failed = False  # the receiver raised, outside of admit
         self._error: Exception | None = None
         self._admission: trio.CancelScope | None = None
 
@@ -161,12 +162,13 @@ class ArchiveSink:
 
     def _tell(self, call: Callable[[], None]) -> None:
         """Call the receiver. An error of it stops the worker; nothing may escape into trio's own loop."""
-        if self._closed or self._error is not None:
+        if self._closed or self._failed:
             return
         try:
             call()
         except Exception as exc:  # noqa: BLE001 - raised again by feed and finish
-            self._error = exc
+            self._failed = True
+            self._error = self._error or exc
             self._intake.close()
 
     # On the worker thread
@@ -255,7 +257,7 @@ class ArchiveSink:
         self._token.run_sync_soon(self._tell, call)
 
     def _check_running(self) -> None:
-        if self._closed or self._error is not None:
+        if self._closed or self._failed:
             raise _Stopped
 
 
