@@ -48,9 +48,12 @@ class ControlServer:
             previous = os.umask(0o177)
             try:
                 listener.bind(os.fspath(self._path))
+                listener.listen(64)
+            except OSError:
+                listener.close()
+                raise
             finally:
                 os.umask(previous)
-            listener.listen(64)
         except OSError as exc:
             raise ControlError(f"can't listen on {self._path}: {exc.strerror or exc}") from exc
         return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
@@ -62,7 +65,7 @@ class ControlServer:
             probe.connect(os.fspath(self._path))
         except FileNotFoundError:
             return
-        except OSError:
+        except ConnectionRefusedError:  # any other error is no sign of death: a busy daemon's queue is full
             self._path.unlink(missing_ok=True)
         else:
             raise ControlError(f"a daemon answers on {self._path} already; `refgenfs umount` stops it")
@@ -82,7 +85,7 @@ class ControlServer:
             async with stream:
                 try:
                     request = await _read_request(stream)
-                    reply = {"ok": await self._run(request, stream)}
+                    reply = _line({"ok": await self._run(request, stream)})
                 except RefgenfsError as exc:
                     reply = _error(type(exc).__name__, str(exc))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -100,9 +103,12 @@ class ControlServer:
             raise ControlError(f"no operation {request.get('op')!r}; this daemon knows: {known}")
 
         async def progress(step: dict[str, Any]) -> None:
-            await _send(stream, {"progress": step})
+            await _send(stream, _line({"progress": step}))
 
-        return await operation(arguments, progress)
+        try:
+            return await operation(arguments, progress)
+        except ExceptionGroup as group:  # out of a nursery of the operation's
+            raise _first(group) from group
 
 
 async def _read_request(stream: trio.SocketStream) -> dict[str, Any]:
@@ -115,20 +121,30 @@ async def _read_request(stream: trio.SocketStream) -> dict[str, Any]:
             line += chunk
     try:
         request = json.loads(bytes(line).partition(b"\n")[0])
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ControlError("a request is one line of JSON") from exc
     if not isinstance(request, dict):
         raise ControlError('a request is an object: {"op": …, "args": {…}}')
     return request
 
 
-async def _send(stream: trio.SocketStream, reply: dict[str, Any]) -> None:
+async def _send(stream: trio.SocketStream, line: bytes) -> None:
     try:
         with trio.fail_after(SEND_DEADLINE):
-            await stream.send_all(json.dumps(reply).encode() + b"\n")
+            await stream.send_all(line)
     except trio.TooSlowError:
         raise trio.BrokenResourceError("the client does not read its answers") from None
 
 
-def _error(kind: str, message: str) -> dict[str, Any]:
-    return {"error": {"kind": kind, "message": message}}
+def _line(reply: dict[str, Any]) -> bytes:
+    return json.dumps(reply).encode() + b"\n"
+
+
+def _error(kind: str, message: str) -> bytes:
+    return _line({"error": {"kind": kind, "message": message}})
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 import trio
 
 from refgenfs import paths
-from refgenfs.administration import Administration, Daemon
+from refgenfs.administration import Daemon, operations
 from refgenfs.cache.store import CacheLimits, Store, open_store
 from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, load_config
@@ -36,7 +36,7 @@ from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
-from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead
+from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead, why_refused
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import Reader
@@ -196,26 +196,43 @@ class _Running:
 
     async def serve(self) -> None:
         """Mount, answer, and take everything down again."""
+        self._nursery.start_soon(self._heed_signals)
         await self._catalog.load()
         self._catalog.on_change(self._on_change)
         await self._nursery.start(self._catalog.run)
         if not self._catalog.snapshot.genomes:
             with trio.move_on_after(FIRST_CATALOG):
-                await self._catalog.refresh()
+                await self._unless_stopped(self._catalog.refresh)
+        if self._stopping.is_set():
+            self._nursery.cancel_scope.cancel()
+            return
         folder = paths.make_runtime_dir(os.environ, os.getuid())
         path = folder / paths.socket_path(Path(self._mountpoint), os.environ, os.getuid()).name
-        control = ControlServer(path, Administration(self._parts).operations())
+        control = ControlServer(path, operations(self._parts))
         listener = control.listen()
         try:
             self._mount.open()
         except RuntimeError as exc:
             path.unlink(missing_ok=True)
-            raise MountFailed(_mount_advice(self._mountpoint, exc)) from exc
+            config = self._config.mount
+            raise MountFailed(why_refused(config.point, exc, allow_other=config.allow_other)) from exc
         try:
             await self._answer(control, listener)
         finally:
             self._mount.close()
             self._nursery.cancel_scope.cancel()
+
+    async def _unless_stopped(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Await a call, but no longer than until the daemon is told to stop."""
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                await self._stopping.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            await call()
+            nursery.cancel_scope.cancel()
 
     async def _answer(self, control: ControlServer, listener: trio.SocketListener) -> None:
         raise_readahead(self._config.mount.point, self._config.mount.readahead)
@@ -223,7 +240,6 @@ class _Running:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.serve, listener)
             nursery.start_soon(self._operations.watch_callers)
-            nursery.start_soon(self._heed_signals)
             nursery.start_soon(self._end_when_told, nursery)
             self._say_ready()
             await self._mount.serve()
@@ -232,7 +248,11 @@ class _Running:
     def _say_ready(self) -> None:
         status = self._catalog.status()
         snapshot = self._catalog.snapshot
-        problems = [f"{source.name}: {source.error}" for source in status if source.error]
+        problems = [
+            f"{source.name}: {source.error or 'has not answered yet'}"
+            for source in status
+            if source.error or source.last_refresh is None
+        ]
         log.info("mounted on %s: %d genome names", self._mountpoint, len(snapshot.genomes))
         self._announce(
             {
@@ -302,12 +322,6 @@ class _Running:
         described["resident"] = "100" if full else str(held * 100 // size if size else 0)
         described["pinned"] = "1" if self._store.is_pinned(content) else "0"
         return described
-
-
-def _mount_advice(mountpoint: str, error: RuntimeError) -> str:
-    if not os.path.exists("/dev/fuse"):
-        return "there is no /dev/fuse: load the module (modprobe fuse), or give the container the device"
-    return f"can't mount on {mountpoint} ({error}); `refgenfs doctor` looks for the reason"
 
 
 def main() -> int:

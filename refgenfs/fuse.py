@@ -61,6 +61,15 @@ def errno_of(error: Exception) -> int:
     return next(ERRNOS[kind] for kind in type(error).__mro__ if kind in ERRNOS)
 
 
+def _is_alive(pid: int) -> bool:
+    """Whether there is such a process, and more than a zombie, whose signals stay pending."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):
+        return False
+
+
 @dataclass(slots=True)
 class FuseCounts:
     """Requests answered since the start."""
@@ -158,7 +167,7 @@ class Operations(pyfuse3.Operations):
             await trio.sleep(IMPATIENCE)
             now = trio.current_time()
             for pid, since, scope, surely in list(self._waiting.values()):
-                if now - since >= IMPATIENCE and wants_to_die(pid) and (surely or os.path.exists(f"/proc/{pid}")):
+                if now - since >= IMPATIENCE and wants_to_die(pid) and (surely or _is_alive(pid)):
                     scope.cancel()
 
     # -- names and attributes -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,8 @@ def _wait(process: subprocess.Popen[bytes], ready: int, log: Path, deadline: flo
     try:
         told = json.loads(line)
         if "ready" in told:
-            process.returncode = 0  # it outlives us, and Popen needn't warn of that
+            # It may outlive us; where it doesn't, somebody has to take note of its end, or it stays as a zombie.
+            threading.Thread(target=process.wait, name="reap", daemon=True).start()
             return Started(process.pid, told["ready"] or {})
         message = told["error"]["message"]
     except (ValueError, LookupError, TypeError) as exc:

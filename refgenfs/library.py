@@ -10,6 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import trio
 
@@ -36,6 +37,15 @@ log = logging.getLogger(__name__)
 
 LAYOUTS = 512  # kept laid out in memory; one costs about 200 bytes a file
 LINKS = 8  # a link may lead to a link, but not for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a name led: the file's facts, and the version and the origin's name by which it was reached."""
+
+    facts: FileFacts
+    version: AssetVersion
+    name: str
 
 
 class Library:
@@ -100,26 +110,35 @@ class Library:
         """Return the identity that a file has unless it turns out to be a link or to have been replaced."""
         return content_id(version.source, version.asset_digest, name)
 
-    def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
-        """Return a file's facts if they are in memory. No I/O, no wait."""
+    def known(self, version: AssetVersion, name: str) -> Located | None:
+        """Return where a name leads if that is in memory. No I/O, no wait."""
         for _ in range(LINKS):
             facts = self._catalog.known_facts(version, name)
             if facts is not None:
-                return facts
+                return Located(facts, version, name)
             archive = self._archives.known(self._catalog.archive(version))
             member = archive.table.members.get(name) if archive is not None else None
             if archive is None or member is None:
                 return None
             if member.kind == "file":
-                return _member_facts(archive.ref, member)
+                return Located(_member_facts(archive.ref, member), version, name)
             sibling = self._meant(version, member)
             if sibling is None:
                 return None
             version, name = sibling
         return None
 
+    def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
+        """Return a file's facts if they are in memory. No I/O, no wait."""
+        located = self.known(version, name)
+        return located.facts if located is not None else None
+
     async def facts(self, version: AssetVersion, name: str) -> FileFacts:
-        """Return a file's facts, waiting for the origin if need be.
+        """Return a file's facts, waiting for the origin if need be; raises as `locate` does."""
+        return (await self.locate(version, name)).facts
+
+    async def locate(self, version: AssetVersion, name: str) -> Located:
+        """Return where a name leads, waiting for the origin if need be.
 
         Raises NotInCatalog for what is no file of the tree (a link that leads nowhere, a device), and what the
         origin answers.
@@ -128,11 +147,11 @@ class Library:
             with _deadline(self._deadline, f"the size of {name}"):
                 facts = await self._catalog.facts(version, name)
             if facts is not None:
-                return facts
+                return Located(facts, version, name)
             archive = await self._open_archive(version)
             member = await self._archives.member(archive, name)
             if member.kind == "file":
-                return _member_facts(archive.ref, member)
+                return Located(_member_facts(archive.ref, member), version, name)
             sibling = self._meant(version, member)
             if sibling is None:
                 raise NotInCatalog(f"{name} of {version.key} is no file, or a link that leads out of the tree")

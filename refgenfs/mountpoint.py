@@ -18,6 +18,8 @@ UNMOUNT_TIMEOUT = 10.0  # seconds
 PROBE_TIMEOUT = 5  # seconds
 MAX_BACKGROUND = 1024  # requests
 DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})  # what a mount says whose daemon is gone
+DEVICE = Path("/dev/fuse")
+FUSE_CONF = Path("/etc/fuse.conf")
 RECOVERIES = 8  # dead mounts that may lie upon one another
 
 
@@ -35,7 +37,7 @@ def prepare(mountpoint: Path) -> None:
         mount = mount_at(mountpoint)
         if mount is None:
             break
-        if not _is_dead(mountpoint):
+        if not is_dead(mountpoint):
             raise MountFailed(
                 f"{mount.source} is mounted on {mountpoint} already; "
                 f"`refgenfs umount {mountpoint}`, or name another folder"
@@ -50,7 +52,7 @@ def prepare(mountpoint: Path) -> None:
         raise MountFailed(_why_not(mountpoint, exc)) from exc
 
 
-def _is_dead(mountpoint: Path) -> bool:
+def is_dead(mountpoint: Path) -> bool:
     """Whether the mount's daemon is gone. One that does not answer in time is not dead: it hangs."""
     command = ["timeout", "-s", "KILL", str(PROBE_TIMEOUT), "stat", "--", str(mountpoint)]
     environment = {**os.environ, "LC_ALL": "C"}
@@ -64,6 +66,35 @@ def _why_not(mountpoint: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
         return f"no permission to make {mountpoint}; name a folder of yours: refgenfs mount ~/genomes"
     return f"can't mount on {mountpoint}: {error.strerror}"
+
+
+def why_refused(mountpoint: Path, error: RuntimeError, *, allow_other: bool) -> str:
+    """Return why a mount was refused, and what to do: libfuse itself says only that it was."""
+    begins = f"can't mount on {mountpoint}"
+    if not os.path.exists(DEVICE):
+        return f"{begins}: there is no {DEVICE}: `modprobe fuse` as root, or give the container the device"
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        return f"{begins}: {DEVICE} isn't for this user: `chmod 666 {DEVICE}` as root"
+    if os.geteuid():
+        if not (shutil.which("fusermount3") or shutil.which("fusermount")):
+            return f"{begins}: fusermount3 is missing (Debian: apt install fuse3)"
+        if not os.access(mountpoint, os.W_OK):
+            return f"{begins}: it isn't this user's; name a folder of yours: refgenfs mount ~/genomes"
+        if allow_other and not permits_allow_other(FUSE_CONF):
+            return (
+                f"{begins} with allow_other: {FUSE_CONF} doesn't permit it; "
+                f"as root: echo user_allow_other >> {FUSE_CONF}, or mount without it"
+            )
+    return f"{begins} ({error}); `refgenfs doctor` looks for the reason"
+
+
+def permits_allow_other(conf: Path) -> bool:
+    """Say whether fuse.conf lets users who aren't root share their mounts."""
+    try:
+        lines = conf.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return "user_allow_other" in (line.strip() for line in lines)
 
 
 def unmount_dead(mountpoint: Path) -> None:

@@ -7,10 +7,15 @@ import signal
 
 # Signals that end a process unless it catches them.
 _FATAL = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+# Who catches one of these wants to end, or to do something else than wait.
+_ASKED = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 def wants_to_die(pid: int) -> bool:
-    """Say whether a process (or thread) has a signal pending that will end it, or is gone.
+    """Say whether a process (or thread) has a signal pending that ends it or asks it to end, or is gone.
+
+    SIGHUP and SIGQUIT count only where nobody catches them: a daemon reloads and a JVM prints its threads on
+    them, and goes on.
 
     A process that waits in an uninterruptible sleep for our answer gets no signal delivered, not even SIGKILL;
     /proc/<pid>/status still shows it (proc_pid_status(5): SigPnd, ShdPnd, SigBlk, SigIgn, SigCgt).
@@ -27,8 +32,13 @@ def wants_to_die(pid: int) -> bool:
         return False
     pending = int(masks.get("SigPnd", "0"), 16) | int(masks.get("ShdPnd", "0"), 16)
     ignored = int(masks.get("SigBlk", "0"), 16) | int(masks.get("SigIgn", "0"), 16)
+    caught = int(masks.get("SigCgt", "0"), 16)
     pending &= ~ignored
-    return any(pending >> (number - 1) & 1 for number in _FATAL)
+    return any(_has(pending, number) and (number in _ASKED or not _has(caught, number)) for number in _FATAL)
+
+
+def _has(mask: int, number: int) -> bool:
+    return bool(mask >> (number - 1) & 1)
 
 
 def resident_memory() -> int:

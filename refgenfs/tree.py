@@ -21,7 +21,7 @@ from refgenfs.core.content import ContentId, FileFacts
 from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import Child, Layout, is_junk
-from refgenfs.library import Library
+from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
 
 ROOT = 1
@@ -189,8 +189,7 @@ class Tree:
         if child.origin_name is None:
             prefix = f"{folder.prefix}/{name}" if folder.prefix else name
             return FolderNode(folder.genome, folder.spelling, folder.version, prefix)
-        facts = await self._library.facts(folder.version, child.origin_name)
-        return FileNode(folder.version, child.origin_name, facts.content, facts)
+        return _file(await self._library.locate(folder.version, child.origin_name))
 
     def _tag_folder(self, folder: FolderNode, name: str) -> FolderNode:
         """Resolve refgenie's own `asset/tag`, which is not listed."""
@@ -202,7 +201,7 @@ class Tree:
 
     def _adopt(self, known: FileNode, fresh: Node, parent: int, name: str) -> None:
         if isinstance(fresh, FileNode) and fresh.facts is not None:
-            known.version, known.name, known.facts = fresh.version, fresh.name, fresh.facts
+            known.facts = fresh.facts
         if len(known.names) < NAMES_KEPT:
             known.names.add((parent, name))
 
@@ -258,13 +257,12 @@ class Tree:
                 prefix = f"{folder.prefix}/{name}" if folder.prefix else name
                 entries.append((name, FolderNode(folder.genome, folder.spelling, folder.version, prefix)))
                 continue
-            facts = self._library.known_facts(folder.version, child.origin_name)
-            content = (
-                facts.content
-                if facts is not None
-                else self._library.provisional_id(folder.version, child.origin_name)
-            )
-            entries.append((name, FileNode(folder.version, child.origin_name, content, facts)))
+            located = self._library.known(folder.version, child.origin_name)
+            if located is not None:
+                entries.append((name, _file(located)))
+                continue
+            content = self._library.provisional_id(folder.version, child.origin_name)
+            entries.append((name, FileNode(folder.version, child.origin_name, content)))
         return entries
 
     def entry(self, parent: int, name: str, node: Node) -> Attributes:
@@ -312,6 +310,10 @@ class Tree:
     def number_of(self, content: ContentId) -> int | None:
         """Return the inode of a content, if the kernel knows it."""
         return self._numbers.get(content)
+
+
+def _file(located: Located) -> FileNode:
+    return FileNode(located.version, located.name, located.facts.content, located.facts)
 
 
 def _identity(node: Node) -> Node | ContentId:

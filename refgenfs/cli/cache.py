@@ -41,7 +41,7 @@ def info(mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: AsJs
 def _contents(contents: list[dict[str, Any]], now: float) -> Table:
     table = Table(
         (
-            Column("KEY", style="cyan"),
+            Column("KEY", style="cyan", fold=True),
             Column("FILE", fold=True),
             Column("SIZE", right=True),
             Column("HERE", right=True),
@@ -96,6 +96,7 @@ def clear(
 def _confirm(facts: dict[str, Any]) -> None:
     if not sys.stdin.isatty():
         raise RefgenfsError("`cache clear` asks first, and nobody is there to answer: add --yes")
-    if not typer.confirm(f"Remove up to {human_bytes(facts['used'])} from {facts['dir']}?", err=True):
+    goes = human_bytes(facts["used"] - facts["pinned"])
+    if not typer.confirm(f"Remove up to {goes} from {facts['dir']}?", err=True):
         note("nothing removed")
         raise typer.Exit(1)

@@ -21,6 +21,7 @@ from refgenfs.control_client import ControlClient
 from refgenfs.core.errors import ControlError, redact_url
 from refgenfs.core.units import format_size, human_bytes, human_duration
 from refgenfs.mount_table import mount_at
+from refgenfs.mountpoint import permits_allow_other
 from refgenfs.paths import socket_path
 
 if TYPE_CHECKING:
@@ -136,11 +137,7 @@ def check_allow_other(machine: Machine) -> Check:
         return Check("other users", "ok", "mount.allow_other is false: only this user sees the mount")
     if machine.uid == 0:
         return Check("other users", "ok", "let in by mount.allow_other")
-    try:
-        lines = machine.fuse_conf.read_text().splitlines()
-    except OSError:
-        lines = []
-    if "user_allow_other" in (line.strip() for line in lines):
+    if permits_allow_other(machine.fuse_conf):
         return Check("other users", "ok", f"let in by mount.allow_other, and {machine.fuse_conf} permits it")
     advice = f"as root: echo user_allow_other >> {machine.fuse_conf}, or set mount.allow_other = false"
     return Check("other users", "fail", f"{machine.fuse_conf} doesn't permit mount.allow_other", advice)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from refgenfs.control_client import ControlClient, NoDaemon
 from refgenfs.core.errors import ConfigError, ControlError
+from refgenfs.mount_table import mount_at
 from refgenfs.paths import find_sockets, mountpoint_of, socket_path
 
 
@@ -57,9 +58,20 @@ def choose(mountpoint: str | None, config: Path | None, environ: Mapping[str, st
     if len(clients) == 1:
         return clients[0]
     if clients:
-        names = ", ".join(sorted(str(client.mountpoint or client.socket_path) for client in clients))
+        names = ", ".join(sorted(map(_where, clients)))
         raise ControlError(f"several daemons are running: say which with -m: {names}")
+    for dead in map(mountpoint_of, (path.stem for path in find_sockets(environ, uid))):
+        if dead and mount_at(dead):
+            raise NoDaemon(f"the daemon for {dead} has died: `refgenfs mount {dead}` recovers its mount")
     raise NoDaemon(f"no daemon is running for {where} ({wanted}): start it with `refgenfs mount`{_of_root(uid)}")
+
+
+def _where(client: ControlClient) -> str:
+    """Return where a daemon's mount is; the daemon itself is asked where its socket's name doesn't tell."""
+    try:
+        return str(client.mountpoint or client.call("status")["mountpoint"])
+    except (ControlError, LookupError, TypeError):
+        return str(client.socket_path)
 
 
 def configured_mountpoint(config: Path | None, environ: Mapping[str, str]) -> Path:

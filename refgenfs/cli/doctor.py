@@ -8,6 +8,8 @@ from dataclasses import asdict
 
 import typer
 
+from refgenfs.cli.connection import canonical, running
+from refgenfs.cli.mounting import MountDir
 from refgenfs.cli.options import AsJson, ConfigFile
 from refgenfs.cli.output import clean, console, note, on_terminal, write, write_json
 
@@ -15,12 +17,18 @@ _NAME_WIDTH = 12
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "bold yellow"), "fail": ("✗", "bold red")}
 
 
-def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
+def doctor(mountpoint: MountDir = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Check whether this machine can mount: FUSE, permissions, cache, disk, sources."""
     from refgenfs.cli.checks import Check, Machine, run_checks
     from refgenfs.config import load_config
 
-    machine = Machine(load_config(config, {}, os.environ).config, os.environ, os.geteuid())
+    loaded = load_config(config, {}, os.environ)
+    if mountpoint is None and loaded.origins["mount.point"] == "default":
+        clients = running(os.environ, os.geteuid())
+        mountpoint = str(clients[0].mountpoint) if len(clients) == 1 and clients[0].mountpoint else None
+    if mountpoint is not None:
+        loaded = load_config(config, {"mount.point": str(canonical(mountpoint))}, os.environ)
+    machine = Machine(loaded.config, os.environ, os.geteuid())
     checks: list[Check] = []
     for check in run_checks(machine):
         checks.append(check)

@@ -88,6 +88,8 @@ def _genomes(genomes: list[dict[str, Any]]) -> Table:
 
 
 def _assets(assets: list[dict[str, Any]]) -> Table:
+    from refgenfs.core.units import human_bytes
+
     table = Table(
         (
             Column("KEY", style="bold cyan"),
@@ -103,7 +105,7 @@ def _assets(assets: list[dict[str, Any]]) -> Table:
             item["key"],
             item["asset_size"] or DASH,
             item["archive_size"] or DASH,
-            _share(item["resident"]),
+            human_bytes(item["resident"]) if item["resident"] else DASH,
             ", ".join(item["seek_keys"]) or DASH,
             item["description"] or DASH,
         )

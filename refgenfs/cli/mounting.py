@@ -143,6 +143,7 @@ def umount(
 ) -> None:
     """Unmount, and wait until the daemon has ended."""
     from refgenfs.mount_table import mount_at
+    from refgenfs.mountpoint import is_dead
 
     environ, uid = os.environ, os.geteuid()
     try:
@@ -158,8 +159,9 @@ def umount(
     if not alive and (mounted is None or not mounted.is_refgenfs):
         raise ControlError(f"no genomes are mounted at {point}")
     if not alive:
-        _fusermount(point, lazy=True)
-        write(f"{point} is unmounted; its daemon had ended before")
+        dead = is_dead(point)
+        _fusermount(point, lazy=lazy or dead)
+        write(f"{point} is unmounted; its daemon {'had ended before' if dead else 'ends by itself'}")
         return
     pid = int(client.call("status")["pid"])
     users = _settled_users(point, pid, client)

@@ -60,9 +60,9 @@ def _write_head(answer: dict[str, Any]) -> None:
         ("  ", ""),
         (answer["state"], "green" if good else "bold yellow"),
         (f"  up {human_duration(answer['uptime'])}", ""),
-        (f"  refgenfs {answer['version']}, pid {answer['pid']}", "dim"),
-        (f", {human_bytes(answer['memory'])} of memory" if answer.get("memory") else "", "dim"),
     )
+    memory = f", {human_bytes(answer['memory'])} of memory" if answer.get("memory") else ""
+    _line((f"refgenfs {answer['version']}, pid {answer['pid']}{memory}", "dim"))
 
 
 def _write_sources(sources: list[dict[str, Any]]) -> None:

@@ -4,9 +4,11 @@ A `.tgz` can't be entered in the middle. So while somebody waits for a member, e
 is stored, and a reader gets each block as soon as it is inflated. A block that a stream has not come to yet
 is joined, never fetched again: one archive, one stream, unless what is wanted has gone by already.
 
-Trust: a stream's blocks are confirmed when the whole archive has gone by and its MD5 is the catalog's. Until
-then they are *provisional*: served, kept, and tied to the validator (ETag) of the object that they came
-from. A stream that meets another validator, and an archive that turns out to be wrong, drop them.
+Trust: an object is confirmed when the whole archive has gone by and its MD5 is the catalog's. Until then its
+blocks are *provisional*: served, kept, and tied to the validator (ETag) of the object that they came from. A
+stream that meets another validator, and an archive that turns out to be wrong, drop them, and who has read some
+of them gets an error, not the rest from elsewhere. Once an object is confirmed, only a confirmed object may add
+to what came from it: another one is streamed twice, first to be checked, then to be stored.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -91,6 +94,7 @@ class Archives:
         self._settings = settings
         self._nursery = nursery
         self._archives: OrderedDict[tuple[str, str], Archive] = OrderedDict()
+        self._live: WeakValueDictionary[tuple[str, str], Archive] = WeakValueDictionary()  # some reader's, too
         self._opening: dict[tuple[str, str], trio.Event] = {}
 
     # -- tables -------------------------------------------------------------------------------------------
@@ -100,18 +104,19 @@ class Archives:
         place = (ref.source, ref.asset_digest)
         while (opening := self._opening.get(place)) is not None:
             await opening.wait()
-        archive = self._archives.get(place)
+        archive = self._live.get(place)
         if archive is None:
             # no await until the insert: an archive has one object
             self._opening[place] = trio.Event()
             try:
                 table = await self._kept_table(ref)
                 archive = Archive(ref, table, naming.canonical(), self._on_damage)
-                self._archives[place] = archive
+                self._live[place] = archive
             finally:
                 self._opening.pop(place).set()
-            self._trim()
+        self._archives[place] = archive
         self._archives.move_to_end(place)
+        self._trim()
         if ref != archive.ref and not archive.streams:
             archive.ref = ref  # re-archived, or moved: the same files
         return archive
@@ -126,7 +131,7 @@ class Archives:
 
     def known(self, ref: ArchiveRef) -> Archive | None:
         """Return the archive if it is in memory."""
-        return self._archives.get((ref.source, ref.asset_digest))
+        return self._live.get((ref.source, ref.asset_digest))
 
     def _trim(self) -> None:
         for place, archive in list(self._archives.items()):
@@ -231,30 +236,51 @@ class Archives:
 
     async def _fly(self, archive: Archive, stream: ArchiveStream) -> None:
         """Own one stream from its start to its verdict. Raises only a cancellation."""
-        error: RefgenfsError | None = None
+        error: RefgenfsError | None = OriginUnavailable(f"the stream of {archive.ref.key} was given up")
         try:
-            await stream.fly(self._http)
-            await self._confirm(archive, stream)
-        except StreamIdle:
-            log.info("%s: stopped, nobody waits for the rest", archive.ref.key)
-        except (IntegrityError, StaleContent) as exc:
-            log.warning("%s: dropping what came: %s", archive.ref.key, exc)
-            await stream.drop_all()
-            error = exc
-        except RefgenfsError as exc:
-            log.warning("%s: %s", archive.ref.key, exc)
-            error = exc
-        except Exception as exc:
-            log.exception("%s: the stream failed unexpectedly", archive.ref.key)
-            await stream.drop_all()
-            error = OriginUnavailable(f"{archive.ref.key}: unexpected {type(exc).__name__}")
+            error = await self._try(archive, stream)
         finally:
             archive.streams.remove(stream)
-            archive.error = error
+            archive.error = None if isinstance(error, StreamIdle) else error
+            stream.end(error)
             archive.announce()
+            with trio.CancelScope(shield=True):  # what went by is known for good, also to the next life
+                await archive.save(self._store.ledger)
 
-    async def _confirm(self, archive: Archive, stream: ArchiveStream) -> None:
-        """Check the archive's digest, and keep the member table for good."""
+    async def _try(self, archive: Archive, stream: ArchiveStream) -> RefgenfsError | None:
+        """Stream, and judge; return what went wrong, after taking back what must not stay."""
+        try:
+            await self._stream(archive, stream)
+        except StreamIdle as exc:
+            log.info("%s", exc)
+            return exc
+        except (IntegrityError, StaleContent) as exc:
+            log.warning("%s: dropping what came: %s", archive.ref.key, exc)
+            await stream.take_back()
+            return exc
+        except RefgenfsError as exc:
+            log.warning("%s: %s", archive.ref.key, exc)
+            return exc
+        except Exception as exc:
+            log.exception("%s: the stream failed unexpectedly", archive.ref.key)
+            await stream.take_back()
+            return OriginUnavailable(f"{archive.ref.key}: unexpected {type(exc).__name__}")
+        return None
+
+    async def _stream(self, archive: Archive, stream: ArchiveStream) -> None:
+        await stream.fly(self._http)
+        await self._check(archive, stream)
+        if stream.rehearsal:
+            log.info("%s: the archive is another object than before, with the same files", archive.ref.key)
+            stream.clear()
+            await stream.fly(self._http)
+            await self._check(archive, stream)
+        table = archive.table
+        table.members = dict(stream.members)
+        table.complete, table.confirmed, table.validator = True, stream.validator, ""
+
+    async def _check(self, archive: Archive, stream: ArchiveStream) -> None:
+        """Raise IntegrityError unless the archive's MD5 is the catalog's, or what the origin says it is now."""
         expected = archive.ref.archive_digest
         if expected and stream.digest != expected:
             # Archiving again changes the archive's digest and not its files: ask before judging.
@@ -263,9 +289,6 @@ class Archives:
                 raise IntegrityError(
                     f"{archive.ref.key}: the archive's MD5 is {stream.digest}, the catalog's {expected}"
                 )
-        archive.table.complete = True
-        archive.table.validator = ""
-        await trio.to_thread.run_sync(archive.save, self._store.ledger)
 
 
 @contextmanager

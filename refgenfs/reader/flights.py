@@ -106,11 +106,12 @@ class FlightBoard:
         if arrival is not None:
             arrival.land(data)
 
-    def fail(self, content: ContentId, indices: Iterable[int], error: RefgenfsError) -> None:
-        """End the flights of these blocks, those that have one, with an error."""
+    def fail(self, content: ContentId, indices: Iterable[int], carrier: Carrier, error: RefgenfsError) -> None:
+        """End the flights that this carrier has of these blocks with an error; newer ones are another's."""
         for index in indices:
-            arrival = self._pop(content, index)
-            if arrival is not None:
+            arrival = self.find(content, index)
+            if arrival is not None and arrival.carrier is carrier:
+                self._pop(content, index)
                 arrival.fail(error)
 
     def __len__(self) -> int:

@@ -17,11 +17,13 @@ class MemberTable:
     """The members whose headers have gone by, by their name at the origin.
 
     complete: a whole archive has gone by and its digest was right, so what is not here does not exist.
-    validator: of the archive that blocks came from which are not confirmed yet ("" when all are).
+    confirmed: the validator of that archive at the origin ("" as long as none was right).
+    validator: that of the archive that blocks came from which are not confirmed yet ("" when all are).
     """
 
     members: dict[str, Member] = field(default_factory=dict)
     complete: bool = False
+    confirmed: str = ""
     validator: str = ""
 
     def note(self, member: Member) -> None:
@@ -31,7 +33,12 @@ class MemberTable:
     def to_json(self) -> dict[str, Any]:
         """Return the table as JSON values."""
         rows = [[m.name, m.kind, m.size, m.mtime, m.target, m.offset] for m in self.members.values()]
-        return {"complete": self.complete, "validator": self.validator, "members": rows}
+        return {
+            "complete": self.complete,
+            "confirmed": self.confirmed,
+            "validator": self.validator,
+            "members": rows,
+        }
 
     @classmethod
     def from_json(cls, value: Any) -> MemberTable:
@@ -41,6 +48,7 @@ class MemberTable:
             for name, kind, size, mtime, target, offset in value["members"]:
                 table.note(Member(name, kind, int(size), float(mtime), target, int(offset)))
             table.complete = bool(value["complete"])
+            table.confirmed = str(value["confirmed"])
             table.validator = str(value["validator"])
         except (KeyError, TypeError, ValueError):
             return cls()

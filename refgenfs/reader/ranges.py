@@ -15,6 +15,7 @@ from refgenfs.core.content import BLOCK, ByteRange, Run
 from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError
 from refgenfs.fetch.http import Http
 from refgenfs.reader.flights import FlightBoard
+from refgenfs.reader.uncached import UncachedContent
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class RangeRun:
 
     def __init__(
         self,
-        content: Content,
+        content: Content | UncachedContent,
         extent: ByteRange,
         run: Run,
         reservation: Reservation | None,
@@ -77,7 +78,7 @@ class RangeRun:
 
     def abandon(self) -> None:
         """End the flights that have not landed, and give back the room. Never awaits; idempotent."""
-        self._board.fail(self.content.id, range(self.run.first, self.run.stop), self._error)
+        self._board.fail(self.content.id, range(self.run.first, self.run.stop), self, self._error)
         if self._reservation is not None:
             self._reservation.release()
 

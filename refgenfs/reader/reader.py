@@ -15,8 +15,18 @@ import trio
 from refgenfs.cache.content import Content
 from refgenfs.cache.shelf import BlockDamaged
 from refgenfs.cache.store import Store
-from refgenfs.core.content import BLOCK, ArchiveMember, ByteRange, ContentId, FileFacts, InlineData, Run, block_count
-from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, StaleContent
+from refgenfs.core.content import (
+    BLOCK,
+    ArchiveMember,
+    ByteRange,
+    ContentId,
+    FileFacts,
+    InlineData,
+    Run,
+    block_count,
+    block_length,
+)
+from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, RefgenfsError, StaleContent
 from refgenfs.core.readahead import Window
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archives import Archives
@@ -24,6 +34,7 @@ from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import label
 from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, split_runs
 from refgenfs.reader.stream import Archive
+from refgenfs.reader.uncached import UncachedContent
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +42,10 @@ log = logging.getLogger(__name__)
 ROUNDS = 16
 # What one run holds in memory at the most: the piece being filled, and the one on its way to the disk.
 RUN_MEMORY = 2 * 1024 * 1024
+NO_ROOM = "no room in the cache for all of it; raise cache.size or unpin something"
+
+
+AnyContent = Content | UncachedContent
 
 
 @dataclass(slots=True)
@@ -38,9 +53,10 @@ class OpenFile:
     """A file that somebody has open: its facts, its content, and how its reader goes about it."""
 
     facts: FileFacts
-    content: Content | None  # None for inline data
+    content: AnyContent | None  # None for inline data
     archive: Archive | None
     window: Window
+    generation: int | None = None  # the archive's when this reader got its first bytes
 
 
 @dataclass(slots=True)
@@ -76,14 +92,21 @@ class Reader:
         self._archives = archives
         self._on_stale = on_stale
         self._patience = patience
-        self._slots = trio.CapacityLimiter(max(2, memory // RUN_MEMORY))
+        self._runs = max(2, memory // RUN_MEMORY)  # at a time
+        self._slots = trio.CapacityLimiter(self._runs)
+        self._launched = 0  # runs that fly or wait for a slot
         self._nursery = nursery
 
     async def open(self, facts: FileFacts, archive: Archive | None = None) -> OpenFile:
         """Open a content for reading; an archive's member brings its archive."""
         if isinstance(facts.extent, InlineData):
             return OpenFile(facts, None, None, Window(facts.size))
-        content = await self._store.content(facts.content, facts.size)
+        content: AnyContent
+        try:
+            content = await self._store.content(facts.content, facts.size)
+        except CacheError as exc:
+            log.warning("%s; it is read without the cache", exc)
+            content = UncachedContent(facts.content, facts.size)
         return OpenFile(facts, content, archive, Window(facts.size))
 
     async def label(self, content: ContentId, key: str, name: str) -> None:
@@ -99,57 +122,82 @@ class Reader:
         length = min(size, file.facts.size - offset)
         if length <= 0:
             return b""
+        data = await self._read(file, offset, length)
         self.counts.reads += 1
         self.counts.served += length
-        content = file.content
+        return data
+
+    async def _read(self, file: OpenFile, offset: int, length: int) -> bytes | memoryview:
+        content, archive = file.content, file.archive
         if content is None:
             return memoryview(_inline(file.facts))[offset : offset + length]
+        if archive is not None and file.generation not in (None, archive.generation):
+            raise StaleContent(f"{file.facts.content}: what was read of it was taken back; open the file again")
         run = Run(offset // BLOCK, -(-(offset + length) // BLOCK))
         ahead = file.window.advance(offset, length)
         if content.missing(run) < 0:
             if ahead is not None:
                 self._prefetch(file, content, ahead)
             try:
-                return content.read(offset, length)
+                data = content.read(offset, length)
             except BlockDamaged as exc:
                 log.warning("%s; fetching it again", exc)
+            else:
+                if archive is not None:
+                    file.generation = archive.generation
+                return data
         return await self._read_cold(file, content, offset, length, ahead)
 
     # -- cold ---------------------------------------------------------------------------------------------
 
     async def _read_cold(
-        self, file: OpenFile, content: Content, offset: int, length: int, ahead: Run | None
+        self, file: OpenFile, content: AnyContent, offset: int, length: int, ahead: Run | None
     ) -> bytes:
         self.counts.cold_reads += 1
         run = Run(offset // BLOCK, -(-(offset + length) // BLOCK))
         landed: dict[int, memoryview] = {}
         for _ in range(ROUNDS):
-            joined = self._join(file, content, run, landed, ahead)
+            generation = file.archive.generation if file.archive is not None else 0
+            await self._await_blocks(file, content, run, landed, ahead)
             ahead = None
-            try:
-                for index, arrival in joined.items():
-                    await arrival.wait(self._patience, file.facts.content)
-                    if arrival.data is not None:
-                        landed[index] = arrival.data
-            except StaleContent:
-                self._on_stale(file.facts)
-                raise
-            finally:
-                for arrival in joined.values():
-                    arrival.release()
+            if file.archive is not None:
+                if generation != file.archive.generation:  # what landed may be of two versions
+                    landed.clear()
+                    if file.generation is not None:
+                        raise StaleContent(f"{file.facts.content}: the origin has another version now")
+                    continue
+                file.generation = generation
             data = _assemble(content, run, landed, offset, length)
             if data is not None:
                 return data
         raise OriginUnavailable(f"{file.facts.content}: the cache forgets blocks quicker than they are read")
 
+    async def _await_blocks(
+        self, file: OpenFile, content: AnyContent, run: Run, landed: dict[int, memoryview], ahead: Run | None
+    ) -> None:
+        """Wait until every block of the run that is not resident has landed, and put its bytes into `landed`."""
+        joined = self._join(file, content, run, landed, ahead)
+        try:
+            for index, arrival in joined.items():
+                await arrival.wait(self._patience, file.facts.content)
+                if arrival.data is not None:
+                    _check_length(content, index, arrival.data)
+                    landed[index] = arrival.data
+        except StaleContent:
+            self._on_stale(file.facts)
+            raise
+        finally:
+            for arrival in joined.values():
+                arrival.release()
+
     def _join(
-        self, file: OpenFile, content: Content, run: Run, landed: dict[int, memoryview], ahead: Run | None
+        self, file: OpenFile, content: AnyContent, run: Run, landed: dict[int, memoryview], ahead: Run | None
     ) -> dict[int, Arrival]:
         """Hold a flight of every block of the run that is neither resident nor landed. Never awaits."""
         missing = [i for i in _missing(content, run) if i not in landed]
         extent = file.facts.extent
         if isinstance(extent, ByteRange):
-            beyond = self._affordable(content, ahead)
+            beyond = self._affordable(content, ahead, len(missing))
             self._launch(content, extent, file.facts.source, missing, beyond)
             flights = {index: self._board.find(content.id, index) for index in missing}
         elif isinstance(extent, ArchiveMember) and file.archive is not None:
@@ -162,19 +210,18 @@ class Reader:
             arrival.hold()
         return joined
 
-    def _affordable(self, content: Content, ahead: Run | None) -> list[int]:
+    def _affordable(self, content: AnyContent, ahead: Run | None, asked: int = 0) -> list[int]:
         """Return the blocks of a window that may be fetched ahead: never at a waiting reader's expense."""
-        if ahead is None or self._slots.available_tokens * 4 < self._slots.total_tokens:
-            return []
-        return _missing(content, ahead)
+        spare = (self._runs * 3 // 4 - self._launched) * LONGEST_RUN - asked
+        return _missing(content, ahead)[:spare] if ahead is not None and spare > 0 else []
 
-    def _prefetch(self, file: OpenFile, content: Content, ahead: Run) -> None:
+    def _prefetch(self, file: OpenFile, content: AnyContent, ahead: Run) -> None:
         extent = file.facts.extent
         if isinstance(extent, ByteRange):
             self._launch(content, extent, file.facts.source, [], self._affordable(content, ahead))
 
     def _launch(
-        self, content: Content, extent: ByteRange, source: str, asked: Iterable[int], beyond: Iterable[int]
+        self, content: AnyContent, extent: ByteRange, source: str, asked: Iterable[int], beyond: Iterable[int]
     ) -> None:
         """Launch a flight of each block that has none; those beyond what was asked only into the cache."""
         must = {i for i in asked if self._board.find(content.id, i) is None}
@@ -189,7 +236,7 @@ class Reader:
                     self.counts.uncached += _bytes(content, short)
                     self._start(RangeRun(content, extent, short, None, self._board, source))
 
-    def _start_stored(self, content: Content, extent: ByteRange, source: str, run: Run) -> bool:
+    def _start_stored(self, content: AnyContent, extent: ByteRange, source: str, run: Run) -> bool:
         reservation = content.reserve(run)
         if reservation is None:
             return False
@@ -198,6 +245,7 @@ class Reader:
 
     def _start(self, flight: RangeRun) -> None:
         self._board.launch(flight.content.id, range(flight.run.first, flight.run.stop), flight)
+        self._launched += 1
         self._nursery.start_soon(self._fly, flight)
 
     async def _fly(self, flight: RangeRun) -> None:
@@ -205,11 +253,12 @@ class Reader:
             async with self._slots:
                 await flight.fly(self._http)
         finally:
+            self._launched -= 1
             flight.abandon()
 
     # -- whole files --------------------------------------------------------------------------------------
 
-    async def fill(self, facts: FileFacts, content: Content) -> None:
+    async def fill(self, facts: FileFacts, content: AnyContent) -> None:
         """Make a content that comes by byte ranges resident, all of it.
 
         Raises the origin's errors, and CacheError when the cache has no room for it.
@@ -219,21 +268,35 @@ class Reader:
             return
         whole = Run(0, block_count(facts.size))
         inflight = trio.CapacityLimiter(4)  # runs of one file at once: enough for one slow host's connections
+        failed: list[RefgenfsError] = []  # raised as it is: a nursery would wrap it in a group
 
         async def one(run: Run, *, task_status: trio.TaskStatus[None]) -> None:
             async with inflight:
                 task_status.started()
-                self._launch(content, extent, facts.source, range(run.first, run.stop), ())
-                for index in range(run.first, run.stop):
-                    arrival = self._board.find(content.id, index)
-                    if arrival is not None:
-                        await arrival.wait(self._patience, content.id)
+                try:
+                    await self._fill_run(facts.source, extent, content, run)
+                except RefgenfsError as exc:
+                    failed.append(exc)
+                    nursery.cancel_scope.cancel()
 
+        if facts.size > self._store.quota:
+            raise CacheError(NO_ROOM)
         async with trio.open_nursery() as nursery:
             for run in split_runs(_missing(content, whole), LONGEST_RUN):
                 await nursery.start(one, run)
+        if failed:
+            raise failed[0]
         if content.missing(whole) >= 0:
-            raise CacheError("no room in the cache for all of it; raise cache.size or unpin something")
+            raise CacheError(NO_ROOM)
+
+    async def _fill_run(self, source: str, extent: ByteRange, content: AnyContent, run: Run) -> None:
+        self._launch(content, extent, source, range(run.first, run.stop), ())
+        for index in range(run.first, run.stop):
+            arrival = self._board.find(content.id, index)
+            if arrival is not None:
+                await arrival.wait(self._patience, content.id)
+        if content.missing(run) >= 0:
+            raise CacheError(NO_ROOM)
 
 
 def _inline(facts: FileFacts) -> bytes:
@@ -242,7 +305,12 @@ def _inline(facts: FileFacts) -> bytes:
     return facts.extent.data
 
 
-def _missing(content: Content, run: Run) -> list[int]:
+def _check_length(content: AnyContent, index: int, data: memoryview) -> None:
+    if len(data) != block_length(content.size, index):
+        raise StaleContent(f"{content.id}: the origin has a file of another size now")
+
+
+def _missing(content: AnyContent, run: Run) -> list[int]:
     found = []
     index = content.missing(run)
     while index >= 0:
@@ -251,11 +319,11 @@ def _missing(content: Content, run: Run) -> list[int]:
     return found
 
 
-def _bytes(content: Content, run: Run) -> int:
+def _bytes(content: AnyContent, run: Run) -> int:
     return min(run.stop * BLOCK, content.size) - run.first * BLOCK
 
 
-def _assemble(content: Content, run: Run, landed: dict[int, memoryview], offset: int, length: int) -> bytes | None:
+def _assemble(content: AnyContent, run: Run, landed: dict[int, memoryview], offset: int, length: int) -> bytes | None:
     """Return the bytes asked for out of landed and resident blocks; None when one is neither. Never awaits."""
     parts: list[bytes | memoryview] = []
     end = offset + length

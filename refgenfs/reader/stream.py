@@ -16,12 +16,12 @@ from refgenfs.cache.ledger import Ledger
 from refgenfs.cache.shelf import Reservation
 from refgenfs.cache.store import Store
 from refgenfs.core.content import ArchiveRef, ContentId, Run, block_count, content_id
-from refgenfs.core.errors import CacheError, OriginMissing, OriginUnavailable, RefgenfsError
+from refgenfs.core.errors import CacheError, OriginMissing, RefgenfsError, StaleContent
 from refgenfs.core.tar import Member
 from refgenfs.fetch.archive import ArchiveSink, BlockArrival, BlockOffer
 from refgenfs.fetch.http import Http
 from refgenfs.reader.flights import FlightBoard
-from refgenfs.reader.labels import label
+from refgenfs.reader.labels import label, labelled
 from refgenfs.reader.member_table import Canonical, MemberTable, table_key
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class StreamIdle(RefgenfsError):
     """Nobody waits for this stream any more, and there is no room to store what it brings."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Archive:
     """One archive: what is known of its members, and the streams that run."""
 
@@ -46,6 +46,7 @@ class Archive:
     news: trio.Event = field(default_factory=trio.Event)  # replaced at each change: a header went by, a stream ended
     header_waiters: int = 0
     pulls: int = 0  # how many want all of it
+    generation: int = 0  # counts how often blocks were taken back: who has read some of those must not go on
     error: RefgenfsError | None = None  # why the last stream ended, if not well
 
     def forget_error(self) -> None:
@@ -57,10 +58,11 @@ class Archive:
         news, self.news = self.news, trio.Event()
         news.set()
 
-    def save(self, ledger: Ledger) -> None:
-        """Write the member table to the ledger; in a thread. A ledger that refuses costs a stream later on."""
+    async def save(self, ledger: Ledger) -> None:
+        """Write the member table, as it is now, to the ledger. One that refuses costs a stream later on."""
+        rows = self.table.to_json()  # here, not in the thread: it may change meanwhile
         with suppress(CacheError):
-            ledger.set(table_key(self.ref), self.table.to_json())
+            await trio.to_thread.run_sync(ledger.set, table_key(self.ref), rows)
 
     def wake_streams(self) -> None:
         """Let paused streams look again whether somebody waits."""
@@ -93,16 +95,25 @@ class _Feed:
 class ArchiveStream:
     """One pass over an archive, from its first byte; it is the carrier of the flights that wait for it.
 
+    What it brings is trusted as far as the object is known (see `begun`). Where another version may be hiding
+    behind a name whose old version is confirmed, the first pass is `rehearsal`: its MD5 is looked at, and no
+    byte of it is stored or served before the second.
+
     All methods but `fly` are called on the trio thread by the sink (see `fetch.archive.ArchiveReceiver`) or by
-    readers, and none of them awaits but `admit`.
+    readers; those that wait say so by `async`.
     """
 
     def __init__(self, archive: Archive, store: Store, board: FlightBoard, linger: float) -> None:
         self.archive = archive
         self.progress = 0
         self.digest = ""  # MD5 of the archive, once it has gone by
+        self.validator = ""  # of the object that streams, once the origin has answered
+        self.rehearsal = False
         self.eager = False  # somebody has read: go on to the end, so that the next file is there
-        self.contents: dict[str, Content] = {}  # what this stream has stored blocks of
+        self.members: dict[str, Member] = {}  # all whose headers went by
+        self._cleared = ""  # the validator of the object that passed its rehearsal
+        self._contents: dict[str, Content] = {}
+        self._stored: dict[str, list[int]] = {}  # blocks that this stream made resident
         self._store = store
         self._board = board
         self._linger = linger
@@ -121,7 +132,7 @@ class ArchiveStream:
         """Say whether this block is still to come."""
         if self._ended or name in self._passed:
             return False
-        return name != self._current or index >= self._next_index
+        return self.rehearsal or name != self._current or index >= self._next_index
 
     def want(self, content: ContentId, name: str, index: int) -> None:
         """Register a flight of this block on this stream."""
@@ -137,29 +148,28 @@ class ArchiveStream:
     # -- the flight ---------------------------------------------------------------------------------------
 
     async def fly(self, http: Http) -> None:
-        """Stream the archive once. Ends every flight on it, whatever happens; raises what went wrong."""
+        """Stream the archive once. `end` must follow. Raises what goes wrong."""
         token = trio.lowlevel.current_trio_token()
         sink = ArchiveSink(self, token)
-        error: RefgenfsError = OriginUnavailable(f"the stream of {self.archive.ref.key} was given up")
         try:
-            try:
-                ref = self.archive.ref
-                await http.stream(ref.urls, _Feed(self, sink, token), account=ref.source)
-                await sink.finish()
-                error = OriginMissing(f"{ref.key}: the archive has no such file")
-            finally:
-                with trio.CancelScope(shield=True):
-                    await sink.close()
-        except RefgenfsError as exc:
-            error = exc
-            raise
+            ref = self.archive.ref
+            await http.stream(ref.urls, _Feed(self, sink, token), account=ref.source)
+            await sink.finish()
         finally:
-            self._end(error)
+            with trio.CancelScope(shield=True):
+                await sink.close()
 
-    def _end(self, error: RefgenfsError) -> None:
+    def clear(self) -> None:
+        """Let the object whose rehearsal went well stream again, for good."""
+        self._cleared, self.rehearsal = self.validator, False
+        self.members.clear()
+
+    def end(self, error: RefgenfsError | None) -> None:
+        """End every flight on this stream, and give back what is reserved. Never awaits."""
         self._ended = True
+        gone = error or OriginMissing(f"{self.archive.ref.key}: the archive has no such file")
         for name, index in self._wanted:
-            self._board.fail(self.archive.content_id(name), (index,), error)
+            self._board.fail(self.archive.content_id(name), (index,), self, gone)
         self._wanted.clear()
         for reservation in self._reservations.values():
             reservation.release()
@@ -168,58 +178,95 @@ class ArchiveStream:
     # -- what the sink tells ------------------------------------------------------------------------------
 
     async def begun(self, validator: str) -> None:
-        """The origin answered with an object of this validator: drop what came from another, unconfirmed.
+        """Decide how far the object that the origin answered with is trusted; its validator says which it is.
 
-        What this stream stores is unconfirmed until the archive has gone by, and the ledger says so first.
+        Nothing is confirmed yet: what comes is provisional, and what came from another object goes first.
+        All is confirmed, and this is the object that was: what comes is as good. Confirmed, but from another
+        object (archived again, or rebuilt and the catalog old): a rehearsal. Never two objects at a time.
         """
         archive, table = self.archive, self.archive.table
-        if table.validator and (table.validator != validator or not validator):
+        self.validator = validator or NO_VALIDATOR
+        others = {stream.validator for stream in archive.streams if stream is not self} - {""}
+        if others - {self.validator}:
+            raise StaleContent(f"{archive.ref.key}: the archive was replaced while it is being read")
+        if self._cleared and self.validator != self._cleared:
+            raise StaleContent(f"{archive.ref.key}: the archive was replaced while it is being checked")
+        if table.complete:
+            known = self.validator in (table.confirmed, self._cleared)
+            self.rehearsal = not known or (self.validator == NO_VALIDATOR and not self._cleared)
+            return
+        same = table.validator == self.validator and bool(validator or others)
+        if table.validator and not same:
             log.warning("%s: the origin has another archive now; dropping what was not confirmed", archive.ref.key)
-            await self.drop_all()
-        archive.table.validator = validator or NO_VALIDATOR
-        await trio.to_thread.run_sync(archive.save, self._store.ledger)
+            await self._drop_all()
+        archive.table.validator = self.validator
+        await archive.save(self._store.ledger)
 
-    async def drop_all(self) -> None:
-        """Drop every block of the archive's members, pinned or not, and the member table. Raises no CacheError."""
+    async def take_back(self) -> None:
+        """Drop what this stream has brought: it turned out to be wrong. Raises no CacheError."""
         archive = self.archive
-        contents = [archive.content_id(name) for name in archive.table.members]
-        for member, cid in zip(archive.table.members.values(), contents, strict=True):
+        if not archive.table.complete:
+            await self._drop_all()
+            return
+        for name, indices in self._stored.items():
+            for index in indices:
+                self._contents[name].drop(Run(index, index + 1))
+        if self._stored:
+            archive.generation += 1
+            archive.dropped([archive.content_id(name) for name in self._stored])
+
+    async def _drop_all(self) -> None:
+        """Drop every block of the archive's members, pinned or not, and the member table."""
+        archive = self.archive
+        # By their labels: a daemon that ended in the middle of a stream did not keep that stream's headers.
+        sizes = await labelled(self._store, lambda name, cid: archive.content_id(name) == cid)
+        sizes |= {archive.content_id(name): member.size for name, member in archive.table.members.items()}
+        for cid, size in sizes.items():
             try:
-                content = await self._store.content(cid, member.size)
+                content = await self._store.content(cid, size)
             except CacheError as exc:
                 log.warning("%s: %s can't be opened, so it can't be served either: %s", archive.ref.key, cid, exc)
             else:
-                content.drop(Run(0, block_count(member.size)))
-        archive.dropped(contents)
+                content.drop(Run(0, block_count(size)))
+        archive.generation += 1
+        archive.dropped(list(sizes))
         archive.table = MemberTable()
+        await archive.save(self._store.ledger)  # or its sizes would be believed after a restart
 
     def member(self, member: Member) -> None:
         """A header went by; the blocks that follow are this member's."""
-        name = self.archive.canonical(member.name)
+        canonical = self.archive.canonical
+        name = canonical(member.name)
+        target = canonical(member.target) if member.kind == "hardlink" and member.target else member.target
+        self.members[name] = replace(member, name=name, target=target)
+        self.progress += 512
+        if self.rehearsal:
+            return
         self._leave_current()
         self._current, self._next_index = name, 0
-        target = (
-            self.archive.canonical(member.target) if member.kind == "hardlink" and member.target else member.target
-        )
-        self.archive.table.note(replace(member, name=name, target=target))
-        self.progress += 512
+        self.archive.table.note(self.members[name])
         self.archive.announce()
 
     async def admit(self, offers: list[BlockOffer]) -> list[Content | None]:
         """Say for each block where to store it; None: nowhere. Waits while nobody wants the stream to go on."""
+        if self.rehearsal:
+            return [None] * len(offers)
         return [await self._admit(self.archive.canonical(offer.name), offer) for offer in offers]
 
     def commit(self, arrivals: list[BlockArrival]) -> None:
         """Blocks are stored, or could not be: make them resident and wake who waits for them."""
         for arrival in arrivals:
+            self.progress += len(arrival.data)
+            if self.rehearsal:
+                continue
             name = self.archive.canonical(arrival.name)
             place = (name, arrival.index)
             reservation = self._reservations.pop(place, None)
             if reservation is not None:
-                if arrival.crc is not None:
-                    self.contents[name].commit(arrival.index, arrival.crc, reservation)
+                content = self._contents[name]
+                if arrival.crc is not None and content.commit(arrival.index, arrival.crc, reservation):
+                    self._stored.setdefault(name, []).append(arrival.index)
                 reservation.release()
-            self.progress += len(arrival.data)
             self._next_index = arrival.index + 1
             self._wanted.discard(place)
             self._board.land(self.archive.content_id(name), arrival.index, memoryview(arrival.data))
@@ -236,7 +283,7 @@ class ArchiveStream:
         for name, index in missed:  # asked for beyond the member's end: the sizes disagree
             self._wanted.discard((name, index))
             gone = OriginMissing(f"{self.archive.ref.key}: {name} ends before block {index}")
-            self._board.fail(self.archive.content_id(name), (index,), gone)
+            self._board.fail(self.archive.content_id(name), (index,), self, gone)
         self._current = ""
 
     # -- room ---------------------------------------------------------------------------------------------
@@ -261,6 +308,7 @@ class ArchiveStream:
             if wanted or self._wanted or self._has_company():
                 return None  # somebody waits for what comes later: go on, and let this one go
             if not await self._somebody_comes():
+                self._ended = True  # who comes from here on starts another stream
                 raise StreamIdle(f"{self.archive.ref.key}: nobody waits for the rest of the archive")
 
     def _has_company(self) -> bool:
@@ -274,13 +322,12 @@ class ArchiveStream:
         return False
 
     async def _content(self, name: str) -> Content | None:
-        content = self.contents.get(name)
+        content = self._contents.get(name)
         if content is None:
-            size = self.archive.table.members[name].size
             try:
-                content = await self._store.content(self.archive.content_id(name), size)
+                content = await self._store.content(self.archive.content_id(name), self.members[name].size)
             except CacheError:
                 return None  # counted by the store; the readers are served all the same
             await label(self._store, content.id, self.archive.ref.key, name)
-            self.contents[name] = content
+            self._contents[name] = content
         return content

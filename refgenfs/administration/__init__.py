@@ -1,0 +1,25 @@
+"""What the command line asks of a running daemon: the operations of the control socket.
+
+Each takes the arguments of a request and gives JSON values. Nothing here changes what the tree shows; pins,
+pulls and evictions change only what is resident.
+"""
+
+from __future__ import annotations
+
+from refgenfs.administration.health import Health
+from refgenfs.administration.listing import Listing
+from refgenfs.administration.parts import Daemon
+from refgenfs.administration.residency import Residency
+from refgenfs.control import Operation
+
+
+def operations(daemon: Daemon) -> dict[str, Operation]:
+    """Return every operation by its name on the control socket."""
+    return {
+        **Health(daemon).operations(),
+        **Listing(daemon).operations(),
+        **Residency(daemon).operations(),
+    }
+
+
+__all__ = ["Daemon", "operations"]

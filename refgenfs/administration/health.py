@@ -1,0 +1,131 @@
+"""How the daemon and its cache are."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
+from refgenfs import __version__
+from refgenfs.administration.parts import Daemon, content_labels, repeating
+from refgenfs.cache.store import Store
+from refgenfs.catalog import SourceStatus
+from refgenfs.control import Operation, Progress
+from refgenfs.processes import resident_memory
+
+
+class Health:
+    """The operations `status`, `cache_*`, `reload` and `stop`."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def operations(self) -> dict[str, Operation]:
+        """Return the operations by name."""
+        return {
+            "status": self.status,
+            "cache_info": self.cache_info,
+            "cache_verify": self.cache_verify,
+            "cache_clear": self.cache_clear,
+            "reload": self.reload,
+            "stop": self.stop,
+        }
+
+    async def status(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
+        """Return how the daemon is."""
+        d = self._daemon
+        store, counts = d.store, d.reader.counts
+        fetched = sum(d.http.fetched.values())
+        failures = [(f.when, f.what) for f in d.http.failures] + d.fuse.recent
+        warm = counts.reads - counts.cold_reads
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "mountpoint": d.mountpoint,
+            "started": d.started,
+            "uptime": time.time() - d.started,
+            "state": "mounted",
+            "cache": _cache_status(store),
+            "sources": [_source_status(source) for source in d.catalog.status()],
+            "served": counts.served,
+            "fetched": fetched,
+            "requests": sum(d.http.requests.values()),
+            "saved": max(0, counts.served - fetched),
+            "hit_ratio": warm / counts.reads if counts.reads else None,
+            "open_files": d.fuse.open_files,
+            "flights": len(d.board),
+            "errors": [{"when": when, "what": what} for when, what in sorted(failures)[-20:]],
+            "memory": resident_memory(),
+        }
+
+    async def cache_info(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
+        """Return what the cache holds."""
+        store = self._daemon.store
+        labels = await content_labels(self._daemon)
+        rows = []
+        for summary in store.summary():
+            version, name = labels.get(summary.cid, (None, summary.cid))
+            rows.append(
+                {
+                    "key": str(version.key) if version else None,
+                    "name": name,
+                    "size": summary.size,
+                    "resident": summary.resident,
+                    "pinned": summary.pinned,
+                    "last_used": summary.last_used,
+                }
+            )
+        return {**_cache_status(store), "contents": rows}
+
+    async def cache_verify(self, _: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        """Check every resident block against its checksum; damaged ones are dropped, and fetched anew."""
+        steps = {"done": 0, "total": 0}
+
+        def note(done: int, total: int) -> None:
+            steps.update(done=done, total=total)
+
+        labels = await content_labels(self._daemon)
+        async with repeating(lambda: progress(dict(steps))):
+            report = await self._daemon.store.verify(note)
+        damaged = []
+        for block in report.damaged:
+            version, name = labels.get(block.content, (None, block.content))
+            key = str(version.key) if version else None
+            damaged.append({"key": key, "name": name, "offset": block.offset})
+        return {"checked": report.blocks, "bytes": report.nbytes, "damaged": damaged}
+
+    async def cache_clear(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
+        """Drop everything that is resident but what is pinned."""
+        return {"freed": self._daemon.store.clear()}
+
+    async def reload(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
+        """Ask all sources for their catalogs now."""
+        await self._daemon.catalog.refresh()
+        return {}
+
+    async def stop(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
+        """Unmount and end."""
+        self._daemon.stop()
+        return {}
+
+
+def _source_status(source: SourceStatus) -> dict[str, Any]:
+    age = None if source.last_refresh is None else max(0.0, time.time() - source.last_refresh)
+    return {**asdict(source), "age": age}
+
+
+def _cache_status(store: Store) -> dict[str, Any]:
+    contents = store.summary()
+    return {
+        "dir": str(store.directory),
+        "size": store.quota,
+        "used": store.used,
+        "free": store.free,
+        "min_free": store.min_free,
+        "contents": len(contents),
+        "evictions": store.evictions,
+        "pinned": sum(content.resident for content in contents if content.pinned),
+        "uncached": store.uncached,
+        "error": store.errors.last or None,
+    }

@@ -1,0 +1,141 @@
+"""What there is: genomes, assets, one asset's files, paths and digests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from refgenfs.administration.parts import Daemon, content_labels, names_of, no_seek_key, parse_key, percent
+from refgenfs.control import Operation, Progress
+from refgenfs.core.catalog import AssetVersion
+from refgenfs.core.keys import AssetKey
+
+
+class Listing:
+    """The operations `list`, `info`, `seek` and `id`."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def operations(self) -> dict[str, Operation]:
+        """Return the operations by name."""
+        return {"list": self.assets, "info": self.info, "seek": self.seek, "id": self.digest}
+
+    async def assets(self, arguments: dict[str, Any], __: Progress) -> dict[str, Any]:
+        """Return the genomes, or a genome's assets."""
+        snapshot = self._daemon.catalog.snapshot
+        name, wanted = arguments.get("genome"), arguments.get("asset")
+        if name is None:
+            genomes = {id(genome): genome for genome in snapshot.genomes.values()}
+            rows = [
+                {
+                    "name": genome.names[0],
+                    "names": list(genome.names),
+                    "digest": genome.digest,
+                    "description": genome.description,
+                    "assets": len(genome.assets),
+                }
+                for genome in genomes.values()
+            ]
+            return {"genomes": sorted(rows, key=lambda row: str(row["name"]))}
+        genome = snapshot.genome(str(name))
+        if wanted is not None:
+            snapshot.asset(str(name), str(wanted))
+        held: Counter[AssetVersion] = Counter()
+        for content, (version, _) in (await content_labels(self._daemon)).items():
+            if version is not None:
+                held[version] += self._daemon.store.resident_bytes(content)
+        rows = []
+        for asset in sorted(genome.assets):
+            if wanted in (None, asset):
+                found = genome.assets[asset]
+                for tag in sorted(found.tags):
+                    row = self._asset_row(str(name), found.tags[tag], found.description)
+                    rows.append({**row, "default": tag == found.default_tag, "resident": held[found.tags[tag]]})
+        return {"assets": rows}
+
+    def _asset_row(self, genome: str, version: AssetVersion, description: str) -> dict[str, Any]:
+        return {
+            "key": str(AssetKey(genome, version.asset, None, version.tag)),
+            "asset": version.asset,
+            "tag": version.tag,
+            "description": description,
+            "asset_size": version.asset_size,
+            "archive_size": version.archive_size,
+            "source": version.source,
+            "seek_keys": sorted(version.seek_keys),
+        }
+
+    async def info(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
+        """Return all that is known of one asset; asks the origin for its listing at most."""
+        key = parse_key(arguments.get("key"))
+        snapshot = self._daemon.catalog.snapshot
+        version = snapshot.version(key)
+        asset = snapshot.asset(key.genome, key.asset)
+        files = [self._file_row(version, name, key.genome) for name in await names_of(self._daemon, version, None)]
+        sizes = [row["size"] for row in files]
+        size = sum(sizes) if all(one is not None for one in sizes) else None
+        held = sum(row["resident_bytes"] for row in files)
+        return {
+            "key": str(AssetKey(key.genome, key.asset, None, version.tag)),
+            "source": version.source,
+            "digest": version.asset_digest,
+            "genome_digest": version.genome_digest,
+            "names": list(snapshot.genome(key.genome).names),
+            "path": self._folder(key, version),
+            "default": version.tag == asset.default_tag,
+            "description": asset.description,
+            "files": files,
+            "size": size,
+            "resident": percent(held, size) if size is not None else None,
+            "pinned": bool(files) and all(row["pinned"] for row in files),
+            "asset_size": version.asset_size,
+            "archive_size": version.archive_size,
+            "asset_digest": version.asset_digest,
+            "archive_digest": version.archive_digest,
+            "parents": list(version.parents),
+            "seek_keys": dict(version.seek_keys),
+        }
+
+    def _file_row(self, version: AssetVersion, name: str, genome: str) -> dict[str, Any]:
+        d = self._daemon
+        facts = d.library.known_facts(version, name)
+        content = facts.content if facts else d.library.provisional_id(version, name)
+        held = d.store.resident_bytes(content)
+        return {
+            "name": name.replace(version.genome_digest, genome),
+            "size": facts.size if facts else None,
+            "resident": percent(held, facts.size) if facts else None,
+            "resident_bytes": held,
+            "pinned": d.store.is_pinned(content),
+            "origin": facts.origin if facts else None,
+        }
+
+    async def seek(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
+        """Return the path of what a key names, below the mountpoint as refgenie prints it below its alias folder.
+
+        That is `<alias>/<asset>/<tag>/<file>`, also for a genome's digest and for the default tag.
+        """
+        key = parse_key(arguments.get("key"))
+        snapshot = self._daemon.catalog.snapshot
+        version = snapshot.version(key)
+        seek_key = key.seek_key or key.asset
+        target = version.seek_keys.get(seek_key)
+        if target is None and key.seek_key is None:
+            target = "."
+        if target is None:
+            raise no_seek_key(version, seek_key)
+        genome = snapshot.genome(key.genome)
+        name = genome.names[0] if key.genome == genome.digest else key.genome
+        shown = target.replace(version.genome_digest, name)
+        return {"path": f"{self._daemon.mountpoint}/{name}/{key.asset}/{version.tag}/{shown}"}
+
+    def _folder(self, key: AssetKey, version: AssetVersion) -> str:
+        default = self._daemon.catalog.snapshot.asset(key.genome, key.asset).default_tag
+        name = key.asset if version.tag == default else f"{key.asset}:{version.tag}"
+        return f"{self._daemon.mountpoint}/{key.genome}/{name}"
+
+    async def digest(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
+        """Return the asset's digest, as refgenie's id does."""
+        version = self._daemon.catalog.snapshot.version(parse_key(arguments.get("key")))
+        return {"digest": version.asset_digest}

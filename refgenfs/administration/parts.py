@@ -1,0 +1,120 @@
+"""What the operations share: the daemon's parts, keys out of requests, and the names of contents."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from refgenfs.cache.store import Store
+from refgenfs.catalog import Catalog
+from refgenfs.core.catalog import AssetVersion
+from refgenfs.core.errors import ControlError, KeyFormatError, NotInCatalog
+from refgenfs.core.keys import AssetKey
+from refgenfs.fetch.http import Http
+from refgenfs.fuse import Operations
+from refgenfs.library import Library
+from refgenfs.reader.flights import FlightBoard
+from refgenfs.reader.reader import Reader
+
+PROGRESS_EVERY = 0.25  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The parts of a daemon that operations ask."""
+
+    mountpoint: str
+    started: float  # Unix seconds
+    catalog: Catalog
+    library: Library
+    store: Store
+    reader: Reader
+    board: FlightBoard
+    http: Http
+    fuse: Operations
+    stop: Callable[[], None]
+
+
+async def names_of(daemon: Daemon, version: AssetVersion, seek_key: str | None) -> list[str]:
+    """Return the origin's names of a version's files, or of those that a seek key means.
+
+    Raises NotInCatalog for a seek key that the version does not have, and what the origin answers.
+    """
+    names = list(await daemon.library.names(version))
+    if seek_key is None:
+        return names
+    target = version.seek_keys.get(seek_key)
+    if target is None:
+        raise no_seek_key(version, seek_key)
+    if target == ".":
+        return names
+    chosen = [name for name in names if name == target] or [name for name in names if name.startswith(target)]
+    if not chosen:
+        raise NotInCatalog(f"{version.key} has no file for the seek key {seek_key!r}")
+    return chosen
+
+
+def no_seek_key(version: AssetVersion, seek_key: str) -> NotInCatalog:
+    """Return the error for a seek key that a version does not have."""
+    have = ", ".join(sorted(version.seek_keys)) or "none"
+    return NotInCatalog(f"{version.key} has no seek key {seek_key!r}; it has: {have}")
+
+
+async def content_labels(daemon: Daemon) -> dict[str, tuple[AssetVersion | None, str]]:
+    """Return the version and the file name of each content in the cache that is known by a label."""
+    rows = await trio.to_thread.run_sync(lambda: dict(daemon.store.ledger.items("note/")))
+    labels: dict[str, tuple[AssetVersion | None, str]] = {}
+    for row, note in rows.items():
+        if isinstance(note, dict):
+            version = _version(daemon, str(note.get("key")))
+            name = str(note.get("name"))
+            shown = name.replace(version.genome_digest, version.alias) if version is not None else name
+            labels[row.removeprefix("note/")] = (version, shown)
+    return labels
+
+
+def _version(daemon: Daemon, key: str) -> AssetVersion | None:
+    try:
+        return daemon.catalog.snapshot.version(AssetKey.parse(key))
+    except (KeyFormatError, NotInCatalog):
+        return None
+
+
+def parse_key(text: object) -> AssetKey:
+    if not isinstance(text, str):
+        raise ControlError("a request needs a key: genome/asset[.seek_key][:tag]")
+    return AssetKey.parse(text)
+
+
+def parse_keys(arguments: dict[str, Any]) -> list[AssetKey]:
+    keys = arguments.get("keys")
+    if not isinstance(keys, list) or not keys:
+        raise ControlError("a request needs keys: [genome/asset[.seek_key][:tag], …]")
+    return [parse_key(key) for key in keys]
+
+
+def percent(part: int, whole: int) -> int:
+    """Return the share in percent; 100 only when all is there."""
+    return 100 if whole == 0 or part >= whole else part * 100 // whole
+
+
+@asynccontextmanager
+async def repeating(report: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Call `report` every little while during the block. An error comes out as it is, not in a group."""
+
+    async def repeat() -> None:
+        while True:
+            await report()
+            await trio.sleep(PROGRESS_EVERY)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(repeat)
+            yield
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from group.exceptions[0].__cause__
