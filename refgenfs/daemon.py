@@ -269,7 +269,11 @@ class _Running:
     # -- the end ------------------------------------------------------------------------------------------
 
     async def _heed_signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        for each in numbers:
+            # The receiver restores this at its end: a second SIGTERM must not kill a daemon that closes its cache.
+            signal.signal(each, signal.SIG_IGN)
+        with trio.open_signal_receiver(*numbers) as signals:
             async for number in signals:
                 log.info("got %s", signal.Signals(number).name)
                 if number == signal.SIGHUP:

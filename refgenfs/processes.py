@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 
@@ -27,7 +28,7 @@ def wants_to_die(pid: int) -> bool:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             masks = dict(line.split(":", 1) for line in file if line.startswith(("Sig", "Shd")))
     except FileNotFoundError:
-        return True
+        return not _exists(pid)  # /proc may be hidden from us (hidepid), or not be there
     except OSError:
         return False
     pending = int(masks.get("SigPnd", "0"), 16) | int(masks.get("ShdPnd", "0"), 16)
@@ -35,6 +36,16 @@ def wants_to_die(pid: int) -> bool:
     caught = int(masks.get("SigCgt", "0"), 16)
     pending &= ~ignored
     return any(_has(pending, number) and (number in _ASKED or not _has(caught, number)) for number in _FATAL)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _has(mask: int, number: int) -> bool:

@@ -291,14 +291,22 @@ class Tree:
     def outdated(self, snapshot: CatalogSnapshot) -> list[tuple[int, str]]:
         """Return the names (parent inode, name) that a new snapshot gives another meaning."""
         changed: list[tuple[int, str]] = []
+        folders: dict[tuple[str, str], list[int]] = {}  # of each genome and spelling: one a version
+        outdated: set[tuple[str, str]] = set()
         for inode in self._inodes.values():
             node = inode.node
             if isinstance(node, GenomeNode) and node.genome not in snapshot.genomes:
                 changed.append((ROOT, node.genome))
-            elif isinstance(node, FolderNode) and node.is_top and not _still(snapshot, node):
-                parent = self._numbers.get(GenomeNode(node.genome))
-                if parent is not None:
-                    changed.append((parent, node.spelling.partition("/")[0]))
+            elif isinstance(node, FolderNode) and node.is_top:
+                folders.setdefault((node.genome, node.spelling), []).append(inode.number)
+                if not _still(snapshot, node):
+                    outdated.add((node.genome, node.spelling))
+        for genome, spelling in outdated:
+            # `asset` and `asset:tag` are names in the genome; `tag` of `asset/tag` is one in each folder `asset`
+            asset, slash, tag = spelling.partition("/")
+            parent = self._numbers.get(GenomeNode(genome))
+            parents = folders.get((genome, asset), []) if slash else [] if parent is None else [parent]
+            changed += [(number, tag or asset) for number in parents]
         return changed
 
     def names_of(self, content: ContentId) -> list[tuple[int, str]]:

@@ -10,6 +10,8 @@ from typing import NoReturn
 
 from refgenfs.core.errors import RefgenfsError
 
+_INTERRUPTED = "interrupted; what was fetched stays"
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 on success, 2 where the command line is wrong, 1 for everything else.
@@ -32,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     except RefgenfsError as exc:
         return _fail(str(exc))
     except KeyboardInterrupt:
-        return _fail("interrupted; what was fetched stays", 130)
+        return _fail(_INTERRUPTED, 130)
     except BrokenPipeError:
         # whoever read our output has gone (`refgenfs list | head`); Python would complain once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,10 +56,14 @@ def _run(arguments: Sequence[str]) -> int:
     usage_error, click_error = _click_errors(typer.BadParameter)
     try:
         status = get_command(build()).main(args=list(arguments), prog_name="refgenfs", standalone_mode=False)
-    except typer.Abort:
-        return _fail("nothing done", 1)
+    except typer.Abort as exc:
+        # what typer makes of an interrupt, up to some version; after it, an exit with 130
+        interrupted = isinstance(exc.__cause__ or exc.__context__, KeyboardInterrupt)
+        return _fail(_INTERRUPTED, 130) if interrupted else _fail("nothing done", 1)
     except click_error as exc:
         return _usage(exc) if isinstance(exc, usage_error) else _fail(str(exc))
+    if status == 130:
+        return _fail(_INTERRUPTED, 130)
     return status if isinstance(status, int) else 0
 
 

@@ -37,7 +37,7 @@ from refgenfs.core.tar import Member
 from refgenfs.fetch.http import Http
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.member_table import Canonical, MemberTable, canonical_names, table_key
-from refgenfs.reader.stream import Archive, ArchiveStream, StreamIdle
+from refgenfs.reader.stream import Archive, ArchiveStream, IdleStreams, StreamIdle
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +66,13 @@ class ArchiveSettings:
     """How long to wait, in seconds.
 
     patience: without a byte coming in, before who waits gets an error.
-    linger: a stream that nobody waits for is held this long before it is given up.
+    linger: a stream that nobody waits for is held this long before it is given up;
+    idle: so many of these at a time, since each holds one of the host's connections.
     """
 
     patience: float = 60.0
     linger: float = 30.0
+    idle: int = 2
 
 
 class Archives:
@@ -95,6 +97,7 @@ class Archives:
         self._nursery = nursery
         self._archives: OrderedDict[tuple[str, str], Archive] = OrderedDict()
         self._live: WeakValueDictionary[tuple[str, str], Archive] = WeakValueDictionary()  # some reader's, too
+        self._idle = IdleStreams(settings.idle)
         self._opening: dict[tuple[str, str], trio.Event] = {}
 
     # -- tables -------------------------------------------------------------------------------------------
@@ -181,7 +184,7 @@ class Archives:
 
     def join(self, archive: Archive, content: ContentId, name: str, index: int) -> Arrival:
         """Return the flight of a block that is not resident, launched if there is none. Never awaits."""
-        arrival = self._board.find(content, index)
+        arrival = self._board.find(content, index) or archive.just_passed(name, index)
         if arrival is None:
             stream = archive.stream_to(name, index) or self._start(archive)
             stream.want(content, name, index)
@@ -229,7 +232,7 @@ class Archives:
     # -- streams ------------------------------------------------------------------------------------------
 
     def _start(self, archive: Archive) -> ArchiveStream:
-        stream = ArchiveStream(archive, self._store, self._board, self._settings.linger)
+        stream = ArchiveStream(archive, self._store, self._board, self._settings.linger, self._idle)
         archive.streams.append(stream)
         self._nursery.start_soon(self._fly, archive, stream)
         return stream

@@ -136,13 +136,13 @@ class Reader:
         run = Run(offset // BLOCK, -(-(offset + length) // BLOCK))
         ahead = file.window.advance(offset, length)
         if content.missing(run) < 0:
-            if ahead is not None:
-                self._prefetch(file, content, ahead)
             try:
                 data = content.read(offset, length)
             except BlockDamaged as exc:
                 log.warning("%s; fetching it again", exc)
             else:
+                if ahead is not None:  # only now: room for it may be made of these very blocks
+                    self._prefetch(file, content, ahead)
                 if archive is not None:
                     file.generation = archive.generation
                 return data
@@ -291,8 +291,9 @@ class Reader:
 
     async def _fill_run(self, source: str, extent: ByteRange, content: AnyContent, run: Run) -> None:
         self._launch(content, extent, source, range(run.first, run.stop), ())
-        for index in range(run.first, run.stop):
-            arrival = self._board.find(content.id, index)
+        # all of them now: one that fails while another is awaited is found no more
+        flights = [self._board.find(content.id, index) for index in range(run.first, run.stop)]
+        for arrival in flights:
             if arrival is not None:
                 await arrival.wait(self._patience, content.id)
         if content.missing(run) >= 0:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -20,7 +21,7 @@ from refgenfs.core.errors import CacheError, OriginMissing, RefgenfsError, Stale
 from refgenfs.core.tar import Member
 from refgenfs.fetch.archive import ArchiveSink, BlockArrival, BlockOffer
 from refgenfs.fetch.http import Http
-from refgenfs.reader.flights import FlightBoard
+from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import label, labelled
 from refgenfs.reader.member_table import Canonical, MemberTable, table_key
 
@@ -28,10 +29,31 @@ log = logging.getLogger(__name__)
 
 # Stands for the validator of an object that has none: never equal to any.
 NO_VALIDATOR = "none"
+# Blocks that went by and could not be stored are kept this long for who comes a moment later: two batches.
+TAIL = 16  # blocks, 2 MiB
 
 
 class StreamIdle(RefgenfsError):
     """Nobody waits for this stream any more, and there is no room to store what it brings."""
+
+
+class IdleStreams:
+    """Streams that wait for somebody, of all archives, oldest first: each holds a connection that others need."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._streams: list[ArchiveStream] = []
+
+    @contextmanager
+    def waiting(self, stream: ArchiveStream) -> Iterator[None]:
+        """Note that a stream waits while the block lasts; the oldest beyond the limit are given up."""
+        self._streams.append(stream)
+        for oldest in self._streams[: -self._limit]:
+            oldest.give_up()
+        try:
+            yield
+        finally:
+            self._streams.remove(stream)
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -73,6 +95,10 @@ class Archive:
         """Return the identity of a member's bytes."""
         return content_id(self.ref.source, self.ref.asset_digest, name)
 
+    def just_passed(self, name: str, index: int) -> Arrival | None:
+        """Return a block that went by a moment ago and could not be stored."""
+        return next((stream.tail[name, index] for stream in self.streams if (name, index) in stream.tail), None)
+
     def stream_to(self, name: str, index: int) -> ArchiveStream | None:
         """Return a running stream that has not come to this block yet."""
         return next((stream for stream in self.streams if stream.will_reach(name, index)), None)
@@ -103,8 +129,11 @@ class ArchiveStream:
     readers; those that wait say so by `async`.
     """
 
-    def __init__(self, archive: Archive, store: Store, board: FlightBoard, linger: float) -> None:
+    def __init__(self, archive: Archive, store: Store, board: FlightBoard, linger: float, idle: IdleStreams) -> None:
         self.archive = archive
+        self.tail: OrderedDict[tuple[str, int], Arrival] = OrderedDict()
+        self._idle = idle
+        self._given_up = False
         self.progress = 0
         self.digest = ""  # MD5 of the archive, once it has gone by
         self.validator = ""  # of the object that streams, once the origin has answered
@@ -130,7 +159,7 @@ class ArchiveStream:
 
     def will_reach(self, name: str, index: int) -> bool:
         """Say whether this block is still to come."""
-        if self._ended or name in self._passed:
+        if self._ended or self._given_up or name in self._passed:
             return False
         return self.rehearsal or name != self._current or index >= self._next_index
 
@@ -144,6 +173,11 @@ class ArchiveStream:
     def wake(self) -> None:
         """Look again whether somebody waits."""
         self._wake.set()
+
+    def give_up(self) -> None:
+        """End if nobody waits: the connection is needed elsewhere."""
+        self._given_up = not self._wanted and not self._has_company()
+        self.wake()
 
     # -- the flight ---------------------------------------------------------------------------------------
 
@@ -205,6 +239,7 @@ class ArchiveStream:
     async def take_back(self) -> None:
         """Drop what this stream has brought: it turned out to be wrong. Raises no CacheError."""
         archive = self.archive
+        self.tail.clear()
         if not archive.table.complete:
             await self._drop_all()
             return
@@ -267,9 +302,18 @@ class ArchiveStream:
                 if arrival.crc is not None and content.commit(arrival.index, arrival.crc, reservation):
                     self._stored.setdefault(name, []).append(arrival.index)
                 reservation.release()
+            if reservation is None or arrival.crc is None:
+                self._keep_in_tail(place, memoryview(arrival.data))
             self._next_index = arrival.index + 1
             self._wanted.discard(place)
             self._board.land(self.archive.content_id(name), arrival.index, memoryview(arrival.data))
+
+    def _keep_in_tail(self, place: tuple[str, int], data: memoryview) -> None:
+        arrival = self.tail[place] = Arrival(self)
+        arrival.hold()  # by the tail itself
+        arrival.land(data)
+        if len(self.tail) > TAIL:
+            self.tail.popitem(last=False)[1].release()
 
     def finished(self, members: list[Member], digest: str) -> None:
         """The whole archive went by and was well-formed."""
@@ -316,9 +360,9 @@ class ArchiveStream:
 
     async def _somebody_comes(self) -> bool:
         self._wake = trio.Event()
-        with trio.move_on_after(self._linger):
+        with self._idle.waiting(self), trio.move_on_after(self._linger):
             await self._wake.wait()
-            return True
+            return not self._given_up
         return False
 
     async def _content(self, name: str) -> Content | None:
