@@ -23,6 +23,7 @@ from refgenfs.core.errors import ControlError, RefgenfsError
 log = logging.getLogger(__name__)
 
 LONGEST_REQUEST = 1 << 20  # bytes
+LONGEST_PATH = 107  # bytes; sun_path of unix(7), less its NUL
 REQUEST_DEADLINE = 30.0  # seconds for a client to send its one line
 SEND_DEADLINE = 60.0  # seconds for a client to take a line of ours
 
@@ -42,6 +43,8 @@ class ControlServer:
 
         Raises ControlError when a daemon answers on it, or the folder can't be used.
         """
+        if len(os.fsencode(self._path)) > LONGEST_PATH:
+            raise ControlError(f"{self._path} is too long for a socket: set REFGENFS_RUNTIME_DIR to a shorter folder")
         try:
             self._remove_dead()
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

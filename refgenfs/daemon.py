@@ -235,15 +235,23 @@ class _Running:
             nursery.cancel_scope.cancel()
 
     async def _answer(self, control: ControlServer, listener: trio.SocketListener) -> None:
-        raise_readahead(self._config.mount.point, self._config.mount.readahead)
-        raise_background(self._config.mount.point)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.serve, listener)
+            nursery.start_soon(self._greet)
             nursery.start_soon(self._operations.watch_callers)
             nursery.start_soon(self._end_when_told, nursery)
-            self._say_ready()
             await self._mount.serve()
             nursery.cancel_scope.cancel()
+
+    async def _greet(self) -> None:
+        """Say that the tree answers, once the kernel has shaken hands with us, and raise the kernel's limits.
+
+        Not before: the handshake sets the readahead to 128 KiB whatever it was.
+        """
+        await self._operations.greeted.wait()
+        raise_readahead(self._config.mount.point, self._config.mount.readahead)
+        raise_background(self._config.mount.point)
+        self._say_ready()
 
     def _say_ready(self) -> None:
         status = self._catalog.status()

@@ -115,6 +115,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: Tree, reader: Reader, files: FileInfoOf, space: Callable[[], tuple[int, int]]) -> None:
         super().__init__()
         self.counts = FuseCounts()
+        self.greeted = trio.Event()  # set when the kernel has shaken hands with us
         self.recent: list[tuple[float, str]] = []  # errors, newest last; times in Unix seconds
         self._tree = tree
         self._reader = reader
@@ -125,6 +126,10 @@ class Operations(pyfuse3.Operations):
         self._next_handle = 1
         self._waiting: dict[int, tuple[int, float, trio.CancelScope, bool]] = {}
         self._uid, self._gid = os.getuid(), os.getgid()
+
+    def init(self) -> None:
+        """Note the kernel's FUSE_INIT; libfuse answers it before any task of ours runs again."""
+        self.greeted.set()
 
     @property
     def open_files(self) -> int:

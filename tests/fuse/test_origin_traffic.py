@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,20 @@ from pathlib import Path
 import pytest
 
 from refgenfs.demo.origin import running
-from tests.support.ecoli import ALIAS, ASSETS, SOURCE, Ecoli, Mode, Origin, Origins, command, comparable, genome
+from tests.support.ecoli import (
+    ALIAS,
+    ASSETS,
+    SOURCE,
+    Ecoli,
+    Origin,
+    Origins,
+    at_once,
+    command,
+    comparable,
+    drop_pages,
+    genome,
+    settled,
+)
 from tests.support.faulty_origin import Fault, FaultyOrigin, Kind
 from tests.support.mounted import Mounted, Setup
 from tests.support.nginx import NginxFactory
@@ -23,54 +35,16 @@ pytestmark = [pytest.mark.needs_fuse, pytest.mark.needs_data]
 BWA_READS = ("amb", "ann", "bwt", "pac", "sa")  # of its index: all but the FASTA
 
 
-def at_once(mounted: Mounted, number: int, words: list[str], *, timeout: int = 60) -> list[str]:
-    """Run a command so many times at once; return what each printed."""
-    processes = [
-        subprocess.Popen(
-            ["timeout", "-s", "KILL", str(timeout), *words],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for _ in range(number)
-    ]  # fmt: skip
-    outputs: list[str] = [""] * number
-
-    def collect(i: int) -> None:
-        outputs[i], errors = processes[i].communicate()
-        if processes[i].returncode:
-            outputs[i] = f"exit {processes[i].returncode}: {errors}"
-
-    threads = [threading.Thread(target=collect, args=(i,)) for i in range(number)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return outputs
-
-
 def align(mounted: Mounted, ecoli: Ecoli, number: int) -> None:
     """Run `bwa mem` so many times at once, and check what each printed."""
-    outputs = at_once(mounted, number, command("bwa mem", genome(mounted), ecoli.reads))
+    outputs = at_once([command("bwa mem", genome(mounted), ecoli.reads)] * number)
     for output in outputs:
         assert comparable(output) == ecoli.output("bwa mem"), output[:500]
 
 
-def drop_pages(mounted: Mounted) -> None:
-    """Have the kernel forget what it has of the mount's files, so that reads reach the daemon."""
-    for asset in ASSETS:
-        mounted.shell(f'for f in "$M/{ALIAS}/{asset}"/*; do dd if="$f" iflag=nocache count=0 status=none; done')
-
-
-def settled(mounted: Mounted) -> None:
-    """Wait until nothing is fetched any more: an archive goes on to its end after its readers have left."""
-    still = 0
-    before = -1
-    deadline = time.monotonic() + 30
-    while still < 5:
-        assert time.monotonic() < deadline, "the daemon never stops fetching"
-        fetched = mounted.status()["fetched"]
-        still = still + 1 if fetched == before else 0
-        before = fetched
-        time.sleep(0.1)
+def drop_index_pages(mounted: Mounted) -> None:
+    """Drop the kernel's pages of what `bwa` reads: asking for more would have more fetched."""
+    drop_pages(mounted, *(genome(mounted) / "bwa_index" / f"{ALIAS}.fa.{ending}" for ending in BWA_READS))
 
 
 # --- one archive, once ---------------------------------------------------------------------------------------
@@ -89,7 +63,7 @@ def test_eight_alignments_on_a_cold_cache_fetch_the_archive_once(origins: Origin
         assert 0 <= fetched - sent < 100_000, "the daemon counts what nginx does, and the API's answers"
 
         origin.clear()
-        drop_pages(mounted)
+        drop_index_pages(mounted)
         align(mounted, origin.ecoli, 1)
         assert origin.served() == []
     with setup.mount() as again:
@@ -112,7 +86,7 @@ def test_eight_alignments_on_a_cold_cache_fetch_each_file_once(origins: Origins,
         assert not [one for one in origin.served() if one.path.endswith(".tgz")]
 
         origin.clear()
-        drop_pages(mounted)
+        drop_index_pages(mounted)
         align(mounted, origin.ecoli, 1)
         assert origin.served() == []
     with setup.mount() as again:
@@ -129,7 +103,7 @@ def test_the_count_sees_an_archive_that_is_fetched_twice(origins: Origins, tmp_p
             align(mounted, origin.ecoli, 1)
             settled(mounted)
             mounted.refgenfs("cache", "clear", "--yes")
-            drop_pages(mounted)
+            drop_index_pages(mounted)
         size = origin.ecoli.archive("bwa_index").stat().st_size
         assert round(origin.bytes_sent() / size, 2) == 2.00
 
@@ -138,7 +112,7 @@ def test_sixteen_readers_of_one_cold_file(origin: Origin, tmp_path: Path) -> Non
     name = f"{ALIAS}.1.bt2"
     with origin.setup(tmp_path).mount() as mounted:
         path = f"{genome(mounted)}/bowtie2_index/{name}"
-        outputs = at_once(mounted, 16, ["md5sum", path])
+        outputs = at_once([["md5sum", path]] * 16)
         assert {line.split()[0] for line in outputs} == {origin.ecoli.md5("bowtie2_index")[name]}
         settled(mounted)
         plain = origin.ecoli.plain("bowtie2_index") / name
@@ -196,7 +170,7 @@ def test_a_pinned_asset_is_not_evicted(origin: Origin, tmp_path: Path) -> None:
         again.refgenfs("unpin", key)
         again.refgenfs("evict", key)
         assert json.loads(again.refgenfs("info", key, "--json").stdout)["resident"] == 0
-        drop_pages(again)
+        drop_index_pages(again)
         align(again, origin.ecoli, 1)
         assert origin.bytes_sent() > 0
 
@@ -212,8 +186,7 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float = 20) ->
 
 
 def test_an_archive_is_taken_up_again_after_the_host_was_away(origins: Origins, tmp_path: Path) -> None:
-    mode: Mode = "archive"
-    origin = origins(mode, limit_rate=3_000_000)  # the archive takes about two seconds
+    origin = origins("archive", limit_rate=3_000_000)  # the archive takes about two seconds
     size = origin.ecoli.archive("bwa_index").stat().st_size
     with origin.setup(tmp_path).mount() as mounted:
         before = mounted.status()["fetched"]
@@ -237,7 +210,7 @@ def reading(mounted: Mounted, ecoli: Ecoli) -> Iterator[list[str]]:
     """Run `bwa mem` meanwhile; at the end of the block its output is in the list."""
     outputs: list[str] = []
     words = command("bwa mem", genome(mounted), ecoli.reads)
-    thread = threading.Thread(target=lambda: outputs.extend(at_once(mounted, 1, words)))
+    thread = threading.Thread(target=lambda: outputs.extend(at_once([words])))
     thread.start()
     try:
         yield outputs
@@ -250,7 +223,7 @@ def test_an_archive_that_breaks_off_is_taken_up_again(
     ecoli: Ecoli, nginx: NginxFactory, tmp_path: Path, kind: Kind
 ) -> None:
     size = ecoli.archive("bwa_index").stat().st_size
-    server = FaultyOrigin(ecoli.archives)
+    server = FaultyOrigin(ecoli.archives, rate=5_000_000)  # slow, so that little is lost on the way
     server.faults = [Fault(kind, "*/assets/archive/*/bwa_index", after=size * part // 10) for part in (4, 3)]
     with running(server) as broken:
         proxy = nginx(broken.url)
@@ -258,7 +231,7 @@ def test_an_archive_that_breaks_off_is_taken_up_again(
         with Setup(tmp_path, source).mount() as mounted:
             align(mounted, ecoli, 4)
             settled(mounted)
-            drop_pages(mounted)
+            drop_index_pages(mounted)
             align(mounted, ecoli, 1)
     sent = [(one.status, one.bytes) for one in proxy.log() if "/assets/archive/" in one.path]
     assert len(sent) == 3, "twice broken off, so asked for three times"

@@ -13,8 +13,10 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +35,13 @@ ALIAS = "ecoli_k12"
 ASSETS = ("fasta", "bwa_index", "bowtie2_index")
 FASTA = Path("data/genomes/GCF_000005845.2_ASM584v2_genomic.fna.gz")
 SOURCE = "ecoli"  # what the mounts call the server
-REGIONS = ("NC_000913.3:1-80", "NC_000913.3:1000000-1000500", "NC_000913.3:4641600-4641652", "NC_000913.3:2500000-2600000")
+READS = 1_500
+REGIONS = (
+    "NC_000913.3:1-80",
+    "NC_000913.3:1000000-1000500",
+    "NC_000913.3:4641600-4641652",
+    "NC_000913.3:2500000-2600000",
+)
 BUILD_TIMEOUT = 300  # seconds for one step
 START_TIMEOUT = 30.0
 
@@ -92,7 +100,7 @@ class Ecoli:
 
 
 def command(tool: str, genome: Path, reads: Path, *, plain: bool = False) -> list[str]:
-    """Return a command on the files of a genome's folder: of refgenie's own layout if `plain`, else of the mount's."""
+    """Return a command on the files of a genome's folder: of refgenie's own layout if `plain`."""
     tag = "/default" if plain else ""
     bowtie2 = ["bowtie2", "--no-unal", "-x", f"{genome}/bowtie2_index{tag}/{ALIAS}", "-U", str(reads)]
     return {
@@ -117,11 +125,13 @@ def build_ecoli(folder: Path, data_dir: Path, programs: Path) -> Ecoli:
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stamp = folder / "built.json"  # written last
-        if not stamp.exists():
+        built = json.loads(stamp.read_text()) if stamp.exists() else {}
+        if built.get("reads") != READS:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            stamp.write_text(json.dumps({"digest": _build(folder, data_dir / FASTA, programs)}))
-        return Ecoli(folder, str(json.loads(stamp.read_text())["digest"]))
+            built = {"digest": _build(folder, data_dir / FASTA, programs), "reads": READS}
+            stamp.write_text(json.dumps(built))
+        return Ecoli(folder, str(built["digest"]))
 
 
 def _build(folder: Path, fasta: Path, programs: Path) -> str:
@@ -155,7 +165,7 @@ def _build(folder: Path, fasta: Path, programs: Path) -> str:
             raise RuntimeError(f"{asset} was not archived:\n{(folder / 'build.log').read_text()[-3000:]}")
     catalog = yaml.safe_load((archives / "genome_config.yaml").read_text())["genomes"]
     (archives / CATALOG).write_text(json.dumps(catalog))  # so that the demo's origin can serve the same folder
-    (folder / "reads.fq").write_bytes(fastq(simulate_reads(read_fasta(fasta), 4_000)))
+    (folder / "reads.fq").write_bytes(fastq(simulate_reads(read_fasta(fasta), READS)))
     return digest
 
 
@@ -260,6 +270,41 @@ def genome(mounted: Mounted) -> Path:
     return mounted.path / ALIAS
 
 
+def at_once(commands: Sequence[Sequence[str]], *, timeout: int = 60) -> list[str]:
+    """Run commands at one time; return what each printed, or how it failed."""
+    processes = [
+        subprocess.Popen(
+            ["timeout", "-s", "KILL", str(timeout), *words],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for words in commands
+    ]  # fmt: skip
+
+    def collect(process: subprocess.Popen[str]) -> str:
+        output, errors = process.communicate()
+        return output if process.returncode == 0 else f"exit {process.returncode}: {errors}"
+
+    with ThreadPoolExecutor(len(processes)) as threads:
+        return list(threads.map(collect, processes))
+
+
+def drop_pages(mounted: Mounted, *files: Path) -> None:
+    """Have the kernel forget what it has of these files, so that reads reach the daemon. Reads nothing."""
+    mounted.shell("; ".join(f"dd if='{file}' iflag=nocache count=0 status=none" for file in files))
+
+
+def settled(mounted: Mounted, timeout: float = 30) -> None:
+    """Wait until nothing is fetched any more: an archive goes on to its end after its readers have left."""
+    still, before = 0, -1
+    deadline = time.monotonic() + timeout
+    while still < 4:
+        assert time.monotonic() < deadline, "the daemon never stops fetching"
+        fetched = mounted.status()["fetched"]
+        still = still + 1 if fetched == before else 0
+        before = fetched
+        time.sleep(0.1)
+
+
 # --- fixtures -----------------------------------------------------------------------------------------------
 
 
@@ -269,9 +314,7 @@ def ecoli(pytestconfig: pytest.Config, data_dir: Path, archive_server: RefgenieS
     return build_ecoli(test_cache(pytestconfig).parent / "ecoli", data_dir, archive_server.bin)
 
 
-def _serve(
-    ecoli: Ecoli, programs: Path, factory: pytest.TempPathFactory, *, remotes: bool
-) -> Iterator[EcoliServer]:
+def _serve(ecoli: Ecoli, programs: Path, factory: pytest.TempPathFactory, *, remotes: bool) -> Iterator[EcoliServer]:
     with run_server(ecoli, programs, factory.mktemp("ecoli-server"), remotes=remotes) as server:
         yield server
 

@@ -6,13 +6,16 @@ a read that is never answered would freeze the test.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,6 +120,7 @@ class Setup:
     extra: str = ""
     mountpoint: Path | None = None
     limits: Mapping[str, str] = field(default_factory=dict)
+    runtime: Path = field(default_factory=lambda: _short_folder())  # a socket's path must be short
 
     def write(self) -> Path:
         """Write the configuration file and return its path."""
@@ -132,9 +136,7 @@ class Setup:
 
     def environ(self) -> dict[str, str]:
         """Return an environment in which nothing of the user's own is touched."""
-        run = self.folder / "run"
-        run.mkdir(exist_ok=True, mode=0o700)
-        return {**os.environ, "XDG_RUNTIME_DIR": str(run), "XDG_STATE_HOME": str(run)}
+        return {**os.environ, "REFGENFS_RUNTIME_DIR": str(self.runtime), "XDG_STATE_HOME": str(self.runtime)}
 
     @contextlib.contextmanager
     def mount(self, *, prefix: Sequence[str] = ()) -> Iterator[Mounted]:
@@ -165,6 +167,12 @@ class Setup:
         finally:
             os.close(read_end)
             _take_down(process, point)
+
+
+def _short_folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="rgfs-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _read_ready(fd: int, log: Path) -> dict[str, Any]:

@@ -549,7 +549,7 @@ STUB = """
 import json, os, sys
 told = int(sys.argv[1])
 request = json.load(sys.stdin)
-print("a line of the log")
+print("a line of the log", flush=True)
 print("its last line", file=sys.stderr)
 sys.stderr.flush()
 what = {what!r}
