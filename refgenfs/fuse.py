@@ -292,8 +292,11 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Return the bytes asked for. A direct read waits where no signal gets, so it is given up here too."""
         opened, opener = self._open[fh]
-        with self._caller(opener, surely=False):
-            return cast(bytes, await self._reader.read(opened, off, size))
+        data = self._reader.read_resident(opened, off, size)
+        if data is None:
+            with self._caller(opener, surely=False):
+                data = await self._reader.read_missing(opened, off, size)
+        return cast(bytes, data)
 
     @answered
     async def release(self, fh: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import trio
 
@@ -38,6 +39,8 @@ from refgenfs.reader.uncached import UncachedContent
 
 log = logging.getLogger(__name__)
 
+D = TypeVar("D", bytes, memoryview, bytes | memoryview)
+
 # How often a read starts over because blocks went (evicted, or damaged on the disk) while it waited for others.
 ROUNDS = 16
 # What one run holds in memory at the most: the piece being filled, and the one on its way to the disk.
@@ -56,6 +59,7 @@ class OpenFile:
     content: AnyContent | None  # None for inline data
     archive: Archive | None
     window: Window
+    ahead: Run | None = None  # what the present read should bring besides
     generation: int | None = None  # the archive's when this reader got its first bytes
 
 
@@ -119,41 +123,54 @@ class Reader:
         Raises the errors of the origin, StaleContent when it has another version, and DeadlineExceeded when
         nothing has come in for the patience given.
         """
+        data = self.read_resident(file, offset, size)
+        return data if data is not None else await self.read_missing(file, offset, size)
+
+    def read_resident(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview | None:
+        """Return what `read` would if that needs no wait; None: then `read_missing` is to be awaited.
+
+        A read of resident blocks is all of this and nothing more. Raises StaleContent.
+        """
         length = min(size, file.facts.size - offset)
         if length <= 0:
             return b""
-        data = await self._read(file, offset, length)
-        self.counts.reads += 1
-        self.counts.served += length
-        return data
-
-    async def _read(self, file: OpenFile, offset: int, length: int) -> bytes | memoryview:
         content, archive = file.content, file.archive
         if content is None:
-            return memoryview(_inline(file.facts))[offset : offset + length]
+            return self._served(memoryview(_inline(file.facts))[offset : offset + length])
         if archive is not None and file.generation not in (None, archive.generation):
             raise StaleContent(f"{file.facts.content}: what was read of it was taken back; open the file again")
-        run = Run(offset // BLOCK, -(-(offset + length) // BLOCK))
-        ahead = file.window.advance(offset, length)
-        if content.missing(run) < 0:
-            try:
-                data = content.read(offset, length)
-            except BlockDamaged as exc:
-                log.warning("%s; fetching it again", exc)
-            else:
-                if ahead is not None:  # only now: room for it may be made of these very blocks
-                    self._prefetch(file, content, ahead)
-                if archive is not None:
-                    file.generation = archive.generation
-                return data
-        return await self._read_cold(file, content, offset, length, ahead)
+        file.ahead = file.window.advance(offset, length)
+        if content.missing(Run(offset // BLOCK, -(-(offset + length) // BLOCK))) >= 0:
+            return None
+        try:
+            data = content.read(offset, length)
+        except BlockDamaged as exc:
+            log.warning("%s; fetching it again", exc)
+            return None
+        if file.ahead is not None:  # only now: room for it may be made of these very blocks
+            self._prefetch(file, content, file.ahead)
+        if archive is not None:
+            file.generation = archive.generation
+        return self._served(data)
+
+    async def read_missing(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview:
+        """Return what `read` would, after `read_resident` gave None. Raises as `read` does."""
+        if file.content is None:
+            raise IntegrityError(f"{file.facts.content}: inline data is never missing")
+        self.counts.cold_reads += 1
+        length = min(size, file.facts.size - offset)
+        return self._served(await self._read_cold(file, file.content, offset, length, file.ahead))
+
+    def _served(self, data: D) -> D:
+        self.counts.reads += 1
+        self.counts.served += len(data)
+        return data
 
     # -- cold ---------------------------------------------------------------------------------------------
 
     async def _read_cold(
         self, file: OpenFile, content: AnyContent, offset: int, length: int, ahead: Run | None
     ) -> bytes:
-        self.counts.cold_reads += 1
         run = Run(offset // BLOCK, -(-(offset + length) // BLOCK))
         landed: dict[int, memoryview] = {}
         for _ in range(ROUNDS):
