@@ -99,6 +99,16 @@ class ControlClient:
             return False
         return True
 
+    def is_absent(self) -> bool:
+        """Say whether nobody listens at the socket; a daemon that is stuck is there."""
+        try:
+            self._connect().close()
+        except NoDaemon:
+            return True
+        except ControlError:
+            return False
+        return False
+
     def _request(self, op: str, args: Mapping[str, Any], timeout: float) -> Generator[Progress | Result, None, None]:
         connection = self._connect()
         try:

@@ -37,6 +37,7 @@ from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
 from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead, why_refused
+from refgenfs.processes import tame_allocator
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import Reader
@@ -48,6 +49,8 @@ log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__
 
 # A first start with no catalog on the disk waits this long for the origin before it mounts all the same.
 FIRST_CATALOG = 10.0  # seconds
+# Archives that stream at a time; some of a host's connections are left for listings and sizes.
+STREAMS = 4
 # From SIGTERM to the end: requests under way may finish for this long.
 GRACE = 2.0  # seconds
 
@@ -60,6 +63,7 @@ def run(loaded: LoadedConfig, *, ready_fd: int | None = None) -> int:
     One line of JSON is written to `ready_fd` when the tree answers, or when it never will.
     """
     config = loaded.config
+    tame_allocator()
     _set_up_logging(config.log.level)
     announce = partial(_announce, ready_fd)
     try:
@@ -106,7 +110,7 @@ async def _main(config: Config, announce: Ready) -> None:
     prepare(mountpoint)
     limits = CacheLimits(config.cache.size, config.cache.min_free.bytes_of)
     async with (
-        open_store(config.cache.dir, limits, owner=f"refgenfs at {mountpoint}") as store,
+        open_store(config.cache.dir, limits, owner=str(mountpoint)) as store,
         open_bridge() as bridge,
         _http(bridge, config) as http,
         trio.open_nursery() as nursery,
@@ -164,7 +168,9 @@ class _Running:
             board,
             self._recheck,
             self._on_damage,
-            ArchiveSettings(patience=config.limits.read_deadline),
+            ArchiveSettings(
+                patience=config.limits.read_deadline, streams=max(1, min(STREAMS, config.limits.connections - 2))
+            ),
             nursery,
         )
         self._reader = Reader(
@@ -285,7 +291,7 @@ class _Running:
             async for number in signals:
                 log.info("got %s", signal.Signals(number).name)
                 if number == signal.SIGHUP:
-                    self._nursery.start_soon(self._catalog.refresh)
+                    self._nursery.start_soon(self._survive, self._catalog.refresh)
                 else:
                     self._stopping.set()
 
@@ -300,6 +306,13 @@ class _Running:
 
     async def _recheck(self, ref: ArchiveRef) -> str | None:
         return await self._library.recheck(ref)
+
+    async def _survive(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Run something in the background; a defect in it is logged, and ends nothing else."""
+        try:
+            await call()
+        except Exception:
+            log.exception("something in the background failed unexpectedly")
 
     def _on_change(self, old: CatalogSnapshot, new: CatalogSnapshot) -> None:
         for parent, name in self._tree.outdated(new):
@@ -316,7 +329,7 @@ class _Running:
         for content in contents:
             number = self._tree.number_of(content)
             if number is not None:
-                self._nursery.start_soon(self._mount.forget_pages, number)
+                self._nursery.start_soon(self._survive, partial(self._mount.forget_pages, number))
 
     def _describe(self, node: Node) -> dict[str, str]:
         """Return the extended attributes of a node, without their prefix."""

@@ -29,6 +29,11 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
+
+class Interrupted(errors.RefgenfsError):
+    """The caller is being killed: it needs no answer."""
+
+
 # The whole of it: an error has the errno of the first class in its ancestry that is named here.
 ERRNOS: dict[type[Exception], int] = {
     errors.NotInCatalog: errno.ENOENT,
@@ -38,6 +43,7 @@ ERRNOS: dict[type[Exception], int] = {
     errors.OriginDenied: errno.EACCES,
     errors.StaleContent: errno.ESTALE,
     errors.DeadlineExceeded: errno.ETIMEDOUT,
+    Interrupted: errno.EINTR,
     errors.RefgenfsError: errno.EIO,  # OriginUnavailable, OriginMissing, IntegrityError and their kin
     MemoryError: errno.ENOMEM,
     Exception: errno.EIO,
@@ -47,13 +53,6 @@ _QUIET = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errn
 MAX_NAME = 255  # bytes
 XATTR_PREFIX = b"user.refgenfs."
 IMPATIENCE = 0.5  # seconds after which a waiting caller is asked whether it is being killed
-
-
-class Interrupted(errors.RefgenfsError):
-    """The caller is being killed: it needs no answer."""
-
-
-ERRNOS = {Interrupted: errno.EINTR, **ERRNOS}
 
 
 def errno_of(error: Exception) -> int:
@@ -353,6 +352,8 @@ class Mount:
     def __init__(self, operations: Operations, mountpoint: str, *, allow_other: bool) -> None:
         self._operations = operations
         self._mountpoint = mountpoint
+        # These wait for reads under way, and reads may wait for trio's own threads.
+        self._dropping = trio.CapacityLimiter(4)
         self._options = {"fsname=refgenfs", "subtype=refgenfs", "ro", "default_permissions", "nosuid", "nodev"}
         if allow_other:
             self._options.add("allow_other")
@@ -381,7 +382,9 @@ class Mount:
     async def forget_pages(self, inode: int) -> None:
         """Have the kernel drop an inode's pages. In a thread: it waits for reads that are under way."""
         try:
-            await trio.to_thread.run_sync(pyfuse3.invalidate_inode, inode, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(
+                pyfuse3.invalidate_inode, inode, abandon_on_cancel=True, limiter=self._dropping
+            )
         except OSError as exc:
             if exc.errno != errno.ENOENT:
                 log.warning("can't drop the pages of inode %d: %s", inode, exc)

@@ -56,7 +56,7 @@ class Library:
         self._archives = archives
         self._reader = reader
         self._deadline = lookup_deadline
-        self._layouts: OrderedDict[tuple[AssetVersion, str], Layout] = OrderedDict()
+        self._layouts: OrderedDict[tuple[AssetVersion, str, bool], Layout] = OrderedDict()
 
     # -- names --------------------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ class Library:
 
     async def layout(self, version: AssetVersion, shown_as: str) -> Layout:
         """Return a version's folders and files as they show under one name of its genome."""
-        place = (version, shown_as)
+        place = self._place(version, shown_as)
         layout = self._layouts.get(place)
         if layout is None:
             names = await self.names(version)
@@ -87,7 +87,11 @@ class Library:
 
     def known_layout(self, version: AssetVersion, shown_as: str) -> Layout | None:
         """Return the layout if it is in memory."""
-        return self._layouts.get((version, shown_as))
+        return self._layouts.get(self._place(version, shown_as))
+
+    def _place(self, version: AssetVersion, shown_as: str) -> tuple[AssetVersion, str, bool]:
+        archive = self._archives.known(self._catalog.archive(version))
+        return version, shown_as, archive is not None and archive.table.complete  # links that are dead are known then
 
     async def _listing(self, version: AssetVersion) -> tuple[str, ...] | None:
         with _deadline(self._deadline, f"the listing of {version.key}"):

@@ -1,4 +1,6 @@
-"""Where a running daemon's socket and log are: functions of the mountpoint, the environment and the user.
+"""Where a running daemon's socket and log are, and where a configuration may be.
+
+All are functions of the mountpoint, the environment and the user.
 
 A daemon is known by its mountpoint. Its instance name is the mountpoint's path with '/' written as '-', so
 that a look into the runtime directory tells which daemons there are and where.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import re
 import stat
 from collections.abc import Mapping
@@ -100,6 +103,20 @@ def find_sockets(environ: Mapping[str, str], uid: int) -> list[Path]:
         return sorted(folder.glob("*.sock")) if folder.lstat().st_uid == uid else []
     except OSError:
         return []
+
+
+def home_dir(environ: Mapping[str, str], uid: int) -> str:
+    """Return the user's home, "/" where none is known."""
+    try:
+        return environ.get("HOME") or pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        return "/"
+
+
+def config_places(environ: Mapping[str, str], home: str) -> tuple[Path, Path]:
+    """Return where a configuration is looked for that nobody named: the user's, then the machine's."""
+    folder = environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
+    return Path(folder, "refgenfs", "config.toml"), Path("/etc/refgenfs/config.toml")
 
 
 def _escape(part: bytes) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
+
+_M_ARENA_MAX = -8  # malloc.h
+_M_TRIM_THRESHOLD = -1
 
 # Signals that end a process unless it catches them.
 _FATAL = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -56,3 +60,17 @@ def resident_memory() -> int:
     """Return this process's resident memory in bytes, as /proc/self/statm has it."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def tame_allocator() -> None:
+    """Have glibc keep two arenas and give large blocks back; elsewhere, do nothing.
+
+    Its default is an arena for each of many threads (mallopt(3), M_ARENA_MAX), and each keeps what its threads
+    once used: a few archives streaming through worker threads cost more memory than all they hold.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    for parameter, value in ((_M_ARENA_MAX, 2), (_M_TRIM_THRESHOLD, 1 << 20)):
+        mallopt(parameter, value)

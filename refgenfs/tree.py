@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.content import ContentId, FileFacts
-from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog
+from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import Child, Layout, is_junk
 from refgenfs.library import Library, Located
@@ -159,7 +159,7 @@ class Tree:
         node = self.inode(parent).node
         child: Node
         if isinstance(node, RootNode):
-            self._catalog.snapshot.genome(name)
+            self._check_genome(name)
             child = GenomeNode(name)
         elif isinstance(node, GenomeNode):
             child = self._asset_folder(node.genome, name)
@@ -171,6 +171,13 @@ class Tree:
         if isinstance(inode.node, FileNode):
             self._adopt(inode.node, child, parent, name)
         return self._attributes(inode)
+
+    def _check_genome(self, name: str) -> None:
+        """Raise NotInCatalog for a genome that no source has; OriginUnavailable while one might."""
+        unanswered = self._catalog.unanswered
+        if unanswered and name not in self._catalog.snapshot.genomes and not is_junk(name):
+            raise OriginUnavailable(f"{name}: it isn't known what {', '.join(unanswered)} has: no answer yet")
+        self._catalog.snapshot.genome(name)
 
     def _asset_folder(self, genome: str, spelling: str) -> FolderNode:
         asset, colon, tag = spelling.partition(":")

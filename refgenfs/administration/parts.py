@@ -117,4 +117,5 @@ async def repeating(report: Callable[[], Awaitable[None]]) -> AsyncIterator[None
             yield
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise group.exceptions[0] from group.exceptions[0].__cause__
+        error = next((one for one in group.exceptions if not isinstance(one, trio.Cancelled)), group.exceptions[0])
+        raise error from error.__cause__

@@ -33,7 +33,8 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
 def can_punch(directory: Path) -> bool:
     """Say whether the file system of a directory can punch holes; raises OSError when it can't be written."""
     path = directory / ".punch"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         os.ftruncate(fd, 1 << 16)
         punch_hole(fd, 0, 1 << 15)

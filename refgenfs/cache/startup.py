@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ MARKER = "clean"  # its text is the epoch; it is there only while the cache is c
 STATE = "store/state"
 
 log = logging.getLogger(__name__)
+
+_CONTENT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(slots=True)
@@ -143,7 +146,10 @@ def _agree(contents: Path, image: Image) -> None:
         for item in found:
             entry = image.entries.get(item.name)
             if entry is None or not entry.resident:
-                _remove(item.path)
+                if _CONTENT.fullmatch(item.name):
+                    _remove(item.path)
+                else:
+                    log.warning("%s is no content of this cache; it is left alone", item.path)
                 continue
             if not image.clean:
                 facts = item.stat(follow_symlinks=False)

@@ -225,8 +225,17 @@ class Store:
         entry.pinned = pinned
         shelf.entries[cid] = entry
         (shelf.index.pin if pinned else shelf.index.unpin)(cid)
-        if pinned or entry.resident:
-            self.ledger.set(f"content/{cid}", summary_of(entry))
+        if pinned:
+            try:
+                self.ledger.set(f"content/{cid}", summary_of(entry))
+            except CacheError:
+                entry.pinned = False  # no room to write it down: then it is not so
+                shelf.index.unpin(cid)
+                raise
+        elif entry.resident:
+            self.ledger.apply(
+                {f"content/{cid}": summary_of(entry)}, iter(())
+            )  # the row is there: no more room needed
         else:
             del shelf.entries[cid]
             self.ledger.delete(f"content/{cid}")

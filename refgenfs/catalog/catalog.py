@@ -156,6 +156,11 @@ class Catalog:
         """Return how every source is."""
         return tuple(_status(feed) for feed in self._feeds.values())
 
+    @property
+    def unanswered(self) -> tuple[str, ...]:
+        """The sources of which nothing is known: none has ever answered, and no catalog is kept."""
+        return tuple(feed.source.name for feed in self._feeds.values() if feed.catalog is None)
+
     async def _keep_fresh(self, feed: _Feed) -> None:
         while True:
             await self._refresh(feed)
@@ -166,14 +171,12 @@ class Catalog:
 
     async def _ask(self, feed: _Feed) -> None:
         try:
-            catalog = await feed.source.catalog()
+            await self._accept(feed, await feed.source.catalog())
         except RefgenfsError as exc:
             self._note_failure(feed, str(exc))
         except Exception as exc:
             log.exception("source %s: the refresh failed unexpectedly", feed.source.name)
             self._note_failure(feed, f"the refresh failed unexpectedly ({type(exc).__name__}); see the log")
-        else:
-            await self._accept(feed, catalog)
 
     async def _accept(self, feed: _Feed, catalog: SourceCatalog) -> None:
         name = feed.source.name
@@ -221,7 +224,10 @@ class Catalog:
         while True:
             await self._warm_up.wait()
             self._warm_up = trio.Event()
-            await self._details.warm_up(self.snapshot.versions)
+            try:
+                await self._details.warm_up(self.snapshot.versions)
+            except Exception:
+                log.exception("listings could not be fetched ahead")
 
     # -- versions -----------------------------------------------------------------------------------------
 

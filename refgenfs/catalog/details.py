@@ -356,6 +356,9 @@ class Details:
                 await self._notebook.write(key, dump_facts(row.facts))
         finally:
             row.saving = False
+            if row.dirty:  # the daemon ends: what the origin has replaced must not be believed in the next life
+                with trio.CancelScope(shield=True):
+                    await self._notebook.write(key, dump_facts(row.facts))
 
     def _source(self, version: AssetVersion) -> Source:
         try:

@@ -69,7 +69,7 @@ class Flights:
         """Start a task of the catalog's own; raise OriginUnavailable when the catalog is closed."""
         if self._nursery is None:
             raise OriginUnavailable("the catalog is not running")
-        self._nursery.start_soon(task, *args)
+        self._nursery.start_soon(_survive, task, *args)
 
     async def calm(self) -> None:
         """Wait until nobody waits who has no time."""
@@ -98,3 +98,11 @@ class Flights:
         finally:
             del self._flying[key]
             flight.done.set()
+
+
+async def _survive(task: Callable[..., Awaitable[object]], *args: object) -> None:
+    """Run a task of the catalog's own; a defect in it is logged, and ends nothing else."""
+    try:
+        await task(*args)
+    except Exception:
+        log.exception("a task of the catalog failed unexpectedly")

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from refgenfs.cli.connection import choose
+from refgenfs.cli.connection import choose, mountpoint_of_daemon
 from refgenfs.cli.options import AsJson, ConfigFile, Mountpoint
 from refgenfs.cli.output import DASH, Column, Table, note, write, write_json, write_pairs, write_table
 from refgenfs.cli.residency import follow
 from refgenfs.core.errors import IntegrityError, RefgenfsError
 from refgenfs.core.units import human_age, human_bytes, human_percent
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Don't ask.")]
 
 
 def info(mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
@@ -35,7 +35,11 @@ def info(mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: AsJs
         ]
     )
     write()
-    write_table(_contents(answer["contents"], time.time()), empty="the cache is empty")
+    write_table(_contents(answer["contents"], time.time()), empty=_emptiness(used))
+
+
+def _emptiness(used: int) -> str:
+    return f"the cache holds no files; the {human_bytes(used)} in use are its own book-keeping"
 
 
 def _contents(contents: list[dict[str, Any]], now: float) -> Table:
@@ -84,19 +88,20 @@ def clear(
 ) -> None:
     """Empty the cache of all that isn't pinned. It fills again as files are read."""
     client = choose(mountpoint, config, os.environ, os.geteuid())
+    where = mountpoint_of_daemon(client)
     if not yes:
-        _confirm(client.call("cache_info"))
+        _confirm(client.call("cache_info"), where)
     freed = client.call("cache_clear")["freed"]
     if as_json:
         write_json({"freed": freed})
     else:
-        write(f"{human_bytes(freed)} freed")
+        write(f"{where}: {human_bytes(freed)} freed")
 
 
-def _confirm(facts: dict[str, Any]) -> None:
+def _confirm(facts: dict[str, Any], where: str) -> None:
     if not sys.stdin.isatty():
         raise RefgenfsError("`cache clear` asks first, and nobody is there to answer: add --yes")
     goes = human_bytes(facts["used"] - facts["pinned"])
-    if not typer.confirm(f"Remove up to {goes} from {facts['dir']}?", err=True):
+    if not typer.confirm(f"{where}: remove up to {goes} from {facts['dir']}?", err=True):
         note("nothing removed")
         raise typer.Exit(1)

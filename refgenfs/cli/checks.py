@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import stat
@@ -12,13 +13,16 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
+from refgenfs.cli.configuration import token_problem
 from refgenfs.control_client import ControlClient
 from refgenfs.core.errors import ControlError, redact_url
+from refgenfs.core.refgenie import v3_url
 from refgenfs.core.units import format_size, human_bytes, human_duration
 from refgenfs.mount_table import mount_at
 from refgenfs.mountpoint import permits_allow_other
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "warn", "fail"]
 _SOURCE_SECONDS = 8.0
+_LIST_BYTES = 64 << 20
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 _PACKAGES = ("pyfuse3", "trio", "aiohttp", "pydantic", "diskcache", "isal", "pysam", "typer", "rich")
 
@@ -70,6 +75,7 @@ def run_checks(machine: Machine) -> Iterator[Check]:
     )
     for check in single:
         yield check(machine)
+    yield from check_tokens(machine)
     yield from check_sources(machine)
 
 
@@ -242,6 +248,19 @@ def check_daemon(machine: Machine) -> Check:
         )
 
 
+def check_tokens(machine: Machine) -> Iterator[Check]:
+    """See whether files that hold a token are readable, and by their owner only."""
+    for source in machine.config.source:
+        if source.token_file is None:
+            continue
+        where = f"source.{source.name}.token_file"
+        problem = token_problem(source.token_file)
+        if problem:
+            yield Check("token", "fail", f"{where}: {problem}", "`refgenfs mount` refuses it as it is")
+        else:
+            yield Check("token", "ok", f"{where}: {source.token_file} can be read by this user only")
+
+
 def check_sources(machine: Machine) -> list[Check]:
     """Ask every source one short question, all at once and in bounded time."""
     found: dict[str, Check] = {}
@@ -260,11 +279,16 @@ def check_sources(machine: Machine) -> list[Check]:
 
 def _ask(source: RefgenieSource) -> Check:
     name, url = "source", f"{source.name}: {redact_url(source.url)}"
-    request = Request(f"{source.url.rstrip('/')}/genomes/list", headers={"User-Agent": "refgenfs doctor"})  # noqa: S310
+    request = Request(v3_url(source.url, "genomes", "list"), headers={"User-Agent": "refgenfs doctor"})  # noqa: S310
+    wrong = "check that url is a refgenieserver's, without /v3"
+    if source.url.rstrip("/").endswith("/v3"):
+        wrong = f"leave /v3 off url: {redact_url(source.url).rstrip('/').removesuffix('/v3')}"
     try:
         with _opener(source).open(request, timeout=min(source.timeout, _SOURCE_SECONDS - 1)) as answer:
-            answer.read(1)
+            body = answer.read(_LIST_BYTES)
+        if _is_list(body):
             return Check(name, "ok", f"{url} answers")
+        return Check(name, "fail", f"{url} answers what is no list of genomes", wrong)
     except HTTPError as exc:
         exc.close()
         if exc.code in (401, 403):
@@ -275,9 +299,16 @@ def _ask(source: RefgenieSource) -> Check:
                 f"{url} answers, and asks for a token",
                 "" if source.token_file else "set token_file",
             )
-        return Check(name, "fail", f"{url} answers {exc.code} {exc.reason}", "check that url is a refgenieserver's")
-    except (OSError, ValueError) as exc:
+        return Check(name, "fail", f"{url} answers {exc.code} {exc.reason}", wrong)
+    except (OSError, HTTPException, ValueError) as exc:
         return _unreachable(source, str(getattr(exc, "reason", exc)))
+
+
+def _is_list(body: bytes) -> bool:
+    try:
+        return isinstance(json.loads(body), list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _opener(source: RefgenieSource) -> OpenerDirector:

@@ -40,7 +40,7 @@ def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
     try:
         loaded = load_config(config, {}, os.environ)
-        problems = _problems(loaded.config)
+        problems = file_problems(loaded.config)
         path = str(loaded.path) if loaded.path else None
     except ConfigError as exc:
         problems, path = str(exc).splitlines(), str(config) if config else os.environ.get("REFGENFS_CONFIG")
@@ -62,7 +62,8 @@ def _values(loaded: LoadedConfig) -> list[tuple[str, object, str]]:
     return [(key, plain[key], origin) for key, _, origin in loaded.settings()]
 
 
-def _problems(config: Config) -> list[str]:
+def file_problems(config: Config) -> list[str]:
+    """Return what is wrong with files that a configuration names, one line each."""
     return [
         f"source.{source.name}.token_file: {problem}"
         for source in config.source

@@ -11,13 +11,19 @@ from refgenfs.cli.options import AsJson
 
 Workdir = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Where to work. Without it: a temporary directory.", show_default=False),
+    typer.Option(
+        metavar="DIR",
+        help="Where to work: a new, an empty or an earlier demo's directory. Without it: a temporary one.",
+        show_default=False,
+    ),
 ]
 
 
 def demo(
     workdir: Workdir = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the directory there afterwards.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the temporary directory there afterwards; --workdir's always stays.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build a small genome, serve it, mount it, align reads against the mount, and show what was fetched."""

@@ -120,6 +120,9 @@ def _show_info(answer: dict[str, Any]) -> None:
     from refgenfs.core.units import human_bytes
 
     size = answer["size"]
+    unknown = "not known yet: `ls -l` asks for it"
+    if any(file["size"] is None and file["origin"] == "archive" for file in answer["files"]):
+        unknown = "known once the archive has been read"
     write_pairs(
         [
             ("key", answer["key"] + (" (the default tag)" if answer["default"] else "")),
@@ -127,10 +130,7 @@ def _show_info(answer: dict[str, Any]) -> None:
             ("path", answer["path"]),
             ("source", answer["source"]),
             ("genome", ", ".join(dict.fromkeys([*answer["names"], answer["genome_digest"]]))),
-            (
-                "size",
-                "known once the archive has been read" if size is None else f"{human_bytes(size)} ({size:,} bytes)",
-            ),
+            ("size", unknown if size is None else f"{human_bytes(size)} ({size:,} bytes)"),
             ("resident", _share(answer["resident"]) + (", pinned" if answer["pinned"] else "")),
             ("archive", answer["archive_size"]),
             ("asset digest", answer["asset_digest"]),

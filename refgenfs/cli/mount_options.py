@@ -54,6 +54,12 @@ def parse_mount_options(text: str) -> dict[str, Any]:
     return overrides
 
 
+def asks_for_writing(text: str) -> bool:
+    """Say whether a comma-separated text has the word `rw` (and no `ro` after it)."""
+    words = [word.strip() for word in text.split(",")]
+    return ([word for word in words if word in ("ro", "rw")] or ["ro"])[-1] == "rw"
+
+
 def _unknown(name: str) -> str:
     known = [*_SETTINGS, *_SETTINGS.values(), *sorted(_IGNORED)]
     close = get_close_matches(name, known, 1)

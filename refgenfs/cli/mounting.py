@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refgenfs.cli.connection import canonical, choose
+from refgenfs.cli.connection import canonical, choose, is_ambiguous
 from refgenfs.cli.options import AsJson, ConfigFile
 from refgenfs.cli.output import note, write, write_json
 from refgenfs.control_client import ControlClient, NoDaemon
-from refgenfs.core.errors import ControlError, RefgenfsError
+from refgenfs.core.errors import ConfigError, ControlError, RefgenfsError
 from refgenfs.paths import log_path, socket_path
 
 if TYPE_CHECKING:
@@ -53,7 +56,9 @@ def mount(
     mountpoint: MountDir = None,
     config: ConfigFile = None,
     options: Options = None,
-    foreground: Annotated[bool, typer.Option("-f", "--foreground", help="Stay in the foreground.")] = False,
+    foreground: Annotated[
+        bool, typer.Option("-f", "--foreground", metavar="", help="Stay in the foreground.")
+    ] = False,
     wait: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for the daemon.", min=1)] = 60.0,
     as_json: AsJson = False,
 ) -> None:
@@ -61,28 +66,36 @@ def mount(
     loaded = _load(mountpoint, config, options or [])
     point = loaded.config.mount.point
     environ, uid = os.environ, os.geteuid()
-    prepare(point, ControlClient(socket_path(point, environ, uid), mountpoint=point))
+    made = prepare(point, ControlClient(socket_path(point, environ, uid), mountpoint=point))
     if foreground:
         from refgenfs.daemon import run
 
-        raise typer.Exit(run(loaded, ready_fd=None))
+        with _removed_on_failure(made):
+            status = run(loaded, ready_fd=None)
+            raise typer.Exit(status)
     from refgenfs.launch import start, tree_answers
 
     log = log_path(point, environ, uid)
-    begun = start(loaded, log, deadline=wait)
+    with _removed_on_failure(made):
+        begun = start(loaded, log, deadline=wait)
     if not tree_answers(point):
         raise ControlError(f"the daemon is up, but {point} doesn't answer: see {log}, then `refgenfs umount {point}`")
     _tell(point, begun, log, as_json)
 
 
 def _load(mountpoint: str | None, config: Path | None, options: list[str]) -> LoadedConfig:
-    from refgenfs.cli.mount_options import parse_mount_options
+    from refgenfs.cli.configuration import file_problems
+    from refgenfs.cli.mount_options import asks_for_writing, parse_mount_options
     from refgenfs.config import load_config
 
     overrides: dict[str, Any] = parse_mount_options(",".join(options))
+    if asks_for_writing(",".join(options)):
+        note("the mount is read-only, `-o rw` or not")
     if mountpoint is not None:
         overrides["mount.point"] = str(canonical(mountpoint))
     loaded = load_config(config, overrides, os.environ)
+    if problems := file_problems(loaded.config):
+        raise ConfigError("\n".join(problems))
     point = canonical(loaded.config.mount.point)
     if point == loaded.config.mount.point:
         return loaded
@@ -90,8 +103,10 @@ def _load(mountpoint: str | None, config: Path | None, options: list[str]) -> Lo
     return load_config(config, {**overrides, "mount.point": str(point)}, os.environ)
 
 
-def prepare(point: Path, client: ControlClient) -> None:
-    """See to it that `point` can be mounted on; raise ControlError where it can't be.
+def prepare(point: Path, client: ControlClient) -> list[Path]:
+    """See to it that `point` can be mounted on; return the folders that were made for it, the deepest first.
+
+    Raises ControlError where it can't be mounted on.
 
     What is mounted there isn't touched: a dead mount of ours is left to the daemon, which recovers it.
     """
@@ -101,9 +116,10 @@ def prepare(point: Path, client: ControlClient) -> None:
     if client.is_alive():
         raise ControlError(f"{point} is mounted already; `refgenfs umount {point}` first, or just use it")
     if mounted is not None and mounted.is_refgenfs:
-        return
+        return []
     if mounted is not None:
         raise ControlError(f"{point} is a mountpoint of {mounted.fstype} already: name another directory")
+    made = [folder for folder in (point, *point.parents) if not os.path.lexists(folder)]
     try:
         point.mkdir(parents=True, exist_ok=True)
         if os.listdir(point):
@@ -115,6 +131,20 @@ def prepare(point: Path, client: ControlClient) -> None:
             f"{point} can't be made or read: {exc.strerror}; name a directory of your own, "
             "for example `refgenfs mount ~/genomes`"
         ) from exc
+    return made
+
+
+@contextmanager
+def _removed_on_failure(made: list[Path]) -> Iterator[None]:
+    """Take folders that were made for a mount away again where it doesn't come about; what isn't empty stays."""
+    try:
+        yield
+    except BaseException as exc:
+        if not isinstance(exc, typer.Exit) or exc.exit_code:
+            with suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
+        raise
 
 
 def _tell(point: Path, begun: Started, log: Path, as_json: bool) -> None:
@@ -126,7 +156,8 @@ def _tell(point: Path, begun: Started, log: Path, as_json: bool) -> None:
     write(f"{point} is mounted: {_count(genomes, 'genome')}, {_count(assets, 'asset')}")
     for problem in begun.facts.get("problems", ()):
         note(f"source {problem}")
-    write("Try: refgenfs list" if genomes else "Try: refgenfs status")
+    which = f" -m {shlex.quote(str(point))}" if is_ambiguous(point, os.environ, os.geteuid()) else ""
+    write(f"Try: refgenfs {'list' if genomes else 'status'}{which}")
 
 
 def _count(number: int, what: str) -> str:
@@ -138,7 +169,9 @@ def umount(
     config: ConfigFile = None,
     lazy: Annotated[
         bool,
-        typer.Option("-l", "--lazy", help="Detach now; the daemon ends when nobody uses the files any more."),
+        typer.Option(
+            "-l", "--lazy", metavar="", help="Detach now; the daemon ends when nobody uses the files any more."
+        ),
     ] = False,
 ) -> None:
     """Unmount, and wait until the daemon has ended."""

@@ -64,7 +64,7 @@ Mountpoint = Annotated[
         "-m",
         "--mountpoint",
         metavar="DIR",
-        help="Ask the daemon that serves this mountpoint. Without it: the configuration's, or the only one.",
+        help="Ask the daemon at this mountpoint. Without it: the configuration's; if it names none, the only one.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -78,4 +78,4 @@ ConfigFile = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for programs.")]

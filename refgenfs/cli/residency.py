@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refgenfs.cli.connection import choose
+from refgenfs.cli.connection import choose, mountpoint_of_daemon
 from refgenfs.cli.options import AsJson, ConfigFile, Keys, Mountpoint
 from refgenfs.cli.output import Column, Table, clean, console, write_json, write_table
 from refgenfs.control_client import ControlClient, Progress, Result
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import ProgressColumn, Task, TaskID
 
-Pin = Annotated[bool, typer.Option("--pin", help="Keep them: what is pinned is never evicted.")]
+Pin = Annotated[bool, typer.Option("--pin", metavar="", help="Keep them: what is pinned is never evicted.")]
 
 
 def pull(
@@ -75,13 +75,16 @@ def _parse(keys: list[str]) -> list[str]:
 
 def _ask(op: str, title: str, keys: list[str], mountpoint: str | None, config: ConfigFile, as_json: bool) -> None:
     parsed = _parse(keys)
-    answer = choose(mountpoint, config, os.environ, os.geteuid()).call(op, keys=parsed)
+    client = choose(mountpoint, config, os.environ, os.geteuid())
+    answer = client.call(op, keys=parsed)
     if as_json:
         write_json(answer)
         return
-    table = Table((Column("KEY", style="cyan"), Column(title, right=True)))
+    where = [mountpoint_of_daemon(client)] if op == "evict" else []
+    columns = [Column("KEY", style="cyan"), Column(title, right=True), Column("MOUNT", fold=True)]
+    table = Table(columns[: 2 + len(where)])
     for item in answer["keys"]:
-        table.add(item["key"], human_bytes(item["bytes"]))
+        table.add(item["key"], human_bytes(item["bytes"]), *where)
     write_table(table)
 
 

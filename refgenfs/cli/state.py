@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from refgenfs.cli.connection import choose
+import typer
+
+from refgenfs.cli.connection import canonical, choose
 from refgenfs.cli.options import AsJson, ConfigFile, Mountpoint
 from refgenfs.cli.output import (
     DASH,
@@ -25,9 +27,19 @@ _BAR = 32
 _ERRORS = 5  # the log has them all
 
 
-def status(mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+Point = Annotated[
+    str | None, typer.Argument(metavar="MOUNTPOINT", help="The mountpoint, as with -m.", show_default=False)
+]
+
+
+def status(
+    point: Point = None, mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: AsJson = False
+) -> None:
     """Show sources and their health, cache use, what was served, fetched and saved, recent errors."""
-    answer = choose(mountpoint, config, os.environ, os.geteuid()).call("status")
+    if point is not None and mountpoint is not None and canonical(point) != canonical(mountpoint):
+        raise typer.BadParameter("the mountpoint is given twice, and differs")
+    where = mountpoint if point is None else point
+    answer = choose(where, config, os.environ, os.geteuid()).call("status")
     if as_json:
         write_json(answer)
         return
@@ -105,7 +117,10 @@ def _write_cache(cache: dict[str, Any]) -> None:
         )
     else:
         write(f"used {human_bytes(used)} of {human_bytes(size)}, {human_percent(used, size)}")
-    held = f"{cache['contents']:,} files, {human_bytes(cache['pinned'])} pinned"
+    files = f"{cache['contents']:,} files"
+    if used and not cache["contents"]:
+        files += " (what is used is the cache's own book-keeping)"
+    held = f"{files}, {human_bytes(cache['pinned'])} pinned"
     held += f", {cache['evictions']:,} evictions"
     _line((f"{held}; {human_bytes(cache['min_free'])} stays free in {cache['dir']}", ""))
     if cache["uncached"]:

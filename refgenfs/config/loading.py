@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from refgenfs.config.explain import explain, relevant, suggestion
 from refgenfs.config.model import Config
 from refgenfs.core.errors import ConfigError
+from refgenfs.paths import config_places, home_dir
 
 _PATHS = {("mount", "point"), ("cache", "dir")}
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -53,7 +53,7 @@ def load_config(
     the defaults hold. `overrides` maps dotted keys ("cache.size") to values that win over the file's.
     """
     uid = os.geteuid() if uid is None else uid
-    home = environ.get("HOME") or _home_of(uid)
+    home = home_dir(environ, uid)
     found = find_config(path, environ, home)
     data = _read(found) if found else {}
     _make_paths_absolute(data, found.parent if found else Path.cwd(), home)
@@ -83,9 +83,7 @@ def find_config(path: Path | None, environ: Mapping[str, str], home: str) -> Pat
             why = "" if path else " (named by REFGENFS_CONFIG)"
             raise ConfigError(f"{found}: no such file{why}")
         return found
-    folder = environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
-    places = (Path(folder, "refgenfs", "config.toml"), Path("/etc/refgenfs/config.toml"))
-    return next((place for place in places if place.exists()), None)
+    return next((place for place in config_places(environ, home) if place.exists()), None)
 
 
 def override_keys() -> list[str]:
@@ -124,13 +122,6 @@ def _make_paths_absolute(data: dict[str, Any], base: Path, home: str) -> None:
     for table, name in tables:
         if isinstance(table, dict) and name in table:
             table[name] = _absolute(table[name], base, home)
-
-
-def _home_of(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_dir
-    except KeyError:
-        return "/"
 
 
 def _default_cache_dir(

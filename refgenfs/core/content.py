@@ -23,7 +23,8 @@ def content_id(source: str, asset_digest: str, name: str, salt: str = "") -> Con
     source can put bytes into another's files. `salt` separates what an origin replaced in place.
     """
     text = "\0".join((source, asset_digest, name, salt))
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
+    # names of an archive's members can be any bytes
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:40]
 
 
 def block_count(size: int) -> int:

@@ -7,7 +7,7 @@ reads them: what failed, where, and what to do. They never carry a token, a head
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 
@@ -96,3 +96,23 @@ def redact_url(url: str) -> str:
         host = f"[{host}]"
     netloc = f"{host}:{port}" if port else host
     return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def without_frames(error: E) -> E:
+    """Return the error with no traceback in it or its causes: one that is kept must not keep what they held.
+
+    The frames of a failed transfer hold its buffers, and they hold the error: a cycle of megabytes, which only the
+    garbage collector would end.
+    """
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            pending += [one.__cause__, one.__context__]
+    return error

@@ -27,7 +27,8 @@ from enum import Enum
 UNKNOWN = -1  # a size that isn't known
 
 _DIGITS = r"[0-9]{1,18}"  # up to 10**18 bytes: an exabyte, and no surprise of big integers
-_CONTENT_RANGE = re.compile(rf"bytes[ \t]+(?:({_DIGITS})-({_DIGITS})|\*)/({_DIGITS}|\*)", re.IGNORECASE)
+# `*/1234` without its unit is what Starlette answers with a 416.
+_CONTENT_RANGE = re.compile(rf"(?:bytes[ \t]+(?:({_DIGITS})-({_DIGITS})|\*)|\*)/({_DIGITS}|\*)", re.IGNORECASE)
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 
 

@@ -41,6 +41,10 @@ class AssetKey:
         if not stripped:
             raise KeyFormatError(f"an empty key; write {_FORM}, for example hg38/fasta.fai:default")
         genome, slash, rest = stripped.partition("/")
+        if not slash and is_name(genome):
+            raise KeyFormatError(
+                f"{genome} names a genome: write {genome}/ASSET; `refgenfs list {genome}` shows them"
+            )
         if not slash:
             raise KeyFormatError(f"{text!r} has no asset; write {_FORM}, for example {genome}/fasta")
         if "/" in rest:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from rich.console import Console
 
 from refgenfs.config import load_config
 from refgenfs.control_client import ControlClient
+from refgenfs.core.errors import ControlError
 from refgenfs.core.units import human_bytes
-from refgenfs.demo.build import DemoError, DemoRoot, build_demo_root
+from refgenfs.demo.build import STAMP, DemoError, DemoRoot, build_demo_root
 from refgenfs.demo.genome import AlignmentCheck, check_alignments
 from refgenfs.demo.origin import Origin, serve
 from refgenfs.launch import start
@@ -31,6 +32,7 @@ from refgenfs.paths import socket_path
 RUN_TIMEOUT = 120  # seconds for one alignment of 20,000 reads, which takes about two
 STOP_TIMEOUT = 20.0  # seconds
 PARALLEL = 5
+MARKER = ".refgenfs-demo"  # a folder that has it is the demo's to write in
 
 
 @dataclass
@@ -55,12 +57,16 @@ class Report:
 def run_demo(*, workdir: Path | None = None, keep: bool = False, json_output: bool = False) -> int:
     """Run the demo; return 0 when everything was as it should be, else 1.
 
-    Everything happens in `workdir` (a temporary folder without one), which is removed unless `keep`.
+    Everything happens in `workdir`, which stays, or in a temporary folder, which is removed unless `keep`.
+    Raises DemoError for a `workdir` that holds something else.
     """
     console = Console(stderr=json_output, highlight=False, soft_wrap=True)
+    if workdir is not None:
+        _refuse_strangers(workdir)
+    _check_tools()
     folder = workdir if workdir is not None else Path(tempfile.mkdtemp(prefix="refgenfs-demo-"))
     try:
-        _check_tools()
+        _mark(folder)
         report = _Demo(folder.resolve(), console).run()
     finally:
         if not keep and workdir is None:
@@ -68,6 +74,26 @@ def run_demo(*, workdir: Path | None = None, keep: bool = False, json_output: bo
     if json_output:
         sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
     return 1 if report.problems else 0
+
+
+def _refuse_strangers(folder: Path) -> None:
+    if any((folder / mark).is_file() for mark in (MARKER, f"origin/{STAMP}")):
+        return
+    try:
+        if any(folder.iterdir()):
+            raise DemoError(f"{folder} is in the way: it holds no demo; name a new or an empty folder")
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise DemoError(f"{folder} can't be used: {exc.strerror}; name a new or an empty folder") from exc
+
+
+def _mark(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).touch()
+    except OSError as exc:
+        raise DemoError(f"{folder} can't be used: {exc.strerror}; name a folder of your own") from exc
 
 
 def _check_tools() -> None:
@@ -212,7 +238,8 @@ class _Demo:
         try:
             yield client
         finally:
-            client.call("stop")
+            with suppress(ControlError):  # it may have died, and that is not what went wrong
+                client.call("stop")
             _wait_until(lambda: mount_at(self._mountpoint) is None and not Path(f"/proc/{begun.pid}").exists())
             if mount_at(self._mountpoint) is not None:
                 unmount_dead(self._mountpoint)

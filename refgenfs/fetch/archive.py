@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -145,6 +146,8 @@ class ArchiveSink:
         if self._thread is not None:
             await self._stopped.wait()
             self._thread.join()  # at its last statement
+        self._error = None  # its frames know the sink: a cycle with its buffers in it
+        self._batch = []
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -169,6 +172,7 @@ class ArchiveSink:
         except Exception as exc:  # noqa: BLE001 - raised again by feed and finish
             self._failed = True
             self._error = self._error or exc
+            traceback.clear_frames(exc.__traceback__)  # they hold the buffers, and the error is kept
             self._intake.close()
 
     # On the worker thread
@@ -185,6 +189,7 @@ class ArchiveSink:
             pass  # closed, or trio is ending: nobody wants the rest
         except Exception as exc:  # noqa: BLE001 - raised again by feed and finish
             self._error = self._error or exc
+            traceback.clear_frames(exc.__traceback__)  # they hold the buffers, and the error is kept
         finally:
             self._intake.close()
             with suppress(trio.RunFinishedError):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -32,6 +32,7 @@ from refgenfs.core.errors import (
     OriginUnavailable,
     RefgenfsError,
     StaleContent,
+    without_frames,
 )
 from refgenfs.core.tar import Member
 from refgenfs.fetch.http import Http
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 # Member tables kept in memory without a stream: a few kilobytes each, re-read from the ledger in a millisecond.
 TABLES = 256
+QUEUE_BEAT = 1.0  # seconds between the signs of life of a stream that waits for its turn
 
 # Asks the origin which digest the archive has now; None when the version is gone or rebuilt.
 Recheck = Callable[[ArchiveRef], Awaitable[str | None]]
@@ -68,11 +70,13 @@ class ArchiveSettings:
     patience: without a byte coming in, before who waits gets an error.
     linger: a stream that nobody waits for is held this long before it is given up;
     idle: so many of these at a time, since each holds one of the host's connections.
+    streams: so many at a time in all, for the memory they take and the connections they hold.
     """
 
     patience: float = 60.0
     linger: float = 30.0
     idle: int = 2
+    streams: int = 4
 
 
 class Archives:
@@ -98,6 +102,7 @@ class Archives:
         self._archives: OrderedDict[tuple[str, str], Archive] = OrderedDict()
         self._live: WeakValueDictionary[tuple[str, str], Archive] = WeakValueDictionary()  # some reader's, too
         self._idle = IdleStreams(settings.idle)
+        self._slots = trio.CapacityLimiter(settings.streams)
         self._opening: dict[tuple[str, str], trio.Event] = {}
 
     # -- tables -------------------------------------------------------------------------------------------
@@ -241,14 +246,27 @@ class Archives:
         """Own one stream from its start to its verdict. Raises only a cancellation."""
         error: RefgenfsError | None = OriginUnavailable(f"the stream of {archive.ref.key} was given up")
         try:
+            await self._take_turn(stream)
             error = await self._try(archive, stream)
+            if error is not None:
+                without_frames(error)
         finally:
+            with suppress(RuntimeError):  # ended before its turn came
+                self._slots.release_on_behalf_of(stream)
             archive.streams.remove(stream)
             archive.error = None if isinstance(error, StreamIdle) else error
             stream.end(error)
             archive.announce()
             with trio.CancelScope(shield=True):  # what went by is known for good, also to the next life
                 await archive.save(self._store.ledger)
+
+    async def _take_turn(self, stream: ArchiveStream) -> None:
+        """Wait until there is room for one more stream; that is a queue, and not an origin that is silent."""
+        while True:
+            with trio.move_on_after(QUEUE_BEAT):
+                await self._slots.acquire_on_behalf_of(stream)
+                return
+            stream.progress += 1
 
     async def _try(self, archive: Archive, stream: ArchiveStream) -> RefgenfsError | None:
         """Stream, and judge; return what went wrong, after taking back what must not stay."""
@@ -259,16 +277,25 @@ class Archives:
             return exc
         except (IntegrityError, StaleContent) as exc:
             log.warning("%s: dropping what came: %s", archive.ref.key, exc)
-            await stream.take_back()
+            archive.distrusted = archive.distrusted or isinstance(exc, IntegrityError)
+            await self._take_back(archive, stream)
             return exc
         except RefgenfsError as exc:
             log.warning("%s: %s", archive.ref.key, exc)
             return exc
         except Exception as exc:
             log.exception("%s: the stream failed unexpectedly", archive.ref.key)
-            await stream.take_back()
+            await self._take_back(archive, stream)
             return OriginUnavailable(f"{archive.ref.key}: unexpected {type(exc).__name__}")
         return None
+
+    async def _take_back(self, archive: Archive, stream: ArchiveStream) -> None:
+        """Drop what a stream brought; a defect in that must not take the daemon along."""
+        try:
+            await stream.take_back()
+        except Exception:
+            archive.generation += 1  # so that nobody reads on
+            log.exception("%s: what came can't be taken back", archive.ref.key)
 
     async def _stream(self, archive: Archive, stream: ArchiveStream) -> None:
         await stream.fly(self._http)
@@ -278,6 +305,7 @@ class Archives:
             stream.clear()
             await stream.fly(self._http)
             await self._check(archive, stream)
+        archive.distrusted = False
         table = archive.table
         table.members = dict(stream.members)
         table.complete, table.confirmed, table.validator = True, stream.validator, ""

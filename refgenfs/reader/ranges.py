@@ -12,7 +12,7 @@ import trio
 from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import BLOCK, ByteRange, Run
-from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError
+from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError, without_frames
 from refgenfs.fetch.http import Http
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.uncached import UncachedContent
@@ -71,7 +71,7 @@ class RangeRun:
             await http.fetch_range(self._extent, start, stop, self.content.size, self, account=self._account)
             self._error = OriginUnavailable(f"the origin ended before byte {stop}")
         except RefgenfsError as exc:
-            self._error = exc
+            self._error = without_frames(exc)
         except Exception as exc:
             log.exception("a fetch of blocks %d-%d failed unexpectedly", self.run.first, self.run.stop)
             self._error = OriginUnavailable(f"a fetch failed unexpectedly: {type(exc).__name__}")

@@ -307,9 +307,10 @@ class Reader:
             raise CacheError(NO_ROOM)
 
     async def _fill_run(self, source: str, extent: ByteRange, content: AnyContent, run: Run) -> None:
-        self._launch(content, extent, source, range(run.first, run.stop), ())
+        missing = _missing(content, run)  # a reader may have been here since
+        self._launch(content, extent, source, missing, ())
         # all of them now: one that fails while another is awaited is found no more
-        flights = [self._board.find(content.id, index) for index in range(run.first, run.stop)]
+        flights = [self._board.find(content.id, index) for index in missing]
         for arrival in flights:
             if arrival is not None:
                 await arrival.wait(self._patience, content.id)

@@ -69,6 +69,7 @@ class Archive:
     header_waiters: int = 0
     pulls: int = 0  # how many want all of it
     generation: int = 0  # counts how often blocks were taken back: who has read some of those must not go on
+    distrusted: bool = False  # the last object was wrong: the next is looked at before anybody reads of it
     error: RefgenfsError | None = None  # why the last stream ended, if not well
 
     def forget_error(self) -> None:
@@ -208,6 +209,8 @@ class ArchiveStream:
         for reservation in self._reservations.values():
             reservation.release()
         self._reservations.clear()
+        self.tail.clear()  # its arrivals know the stream: a cycle with megabytes in it
+        self._contents.clear()
 
     # -- what the sink tells ------------------------------------------------------------------------------
 
@@ -225,6 +228,9 @@ class ArchiveStream:
             raise StaleContent(f"{archive.ref.key}: the archive was replaced while it is being read")
         if self._cleared and self.validator != self._cleared:
             raise StaleContent(f"{archive.ref.key}: the archive was replaced while it is being checked")
+        if archive.distrusted and not self._cleared and not table.complete:
+            self.rehearsal = True
+            return
         if table.complete:
             known = self.validator in (table.confirmed, self._cleared)
             self.rehearsal = not known or (self.validator == NO_VALIDATOR and not self._cleared)
@@ -265,7 +271,9 @@ class ArchiveStream:
                 content.drop(Run(0, block_count(size)))
         archive.generation += 1
         archive.dropped(list(sizes))
-        archive.table = MemberTable()
+        # A stream that runs on goes on storing: what it brings stays tied to its object.
+        running = {stream.validator for stream in archive.streams if stream is not self} - {""}
+        archive.table = MemberTable(validator=next(iter(running), ""))
         await archive.save(self._store.ledger)  # or its sizes would be believed after a restart
 
     def member(self, member: Member) -> None:
@@ -303,7 +311,7 @@ class ArchiveStream:
                     self._stored.setdefault(name, []).append(arrival.index)
                 reservation.release()
             if reservation is None or arrival.crc is None:
-                self._keep_in_tail(place, memoryview(arrival.data))
+                self._keep_in_tail(place, arrival.data)
             self._next_index = arrival.index + 1
             self._wanted.discard(place)
             self._board.land(self.archive.content_id(name), arrival.index, memoryview(arrival.data))
@@ -311,7 +319,7 @@ class ArchiveStream:
     def _keep_in_tail(self, place: tuple[str, int], data: memoryview) -> None:
         arrival = self.tail[place] = Arrival(self)
         arrival.hold()  # by the tail itself
-        arrival.land(data)
+        arrival.land(memoryview(bytes(data)))  # a copy: the view would keep a whole inflated piece
         if len(self.tail) > TAIL:
             self.tail.popitem(last=False)[1].release()
 

@@ -243,7 +243,7 @@ class RefgenieSource:
         folder = self.unpacked(version)
         if folder is None:
             return None
-        url = folder + quote(name, safe="/")
+        url = folder + quote(name, safe="/", errors="surrogateescape")
         try:
             found = await self._http.head([url], account=self.name, deadline=self._deadline)
         except (OriginMissing, OriginDenied, IntegrityError) as exc:

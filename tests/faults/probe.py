@@ -130,10 +130,15 @@ def _read_some(dice: random.Random, truth: str, path: str, found: dict[str, Any]
             for _ in range(dice.randint(1, 6)):
                 offset = dice.randrange(size)
                 length = dice.choice((100, 4096, 70_000, CHUNK, 700_000))
-                got = os.pread(fd, length, offset)
-                if got != os.pread(right.fileno(), length, offset):
-                    found["wrong"].append([path, offset, length])
-                found["bytes"] += len(got)
+                length = min(length, size - offset)
+                # a read is short where a later page failed: what follows must be asked for again
+                while length:
+                    got = os.pread(fd, length, offset)
+                    if not got or got != os.pread(right.fileno(), len(got), offset):
+                        found["wrong"].append([path, offset, length, len(got)])
+                        return
+                    found["bytes"] += len(got)
+                    offset, length = offset + len(got), length - len(got)
                 found["reads"] += 1
             # what was read is not to be answered out of the kernel's pages again and again
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -249,7 +249,7 @@ def test_a_mountpoint_may_have_any_name(shell: Shell, name: str) -> None:
     point = shell.folder / name
     shell.mount(at=point)
     assert sorted(os.listdir(point))[1] == "demo"
-    assert shell("seek", "demo/fasta").out.startswith(f"{point}/demo/fasta/")
+    assert shell("seek", "-m", point, "demo/fasta").out.startswith(f"{point}/demo/fasta/")
     assert shell("umount", point).out == f"{point} is unmounted\n"
 
 
@@ -321,22 +321,28 @@ def test_in_the_foreground_it_stays_until_a_signal(shell: Shell, number: int) ->
 def test_a_cache_has_one_daemon(shell: Shell) -> None:
     pid = shell.mount()
     said = shell.refused("mount", shell.folder / "other")
-    assert f"{shell.folder}/cache is in use by process {pid} (refgenfs at {shell.genomes})" in said
+    assert f"{shell.folder}/cache is in use by process {pid} ({shell.genomes})" in said
     assert mount_at(shell.folder / "other") is None
 
 
 def test_with_several_daemons_a_command_must_say_which(shell: Shell) -> None:
     other = shell.folder / "other"
-    # the only one that runs is the one that is meant
     shell.mount("-o", f"cache_dir={shell.folder}/cache2", at=other)
-    assert shell("seek", "demo/fasta").out.startswith(str(other))
+    said = shell.refused("seek", "demo/fasta")
+    assert said.startswith(f"no daemon is running for {shell.genomes} ("), "the configuration names another"
+    assert said.endswith(f"running: -m {other}")
     shell.mount()
     assert shell("seek", "demo/fasta").out.startswith(str(shell.genomes)), "the configuration's"
     assert shell("seek", "-m", other, "demo/fasta").out.startswith(str(other))
     third = shell.folder / "third"
     shell("umount")
     shell.mount("-o", f"cache_dir={shell.folder}/cache3", at=third)
+    config = Path(shell.environ["REFGENFS_CONFIG"])
+    config.write_text(config.read_text().replace("[mount]\npoint", "[catalog]\n# point"))
     assert shell.refused("status") == f"several daemons are running: say which with -m: {other}, {third}"
+    shell("umount", third)
+    assert shell("status", other).out.startswith(str(other))
+    assert shell("seek", "demo/fasta").out.startswith(str(other)), "the only one, where nothing names any"
     assert shell("umount", other).out == f"{other} is unmounted\n"
 
 
@@ -464,7 +470,7 @@ def test_pins_and_evictions(shell: Shell) -> None:
 
     shell("pin", "demo/fasta.fai")  # before it is here: it stays once it comes
     shell.read("demo/fasta/demo.fa.fai")
-    assert shell("evict", "demo/bwa_index").out.split()[:3] == ["KEY", "FREED", "demo/bwa_index"]
+    assert shell("evict", "demo/bwa_index").out.split()[:4] == ["KEY", "FREED", "MOUNT", "demo/bwa_index"]
     shell("cache", "clear", "--yes")
     kept = shell("cache", "info", "--json").json["contents"]
     assert [(item["pinned"], item["resident"]) for item in kept] == [(True, item["size"]) for item in kept]
@@ -482,7 +488,7 @@ def test_clear_asks_first(shell: Shell) -> None:
     assert "nothing removed" in shell.on_terminal("cache", "clear", answer="n\n", code=1)
     assert shell("cache", "info", "--json").json["used"] == used
     asked = shell.on_terminal("cache", "clear", answer="y\n")
-    assert re.search(r"Remove up to [\d.]+ MB from /\S+/cache\? \[y/N\]", asked)
+    assert re.search(r"/genomes: remove up to [\d.]+ MB from /\S+/cache\? \[y/N\]", asked)
     assert re.search(r"[\d.]+ MB freed", asked)
     assert shell("cache", "info", "--json").json["contents"] == []
 
@@ -641,7 +647,7 @@ def test_a_source_that_refuses_is_told_and_does_not_stop_the_mount(empty_shell: 
         ("pull", 2, "missing argument 'KEY…'"),
         ("list nothing", 1, "no source has a genome 'nothing'; `refgenfs list` shows all"),
         ("info demo/bwa", 1, "genome demo has no asset 'bwa'; it has: bwa_index, fasta"),
-        ("info demo", 1, "'demo' has no asset; write genome/asset[.seek_key][:tag]"),
+        ("info demo", 1, "demo names a genome: write demo/ASSET; `refgenfs list demo` shows them"),
         ("seek demo/fasta.gzi", 1, "has no seek key 'gzi'; it has: chrom_sizes, dir, fai, fasta"),
         ("id demo/fasta:other", 1, "has no tag 'other'; it has: default"),
         ("pull demo/fasta nothing/fasta", 1, "no source has a genome 'nothing'"),

@@ -267,7 +267,7 @@ async def test_a_second_daemon_is_told_who_holds_the_cache(tmp_path: Path) -> No
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as other:  # noqa: ASYNC220
         assert other.stdout is not None
         assert other.stdout.readline() == b"open\n"
-        with pytest.raises(CacheBusy, match=rf"process {other.pid} \(/mnt/g\).*unmount /mnt/g"):
+        with pytest.raises(CacheBusy, match=rf"process {other.pid} \(/mnt/g\).*umount /mnt/g"):
             async with open_store(tmp_path, LIMITS, owner="/genomes"):
                 pass
         other.send_signal(signal.SIGKILL)

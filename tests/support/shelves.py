@@ -50,6 +50,7 @@ class FakeCatalog:
 
     def __init__(self, snapshot: CatalogSnapshot) -> None:
         self.snapshot = snapshot
+        self.unanswered: tuple[str, ...] = ()
 
 
 class FakeLibrary:

@@ -288,7 +288,7 @@ def test_seek_with_options_prints_the_same(start: Start, capsys: pytest.CaptureF
 
 def test_a_wrong_key_asks_nobody(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     daemon = start()
-    assert "has no asset" in err(capsys, "seek", "hg38")
+    assert "hg38 names a genome" in err(capsys, "seek", "hg38")
     assert "has more than one" in err(capsys, "pull", "hg38/fasta", "a/b/c")
     assert "is no genome" in err(capsys, "list", "..")
     assert daemon.asked == []
@@ -338,6 +338,7 @@ def test_info_shows_no_control_characters(start: Start, capsys: pytest.CaptureFi
     assert "\x1b" not in text
     assert f"genome          hg38, GRCh38, {DIGEST}" in text
     assert "hg38.fa           3,151,425,857   12 %  no      archive" in text
+    assert "size            not known yet: `ls -l` asks for it" in text
 
 
 def test_status_tells_of_health_cache_and_traffic(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
@@ -431,6 +432,76 @@ def test_of_several_daemons_the_configured_one_is_asked(
     config.write_text('[mount]\npoint = "/mnt/b-c"\n')
     out(capsys, "id", "-c", str(config), "hg38/fasta")
     assert (len(first.asked), len(second.asked)) == (1, 1)
+
+
+@pytest.mark.parametrize("how", ["option", "environment", "place"])
+def test_a_daemon_that_is_named_is_the_only_one_asked(
+    start: Start, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    other = start("/mnt/other")
+    config = home / ".config" / "refgenfs" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('[mount]\npoint = "~/g"\n')
+    arguments = []
+    if how != "place":
+        config = config.rename(home / "c.toml")
+    if how == "option":
+        arguments = ["-c", str(config)]
+    if how == "environment":
+        monkeypatch.setenv("REFGENFS_CONFIG", str(config))
+    for command in (["evict", "hg38/fasta"], ["cache", "clear", "--yes"], ["seek", "hg38/fasta"], ["status"]):
+        text = err(capsys, *command, *arguments)
+        assert f"no daemon is running for {home}/g (" in text
+        assert "running: -m /mnt/other" in text
+    assert f"no genomes are mounted at {home}/g" in err(capsys, "umount", *arguments)
+    assert other.asked == []
+    daemon = start(f"{home}/g")
+    out(capsys, "seek", "hg38/fasta", *arguments)
+    assert (len(daemon.asked), other.asked) == (1, [])
+    assert "/mnt/other: 34.1 GB freed" in out(capsys, "cache", "clear", "--yes", "-m", "/mnt/other")
+
+
+def test_with_c_and_no_mount_point_the_default_is_meant(
+    start: Start, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start("/mnt/other")
+    (home / "c.toml").write_text('[cache]\nsize = "1GB"\n')
+    text = err(capsys, "status", "-c", str(home / "c.toml"))
+    assert "no daemon is running for /genomes" in text
+    assert f"`refgenfs mount -c {home}/c.toml`" in text
+
+
+def test_a_configuration_that_names_no_mountpoint_leaves_the_only_daemon(
+    start: Start, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start("/mnt/other")
+    monkeypatch.setenv("REFGENFS_CONFIG", str(home / "c.toml"))
+    assert "c.toml: no such file" in err(capsys, "seek", "hg38/fasta")
+    (home / "c.toml").write_text("[cache\n")
+    assert "is no TOML" in err(capsys, "seek", "hg38/fasta")
+    (home / "c.toml").write_text("[mount]\nallow_other = true\n")
+    out(capsys, "seek", "hg38/fasta")
+
+
+def test_status_takes_the_mountpoint_as_umount_does(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = start("/mnt/a"), start("/mnt/b")
+    assert out(capsys, "status", "/mnt/a") == out(capsys, "status", "-m", "/mnt/a")
+    assert (len(first.asked), len(second.asked)) == (2, 0)
+    assert "given twice" in err(capsys, "status", "/mnt/a", "-m", "/mnt/b", status=2)
+
+
+def test_evict_and_clear_say_where(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    start("/mnt/a")
+    assert out(capsys, "evict", "hg38/fasta").splitlines()[1].split() == ["hg38/fasta", "2.94", "GB", "/mnt/a"]
+    assert out(capsys, "cache", "clear", "--yes") == "/mnt/a: 34.1 GB freed\n"
+
+
+def test_an_empty_cache_is_explained(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = {**STATUS["cache"], "used": 73_000, "contents": 0}
+    start(status=lambda args: ok({**STATUS, "cache": bare}), cache_info=lambda args: ok({**bare, "contents": []}))
+    assert "0 files (what is used is the cache's own book-keeping)" in out(capsys, "status")
+    assert run(["cache", "info"]) == 0
+    assert "the 73.0 kB in use are its own book-keeping" in capsys.readouterr().err
 
 
 def test_the_only_daemon_is_asked_wherever_it_is(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
@@ -617,6 +688,52 @@ def test_mount_says_why_the_daemon_failed(
     assert wanted in err(capsys, "mount", "--wait", "1", str(home / "g"))
 
 
+def test_a_failed_mount_leaves_no_folder(
+    stub: Callable[[str], None], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub("error")
+    (home / "there").mkdir()
+    err(capsys, "mount", str(home / "there"))
+    err(capsys, "mount", str(home / "there" / "a" / "b"))
+    assert list((home / "there").iterdir()) == []
+
+
+def test_mount_says_which_daemon_to_ask(
+    stub: Callable[[str], None], start: Start, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub("ready")
+    start("/mnt/other")
+    assert run(["mount", "-o", "rw", str(home / "my g")]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.endswith(f"Try: refgenfs list -m '{home}/my g'\n")
+    assert "the mount is read-only" in captured.err
+
+
+def test_mount_and_doctor_refuse_a_token_that_others_can_read(
+    stub: Callable[[str], None], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub("ready")
+    token, config = home / "token", home / "c.toml"
+    token.write_text("secret")
+    token.chmod(0o644)
+    config.write_text('[[source]]\nname = "a"\ntype = "refgenie"\nurl = "http://127.0.0.1:1"\ntoken_file = "token"\n')
+    refused = err(capsys, "mount", "-c", str(config), str(home / "g"))
+    assert refused == f"refgenfs: source.a.token_file: {token} can be read by others: chmod 600 {token}\n"
+    assert refused == err(capsys, "config", "check", "-c", str(config))
+    assert not (home / "g").exists()
+    assert run(["doctor", "-c", str(config), str(home / "g")]) == 1
+    assert f"fail  token: source.a.token_file: {token} can be read by others" in capsys.readouterr().out
+
+
+def test_the_demo_keeps_off_a_strangers_folder(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = home / "work"
+    folder.mkdir()
+    (folder / "thesis.txt").touch()
+    assert f"{folder} is in the way: it holds no demo" in err(capsys, "demo", "--workdir", str(folder))
+    assert "can't be used" in err(capsys, "demo", "--workdir", str(folder / "thesis.txt"))
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
 def test_mount_refuses_what_is_no_place_for_it(start: Start, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "file").touch()
     assert "is no directory" in err(capsys, "mount", str(home / "file"))
@@ -742,6 +859,40 @@ def test_doctor_finds_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
         assert found[name].state == "ok"
     conf.write_text("user_allow_other\n")
     assert checks.check_allow_other(machine).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "state", "wanted"),
+    [
+        ("", b'["0a2b"]', "ok", "answers"),
+        ("", b"<html>hello</html>", "fail", "no list of genomes"),
+        ("", b'{"detail": 1}', "fail", "no list of genomes"),
+        ("/v3", b"[]", "fail", "404"),
+    ],
+)
+def test_doctor_asks_a_source_what_the_daemon_asks(path: str, body: bytes, state: str, wanted: str) -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    from refgenfs.cli import checks
+    from refgenfs.config import Config
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/v3/genomes/list" else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        config = Config.model_validate({"source": [{"name": "a", "type": "refgenie", "url": url + path}]})
+        (check,) = checks.check_sources(checks.Machine(config, {}, 4711))
+        server.shutdown()
+    assert (check.state, wanted in check.found) == (state, True), check
+    assert (check.advice == f"leave /v3 off url: {url}") == bool(path)
 
 
 def test_doctor_ends_with_1_where_a_check_failed(

@@ -24,9 +24,10 @@ interrupted). An error is a line on standard error that says what to do. What pr
 A KEY names what there is to read: `genome/asset[.seek_key][:tag]`, for example `hg38/bwa_index` or
 `hg38/fasta.fai:default`. A genome goes by any of its aliases or its digest; without a tag the default tag is meant.
 
-Commands that ask a running daemon find it by `-m`; else it is the one at the configuration's `mount.point`, if that
-runs; else the only one there is. `refgenfs --install-completion` sets up completion of commands and keys for your
-shell. `REFGENFS_DEBUG=1` shows the traceback of an unexpected error.
+Commands that ask a running daemon find it by `-m`; else it is the one at the `mount.point` of the file given by `-c`,
+or of the configuration in force where that sets it, and no other is asked. Where nothing names one, it is the only
+one that runs. `refgenfs --install-completion` sets up completion of commands and keys for your shell.
+`REFGENFS_DEBUG=1` shows the traceback of an unexpected error.
 
 This page is made from the commands' own help.
 """

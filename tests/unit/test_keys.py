@@ -31,9 +31,10 @@ def test_parses(text: str, key: AssetKey) -> None:
     ("text", "said"),
     [
         ("", "empty key"),
-        ("hg38", "has no asset"),
-        ("/fasta", "has no asset"),
-        ("hg38/", "has no asset"),
+        ("hg38", "hg38 names a genome: write hg38/ASSET; `refgenfs list hg38`"),
+        ("/fasta", "fasta names a genome"),
+        ("hg38/", "hg38 names a genome"),
+        ("hg:38", "has no asset"),
         ("hg38/fasta/default", "more than one '/'"),
         ("hg38/fasta:", "empty tag"),
         ("hg38/.fai", "empty asset"),
@@ -46,7 +47,7 @@ def test_parses(text: str, key: AssetKey) -> None:
     ],
 )
 def test_says_what_is_wrong(text: str, said: str) -> None:
-    with pytest.raises(KeyFormatError, match="genome/asset") as caught:
+    with pytest.raises(KeyFormatError, match=r"genome/asset|names a genome") as caught:
         AssetKey.parse(text)
     assert said in str(caught.value)
 

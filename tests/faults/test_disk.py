@@ -1,0 +1,238 @@
+"""The cache's disk: full, read-only, gone, damaged behind the daemon's back. Reads go on; no wrong byte."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.faults.world import ALIAS, BLOCK, Site, assert_log_is_clean, make_site
+
+pytestmark = pytest.mark.needs_fuse
+
+ROUTES = pytest.mark.parametrize("remotes", [False, True], ids=["archive", "ranges"])
+
+
+@contextmanager
+def _tmpfs(folder: Path, size: str) -> Iterator[Path]:
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _cache_status(site: Site) -> dict[str, object]:
+    status: dict[str, object] = site.m.status()["cache"]
+    return status
+
+
+def _until(true: Callable[[], object], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.1)
+
+
+def _fresh_reads(site: Site, *assets: str) -> None:
+    """Read out of the daemon, not out of the kernel's pages."""
+    site.drop_pages(*assets)
+    site.read_right(*assets)
+
+
+@pytest.mark.needs_root
+@ROUTES
+def test_the_disk_gets_full(tmp_path: Path, remotes: bool) -> None:
+    """Somebody else fills the disk: reads go on uncached, status says so; with room again, the cache goes on."""
+    with _tmpfs(tmp_path / "cache", "6m"), make_site(tmp_path, ["a", "b", "c"], remotes=remotes) as site:
+        with site.mount() as m:
+            site.read_right("a")
+            filler = m.cache / "somebody-elses"
+            with filler.open("wb") as file:
+                try:
+                    while True:
+                        file.write(bytes(65_536))
+                        file.flush()
+                except OSError:
+                    pass
+            site.read_right("b", "c")
+            _fresh_reads(site, "a", "b", "c")
+            status = _cache_status(site)
+            assert status["uncached"] or status["error"], status
+            filler.unlink()
+            if not remotes:
+                return
+            site.m.call("cache_clear")
+            time.sleep(10.5)  # the store leaves a disk that refused alone for ten seconds
+            _fresh_reads(site, "b")
+            _until(lambda: not _cache_status(site)["uncached"], 4)
+            _until(lambda: _resident(site, "b") > 0, 4)
+            assert not m.call("cache_verify")["damaged"]
+            assert_log_is_clean(m)
+        with site.mount() as m:
+            site.read_right("a", "b", "c")
+            assert_log_is_clean(m)
+
+
+def _resident(site: Site, asset: str) -> int:
+    rows = site.m.call("cache_info")["contents"]
+    return sum(row["resident"] for row in rows if f"/{asset}:" in str(row["key"]))
+
+
+@pytest.mark.needs_root
+def test_a_disk_smaller_than_the_cache_may_be(tmp_path: Path) -> None:
+    """cache.size says 200 MB, the disk has 3: everything reads, several times over."""
+    with (
+        _tmpfs(tmp_path / "cache", "3m"),
+        make_site(tmp_path, ["a", "b", "c", "d"]) as site,
+        site.mount() as m,
+    ):
+        for _ in range(2):
+            _fresh_reads(site, "a", "b", "c", "d")
+        assert_log_is_clean(m)
+        assert not m.call("cache_verify")["damaged"]
+
+
+@pytest.mark.needs_root
+@ROUTES
+def test_the_cache_becomes_read_only(tmp_path: Path, remotes: bool) -> None:
+    """Not even root can make a file in it any more: reads go on uncached, and status says so."""
+    with make_site(tmp_path, ["a", "b"], remotes=remotes) as site:
+        with site.mount() as m:
+            site.read_right("a")
+            folders = [str(m.cache / "contents"), str(m.cache / "ledger"), str(m.cache)]
+            subprocess.run(["chattr", "+i", *folders], check=True)
+            try:
+                site.read_right("b")
+                _fresh_reads(site, "a", "b")
+                status = _cache_status(site)
+            finally:
+                subprocess.run(["chattr", "-i", *folders], check=True)
+            assert status["uncached"], status
+            assert status["error"], status
+            assert _resident(site, "b") == 0
+            assert_log_is_clean(m)
+        with site.mount() as m:
+            site.read_right("a", "b")
+            assert_log_is_clean(m)
+
+
+@ROUTES
+def test_the_cache_is_removed_under_the_daemon(tmp_path: Path, remotes: bool) -> None:
+    with make_site(tmp_path, ["a", "b"], remotes=remotes) as site:
+        with site.mount() as m:
+            site.read_right("a")
+            shutil.rmtree(m.cache)
+            site.read_right("b")
+            _fresh_reads(site, "a", "b")
+            m.run("ls", "-lR", f"{m.path}/{ALIAS}", timeout=20)
+            m.status()
+        with site.mount() as m:
+            site.read_right("a", "b")
+            assert not m.call("cache_verify")["damaged"]
+
+
+# --- damage -------------------------------------------------------------------------------------------------
+
+
+def _content_files(cache: Path) -> list[Path]:
+    return sorted((path for path in (cache / "contents").iterdir()), key=lambda path: -path.stat().st_size)
+
+
+def _flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 0x10]))
+
+
+def _damage(path: Path, how: str) -> None:
+    size = path.stat().st_size
+    if how == "flip":
+        _flip(path, size // 2)
+    elif how in ("truncate", "empty", "grow"):
+        os.truncate(path, {"truncate": 3 * BLOCK + 10, "empty": 0, "grow": size + 4096}[how])
+    elif how == "remove":
+        path.unlink()
+    elif how == "zero":
+        with path.open("r+b") as file:
+            file.write(bytes(2 * BLOCK))
+
+
+@ROUTES
+def test_damage_behind_the_daemons_back_and_kill(tmp_path: Path, remotes: bool) -> None:
+    """kill -9, then content files are damaged: after the restart not a byte is wrong, and what is good stays."""
+    hows = ["flip", "truncate", "empty", "remove", "grow", "zero"]
+    with make_site(tmp_path, [*hows, "whole"], remotes=remotes) as site:
+        with site.mount() as m:
+            site.read_right(*hows, "whole")
+            time.sleep(2.5)  # the block maps are in the ledger
+            m.kill()
+            for how in hows:
+                _damage(_content_of(m.cache, site, how), how)
+        site.origin.reset_stats()
+        with site.mount() as m:
+            site.read_right(*hows, "whole")
+            assert not m.call("cache_verify")["damaged"]
+            assert_log_is_clean(m)
+        stats = site.origin.stats()
+        for how in hows:
+            assert stats.matching(site.bytes_glob(how)).bytes > 0, f"{how}: the damage was not met"
+            if remotes:
+                assert stats.matching(f"/files/*/{how}__*/c.exact").bytes == 0, "what was good was fetched again"
+        assert stats.matching(site.bytes_glob("whole")).bytes == 0
+
+
+def _content_of(cache: Path, site: Site, asset: str) -> Path:
+    """Return the content file of an asset's largest file, found by its first bytes."""
+    with (site.world.unpacked(asset) / "a.big").open("rb") as file:
+        head = file.read(4096)
+    for path in _content_files(cache):
+        with path.open("rb") as file:
+            if file.read(4096) == head:
+                return path
+    raise AssertionError(f"nothing of {asset} is in the cache")
+
+
+@ROUTES
+def test_a_damaged_ledger(tmp_path: Path, remotes: bool) -> None:
+    with make_site(tmp_path, ["a", "b"], remotes=remotes) as site:
+        with site.mount() as m:
+            site.read_right("a", "b")
+            time.sleep(2.5)
+            m.kill()
+            for path in (m.cache / "ledger").iterdir():
+                if path.name.endswith((".db", "-wal")):
+                    data = bytearray(path.read_bytes())
+                    data[len(data) // 3 : len(data) // 3 + 9_000] = os.urandom(9_000)
+                    path.write_bytes(data)
+        with site.mount() as m:
+            site.read_right("a", "b")
+            assert not m.call("cache_verify")["damaged"]
+            assert "Traceback" not in m.log_text()
+
+
+@ROUTES
+def test_verify_finds_a_flipped_bit(tmp_path: Path, remotes: bool) -> None:
+    """It says which file and where, drops the block, and the next read fetches it anew."""
+    with make_site(tmp_path, ["a", "b"], remotes=remotes) as site, site.mount() as m:
+        site.read_right("a", "b")
+        _flip(_content_of(m.cache, site, "a"), 5 * BLOCK + 77)
+        done = m.refgenfs("cache", "verify", check=False)
+        text = done.stdout + done.stderr
+        assert "a.big" in text, text
+        assert str(5 * BLOCK) in text.replace(",", "").replace("_", ""), text
+        _fresh_reads(site, "a", "b")
+        assert m.call("cache_verify")["damaged"] == []
+        assert m.refgenfs("cache", "verify").returncode == 0
+        m.stop()
+    with make_site(tmp_path, world=site.world, remotes=remotes) as site, site.mount():
+        site.read_right("a", "b")
