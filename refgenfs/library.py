@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import trio
@@ -136,6 +136,19 @@ class Library:
         """Return a file's facts if they are in memory. No I/O, no wait."""
         located = self.known(version, name)
         return located.facts if located is not None else None
+
+    async def recall(self, version: AssetVersion) -> None:
+        """Bring what the disk has of a version, and of the siblings that its links mean, to memory.
+
+        Asks an origin for a listing at most; what can't be had stays unknown.
+        """
+        with suppress(RefgenfsError):
+            await self._catalog.recall(version)
+            archive = await self._open_archive(version)
+            meant = [self._meant(version, member) for member in archive.table.members.values() if member.target]
+            for sibling in {place[0] for place in meant if place is not None} - {version}:
+                await self._catalog.recall(sibling)
+                await self._open_archive(sibling)
 
     async def facts(self, version: AssetVersion, name: str) -> FileFacts:
         """Return a file's facts, waiting for the origin if need be; raises as `locate` does."""

@@ -250,6 +250,10 @@ class Catalog:
         """Return a file's facts if they are in memory. No I/O, no wait."""
         return self._details.known_facts(version, name)
 
+    async def recall(self, version: AssetVersion) -> None:
+        """Bring the facts that the ledger has of a version's files to memory; asks no origin."""
+        await self._details.recall(version)
+
     async def forget_facts(self, version: AssetVersion, name: str) -> None:
         """Forget a file's facts: its origin has replaced it in place.
 

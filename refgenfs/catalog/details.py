@@ -248,6 +248,12 @@ class Details:
                 raise
             return None
 
+    async def recall(self, version: AssetVersion) -> None:
+        """Bring the facts that the ledger has of a version's files to memory; asks no origin."""
+        folder = self._source(version).unpacked(version)
+        if folder is not None:
+            await self._row(version, folder)
+
     async def _ask_facts(self, version: AssetVersion, name: str, row: _Row) -> FileFacts | None:
         row.users += 1
         try:

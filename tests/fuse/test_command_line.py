@@ -671,3 +671,14 @@ def test_without_a_daemon_commands_say_how_to_start_one(shell: Shell) -> None:
         said = shell.refused(*command.split())
         assert said.startswith(f"no daemon is running for {shell.genomes} (")
         assert said.endswith("start it with `refgenfs mount`")
+
+
+def test_what_is_here_is_known_after_a_restart(shell: Shell) -> None:
+    shell.mount()
+    shell("pull", "demo/fasta", "demo/bwa_index")
+    shell("umount")
+    shell.mount()
+    for key in ("demo/fasta", "demo/bwa_index"):
+        facts = json.loads(shell("info", key, "--json").out)
+        assert facts["resident"] == 100
+        assert all(row["size"] for row in facts["files"])
