@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def data_dir() -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what runs in the background with SIGINT ignored, and programs that are tested would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_skips] = []
     config.pluginmanager.register(_SkipWatch(config.stash[_skips]))
 
