@@ -381,4 +381,4 @@ def test_what_is_no_key(quick: Mounted, key: str) -> None:
     for command in ("seek", "id"):
         done = quick.refgenfs(command, key, check=False)
         assert (done.returncode, done.stdout) == (1, "")
-        assert re.fullmatch(r"refgenfs: .*write genome/asset\[\.seek_key\]\[:tag\].*\n", done.stderr)
+        assert re.fullmatch(r"refgenfs: .*write (genome/asset\[\.seek_key\]\[:tag\]|tinyA/ASSET).*\n", done.stderr)
