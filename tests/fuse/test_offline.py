@@ -248,7 +248,7 @@ def test_a_killed_daemon_is_recovered(site: tuple[Site, Mounted]) -> None:
             assert again.stop() == 0
         assert not is_mounted(mounted.path)
     finally:
-        left.kill()
+        left.terminate()  # timeout hands it on; killed, it would leave its child
         left.wait()
 
 
@@ -323,7 +323,7 @@ def test_it_ends_when_told_whoever_waits(
             assert log.rstrip().endswith("ended")
         finally:
             for process in waiting.values():
-                process.kill()
+                process.terminate()  # timeout hands it on; killed, it would leave its child
                 process.wait()
 
 
