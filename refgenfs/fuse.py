@@ -20,7 +20,7 @@ import pyfuse3
 import trio
 
 from refgenfs.core import errors
-from refgenfs.processes import wants_to_die
+from refgenfs.processes import is_alive, wants_to_die
 from refgenfs.reader.reader import OpenFile, Reader
 from refgenfs.tree import Attributes, Node, Tree
 
@@ -58,15 +58,6 @@ IMPATIENCE = 0.5  # seconds after which a waiting caller is asked whether it is 
 def errno_of(error: Exception) -> int:
     """Return the errno that an error is answered with."""
     return next(ERRNOS[kind] for kind in type(error).__mro__ if kind in ERRNOS)
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether there is such a process, and more than a zombie, whose signals stay pending."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except (OSError, IndexError):
-        return False
 
 
 @dataclass(slots=True)
@@ -171,7 +162,7 @@ class Operations(pyfuse3.Operations):
             await trio.sleep(IMPATIENCE)
             now = trio.current_time()
             for pid, since, scope, surely in list(self._waiting.values()):
-                if now - since >= IMPATIENCE and wants_to_die(pid) and (surely or _is_alive(pid)):
+                if now - since >= IMPATIENCE and wants_to_die(pid) and (surely or is_alive(pid)):
                     scope.cancel()
 
     # -- names and attributes -----------------------------------------------------------------------------

@@ -42,6 +42,15 @@ def wants_to_die(pid: int) -> bool:
     return any(_has(pending, number) and (number in _ASKED or not _has(caught, number)) for number in _FATAL)
 
 
+def is_alive(pid: int) -> bool:
+    """Say whether there is such a process, and more than a zombie, whose signals stay pending."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):
+        return False
+
+
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -205,8 +205,6 @@ class Store:
 
     # Pins and removal
 
-    # Pins and removal
-
     def pin(self, cid: ContentId) -> None:
         """Keep a content from eviction, also after a restart. Raises CacheError if it is not known."""
         self._set_pin(cid, True)

@@ -301,7 +301,7 @@ class Archives:
         await stream.fly(self._http)
         await self._check(archive, stream)
         if stream.rehearsal:
-            log.info("%s: the archive is another object than before, with the same files", archive.ref.key)
+            log.info("%s: another object than was confirmed, or after a wrong one: its MD5 is right", archive.ref.key)
             stream.clear()
             await stream.fly(self._http)
             await self._check(archive, stream)
