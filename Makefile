@@ -8,8 +8,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+STRESS_SECONDS ?= 180
 
-.PHONY: help install runtime dev demo test check format clean
+.PHONY: help install runtime dev demo test stress check format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +28,10 @@ demo: runtime ## build a small genome, serve it, mount it, align reads against t
 
 test: dev ## run every test (PYTEST_ARGS="tests/unit -k tar" runs some)
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+stress: dev ## minutes of 16 readers on a failing origin, and of random stories on real mounts (STRESS_SECONDS=180)
+	@REFGENFS_STRESS_SECONDS=$(STRESS_SECONDS) REFGENFS_MODEL_EXAMPLES=60 REFGENFS_MODEL_STEPS=40 \
+	  $(BIN)/python -m pytest -q -rP --show-capture=no tests/faults/test_stress.py tests/model
 
 check: dev ## lint, formatting, types, layers, unit tests
 	$(BIN)/ruff check .

@@ -97,11 +97,15 @@ class Content:
         if flags.find(DOUBTFUL, first, stop) >= 0:
             self._check(Run(first, stop))
         data = self._pread(Run(first, stop), length, offset)
+        self.touch(Run(first, stop))
+        return data
+
+    def touch(self, run: Run) -> None:
+        """Count as used what is resident of these blocks, so that it is evicted after what was used before."""
         shelf = self._shelf
-        for segment in range(first // shelf.segment_blocks, (stop - 1) // shelf.segment_blocks + 1):
+        for segment in range(run.first // shelf.segment_blocks, (run.stop - 1) // shelf.segment_blocks + 1):
             shelf.index.touch(self.id, segment)
         self._entry.last_used = shelf.now()
-        return data
 
     def write(self, index: int, data: Buffer) -> int:
         """Write whole consecutive blocks from block `index` on and return their number; for any thread.

@@ -225,7 +225,9 @@ class Archives:
             if member is None or member.kind != "file":
                 continue
             content = await self._store.content(archive.content_id(name), member.size)
-            if content.missing(Run(0, block_count(member.size))) >= 0:
+            whole = Run(0, block_count(member.size))
+            content.touch(whole)  # or room for the rest would be made of what is there already
+            if content.missing(whole) >= 0:
                 return name
         return None
 

@@ -298,6 +298,7 @@ class Reader:
 
         if facts.size > self._store.quota:
             raise CacheError(NO_ROOM)
+        content.touch(whole)  # or room for the rest of it would be made of what is there already
         async with trio.open_nursery() as nursery:
             for run in split_runs(_missing(content, whole), LONGEST_RUN):
                 await nursery.start(one, run)

@@ -28,6 +28,9 @@ class UncachedContent:
         """Raise CacheError: nothing is resident."""
         raise CacheError(f"content {self.id} is not in the cache")
 
+    def touch(self, run: Run) -> None:
+        """Do nothing: nothing is resident."""
+
     def write(self, index: int, data: memoryview) -> int:
         """Raise CacheError: nothing can be stored."""
         raise CacheError(f"content {self.id} can't be stored")

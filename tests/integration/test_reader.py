@@ -610,6 +610,20 @@ async def test_fill_says_the_error_also_when_it_comes_at_once(
         await rig.settled()
 
 
+async def test_fill_makes_room_of_other_contents_not_of_what_is_there_of_its_own(tmp_path: Path) -> None:
+    """What is there was used longest ago, so the rest of the very file would push it out."""
+    async with open_rig(tmp_path, size=room_for(16)) as rig:
+        _, facts = rig.serve_file("hg38.fa", 10 * BLOCK)
+        _, other_facts = rig.serve_file("other.fa", 10 * BLOCK)
+        file, other = await rig.reader.open(facts), await rig.reader.open(other_facts)
+        await rig.read(file, 2 * BLOCK, 6 * BLOCK)
+        await rig.reader.fill(other_facts, content_of(other))
+        await rig.settled()
+        assert content_of(file).missing(Run(2, 8)) < 0
+        await rig.reader.fill(facts, content_of(file))
+        assert content_of(file).missing(Run(0, 10)) < 0
+
+
 async def test_fill_without_room_says_so_and_does_not_fetch_it_all(tmp_path: Path) -> None:
     async with open_rig(tmp_path, size=room_for(8)) as rig:
         _, facts = rig.serve_file("hg38.fa", 400 * BLOCK)
