@@ -41,6 +41,7 @@ from refgenfs.processes import tame_allocator
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import Reader
+from refgenfs.reader.siblings import Siblings
 from refgenfs.sources import Source
 from refgenfs.sources.refgenie import RefgenieSource
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
@@ -184,7 +185,16 @@ class _Running:
             nursery=nursery,
         )
         self._library = Library(self._catalog, archives, self._reader, config.limits.lookup_deadline)
-        self._tree = Tree(self._catalog, self._library, self._started)
+        siblings = Siblings(
+            self._library,
+            self._reader,
+            store,
+            config.prefetch.rules(),
+            budget=config.prefetch.siblings,
+            connections=config.limits.connections,
+            nursery=nursery,
+        )
+        self._tree = Tree(self._catalog, self._library, self._started, siblings)
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
         self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
         self._parts = Daemon(

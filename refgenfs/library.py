@@ -93,6 +93,10 @@ class Library:
         archive = self._archives.known(self._catalog.archive(version))
         return version, shown_as, archive is not None and archive.table.complete  # links that are dead are known then
 
+    async def listing(self, version: AssetVersion) -> tuple[str, ...]:
+        """Return the names of a version's files as far as no archive has to be streamed for them."""
+        return await self._listing(version) or ()
+
     async def _listing(self, version: AssetVersion) -> tuple[str, ...] | None:
         with _deadline(self._deadline, f"the listing of {version.key}"):
             return await self._catalog.listing(version)
@@ -153,6 +157,12 @@ class Library:
     async def facts(self, version: AssetVersion, name: str) -> FileFacts:
         """Return a file's facts, waiting for the origin if need be; raises as `locate` does."""
         return (await self.locate(version, name)).facts
+
+    async def ready_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
+        """Return a file's facts as `facts` does; None where an archive would have to be streamed for them."""
+        with _deadline(self._deadline, f"the size of {name}"):
+            facts = await self._catalog.facts(version, name)
+        return facts or self.known_facts(version, name)
 
     async def locate(self, version: AssetVersion, name: str) -> Located:
         """Return where a name leads, waiting for the origin if need be.

@@ -23,6 +23,7 @@ from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import Child, Layout, is_junk
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
+from refgenfs.reader.siblings import Siblings
 
 ROOT = 1
 
@@ -101,9 +102,10 @@ class Attributes:
 class Tree:
     """Resolves names to inodes. Lives on the trio thread."""
 
-    def __init__(self, catalog: Catalog, library: Library, born: float) -> None:
+    def __init__(self, catalog: Catalog, library: Library, born: float, siblings: Siblings | None = None) -> None:
         self._catalog = catalog
         self._library = library
+        self._siblings = siblings
         self._born = born
         self._inodes: dict[int, Inode] = {ROOT: Inode(ROOT, RootNode(), 1)}
         self._numbers: dict[Node | ContentId, int] = {RootNode(): ROOT}
@@ -282,11 +284,20 @@ class Tree:
     # -- files --------------------------------------------------------------------------------------------
 
     async def open(self, number: int) -> OpenFile:
-        """Open a file's content for reading; raise IsADirectory for a folder."""
+        """Open a file's content for reading, until `close`; raise IsADirectory for a folder."""
         node = self.inode(number).node
         if not isinstance(node, FileNode):
             raise IsADirectory("a folder can't be read as a file")
-        return await self._library.open(await self._facts(node), node.version, node.name)
+        file = await self._library.open(await self._facts(node), node.version, node.name)
+        # no await from here on: what was noted as open is closed by the caller
+        if self._siblings is not None:
+            self._siblings.opened(file, node.version, node.name)
+        return file
+
+    def close(self, file: OpenFile) -> None:
+        """Close what `open` gave."""
+        if self._siblings is not None:
+            self._siblings.closed(file)
 
     def key_of(self, number: int) -> AssetKey | None:
         """Return the key of what an inode stands for; None above the assets."""

@@ -99,6 +99,7 @@ class Reader:
         self._runs = max(2, memory // RUN_MEMORY)  # at a time
         self._slots = trio.CapacityLimiter(self._runs)
         self._launched = 0  # runs that fly or wait for a slot
+        self._landed = trio.lowlevel.ParkingLot()  # of those that wait for a run to land
         self._nursery = nursery
 
     async def open(self, facts: FileFacts, archive: Archive | None = None) -> OpenFile:
@@ -238,13 +239,22 @@ class Reader:
             self._launch(content, extent, file.facts.source, [], self._affordable(content, ahead))
 
     def _launch(
-        self, content: AnyContent, extent: ByteRange, source: str, asked: Iterable[int], beyond: Iterable[int]
+        self,
+        content: AnyContent,
+        extent: ByteRange,
+        source: str,
+        asked: Iterable[int],
+        beyond: Iterable[int],
+        older_than: int | None = None,
     ) -> None:
-        """Launch a flight of each block that has none; those beyond what was asked only into the cache."""
+        """Launch a flight of each block that has none; those beyond what was asked only into the cache.
+
+        With `older_than`, room is made only of what was last used before that stamp.
+        """
         must = {i for i in asked if self._board.find(content.id, i) is None}
         may = {i for i in beyond if self._board.find(content.id, i) is None}
         for run in split_runs(sorted(must | may)):
-            if self._start_stored(content, extent, source, run):
+            if self._start_stored(content, extent, source, run, older_than):
                 continue
             # No room for all of it: for what is asked for alone, perhaps; else, or with a disk that refuses,
             # it is served uncached. What would only be read ahead waits for better times.
@@ -253,8 +263,10 @@ class Reader:
                     self.counts.uncached += _bytes(content, short)
                     self._start(RangeRun(content, extent, short, None, self._board, source))
 
-    def _start_stored(self, content: AnyContent, extent: ByteRange, source: str, run: Run) -> bool:
-        reservation = content.reserve(run)
+    def _start_stored(
+        self, content: AnyContent, extent: ByteRange, source: str, run: Run, older_than: int | None = None
+    ) -> bool:
+        reservation = content.reserve(run, older_than=older_than)
         if reservation is None:
             return False
         self._start(RangeRun(content, extent, run, reservation, self._board, source))
@@ -271,7 +283,40 @@ class Reader:
                 await flight.fly(self._http)
         finally:
             self._launched -= 1
+            self._landed.unpark_all()
             flight.abandon()
+
+    # -- what nobody waits for yet ------------------------------------------------------------------------
+
+    def can_bring(self, facts: FileFacts) -> bool:
+        """Say whether `bring` has a way to fetch parts of this file; the stream of an archive brings it whole."""
+        return isinstance(facts.extent, ByteRange)
+
+    async def turn(self, limit: int) -> None:
+        """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""
+        while self._launched >= min(limit, self._runs * 3 // 4):
+            await self._landed.park()
+
+    async def bring(self, file: OpenFile, run: Run, older_than: int) -> bool:
+        """Have what is missing of a run fetched into the cache, and wait for it; nobody need want it yet.
+
+        Only what was last used before the stamp `older_than` makes room for it. False: there is none, or no
+        way to fetch parts of this file. Raises the origin's errors.
+        """
+        content, extent = file.content, file.facts.extent
+        if content is None or not isinstance(extent, ByteRange):
+            return False
+        missing = _missing(content, run)
+        self._launch(content, extent, file.facts.source, (), missing, older_than)
+        flights = [self._board.find(content.id, index) for index in missing]
+        try:
+            for arrival in flights:
+                if arrival is not None:
+                    await arrival.wait(self._patience, content.id)
+        except StaleContent:
+            self._on_stale(file.facts)
+            raise
+        return None not in flights
 
     # -- whole files --------------------------------------------------------------------------------------
 
