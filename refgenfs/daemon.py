@@ -335,10 +335,13 @@ class _Running:
             self._mount.forget_name(parent, name)
 
     def _on_damage(self, contents: Iterable[ContentId]) -> None:
-        """Bytes that were served turned out wrong: the kernel must not keep them."""
+        """Bytes that were served turned out wrong: the kernel must not keep them, nor mix them with others."""
         for content in contents:
-            number = self._tree.number_of(content)
+            names = self._tree.names_of(content)
+            number = self._tree.retire(content)
             if number is not None:
+                for parent, name in names:
+                    self._mount.forget_name(parent, name)
                 self._nursery.start_soon(self._survive, partial(self._mount.forget_pages, number))
 
     def _describe(self, node: Node) -> dict[str, str]:

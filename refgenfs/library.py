@@ -19,13 +19,12 @@ from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import (
     ArchiveMember,
     ArchiveRef,
-    ByteRange,
     ContentId,
     FileFacts,
     InlineData,
     content_id,
 )
-from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, RefgenfsError
+from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, RefgenfsError, StaleContent
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import Layout, build_layout
 from refgenfs.core.tar import Member, resolve_link
@@ -215,10 +214,14 @@ class Library:
     # -- bytes --------------------------------------------------------------------------------------------
 
     async def open(self, facts: FileFacts, version: AssetVersion, name: str) -> OpenFile:
-        """Open a content for reading, by one of its names."""
+        """Open a content for reading, by one of its names.
+
+        Raises StaleContent when its object is known to have been replaced: the name means another content now.
+        """
+        if self._catalog.outdated(facts, version, name):
+            raise StaleContent(f"{name} of {version.key} was replaced at its origin; open it again")
         archive = None
-        if isinstance(facts.extent, ByteRange):
-            await self._reader.label(facts.content, str(version.key), name)
+        await self._reader.vouch(facts, str(version.key), name)
         if isinstance(facts.extent, ArchiveMember):
             archive = self._archives.known(facts.extent.archive)
             if archive is None:

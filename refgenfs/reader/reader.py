@@ -20,7 +20,6 @@ from refgenfs.core.content import (
     BLOCK,
     ArchiveMember,
     ByteRange,
-    ContentId,
     FileFacts,
     InlineData,
     Run,
@@ -32,7 +31,7 @@ from refgenfs.core.readahead import Window
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.flights import Arrival, FlightBoard
-from refgenfs.reader.labels import label
+from refgenfs.reader.labels import Versions
 from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, split_runs
 from refgenfs.reader.stream import Archive
 from refgenfs.reader.uncached import UncachedContent
@@ -61,6 +60,22 @@ class OpenFile:
     window: Window
     ahead: Run | None = None  # what the present read should bring besides
     generation: int | None = None  # the archive's when this reader got its first bytes
+    opened: int = 0  # the archive's when the file was opened
+
+    def settle(self) -> None:
+        """Take it that bytes were read through this file already: the kernel may have pages of its inode."""
+        if self.archive is not None:
+            self.generation = self.opened
+
+    @property
+    def stale(self) -> bool:
+        """Whether bytes were taken back that this reader may have been given, by us or out of the kernel's pages."""
+        if self.archive is None:
+            return False
+        seen = self.generation
+        if seen is None and self.opened in self.archive.served:
+            seen = self.opened
+        return seen not in (None, self.archive.generation)
 
 
 @dataclass(slots=True)
@@ -91,6 +106,7 @@ class Reader:
     ) -> None:
         self.counts = ReadCounts()
         self._store = store
+        self._versions = Versions(store)
         self._http = http
         self._board = board
         self._archives = archives
@@ -112,11 +128,20 @@ class Reader:
         except CacheError as exc:
             log.warning("%s; it is read without the cache", exc)
             content = UncachedContent(facts.content, facts.size)
-        return OpenFile(facts, content, archive, Window(facts.size))
+        generation = archive.generation if archive is not None else 0
+        return OpenFile(facts, content, archive, Window(facts.size), opened=generation)
 
-    async def label(self, content: ContentId, key: str, name: str) -> None:
-        """Keep in the cache what people know a content by."""
-        await label(self._store, content, key, name)
+    async def vouch(self, facts: FileFacts, key: str, name: str) -> None:
+        """Label a content that comes by byte ranges, before it is opened.
+
+        Raises StaleContent if the bytes that are kept of it are of another version of the object.
+        """
+        if isinstance(facts.extent, ByteRange):
+            try:
+                await self._versions.vouch(facts.content, facts.extent.validator, key, name)
+            except StaleContent:
+                self._on_stale(facts)
+                raise
 
     async def read(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview:
         """Return exactly `size` bytes at `offset`, or fewer at the end of the file.
@@ -138,7 +163,7 @@ class Reader:
         content, archive = file.content, file.archive
         if content is None:
             return self._served(memoryview(_inline(file.facts))[offset : offset + length])
-        if archive is not None and file.generation not in (None, archive.generation):
+        if archive is not None and file.generation != archive.generation and file.stale:
             raise StaleContent(f"{file.facts.content}: what was read of it was taken back; open the file again")
         file.ahead = file.window.advance(offset, length)
         if content.missing(Run(offset // BLOCK, -(-(offset + length) // BLOCK))) >= 0:
@@ -150,8 +175,9 @@ class Reader:
             return None
         if file.ahead is not None:  # only now: room for it may be made of these very blocks
             self._prefetch(file, content, file.ahead)
-        if archive is not None:
+        if archive is not None and file.generation != archive.generation:
             file.generation = archive.generation
+            archive.served.add(archive.generation)
         return self._served(data)
 
     async def read_missing(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview:
@@ -181,10 +207,11 @@ class Reader:
             if file.archive is not None:
                 if generation != file.archive.generation:  # what landed may be of two versions
                     landed.clear()
-                    if file.generation is not None:
+                    if file.stale:
                         raise StaleContent(f"{file.facts.content}: the origin has another version now")
                     continue
                 file.generation = generation
+                file.archive.served.add(generation)
             data = _assemble(content, run, landed, offset, length)
             if data is not None:
                 return data

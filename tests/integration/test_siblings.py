@@ -352,9 +352,9 @@ async def test_siblings_too_large_for_the_cache_are_left_alone(tmp_path: Path) -
 # ---- small indexes, archives, errors
 
 
-async def test_only_small_indexes_come_with_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_small_indexes_come_with_a_large_file(tmp_path: Path) -> None:
     sizes = {"x.fa": 9 * MIB, "x.fa.fai": 20_000, "z.fa": MIB, "z.fa.fai": 65 * MIB}
-    async with shelved(tmp_path, sizes) as (shelf, tool):
+    async with shelved(tmp_path, sizes, size=200 * MIB) as (shelf, tool):
         await tool.open("x.fa.fai")
         await tool.open("z.fa")
         await eventually(lambda: not tool.busy)
