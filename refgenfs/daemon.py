@@ -41,6 +41,7 @@ from refgenfs.processes import tame_allocator
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import Reader
+from refgenfs.reader.siblings import Siblings
 from refgenfs.sources import Source
 from refgenfs.sources.refgenie import RefgenieSource
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
@@ -184,7 +185,16 @@ class _Running:
             nursery=nursery,
         )
         self._library = Library(self._catalog, archives, self._reader, config.limits.lookup_deadline)
-        self._tree = Tree(self._catalog, self._library, self._started)
+        siblings = Siblings(
+            self._library,
+            self._reader,
+            store,
+            config.prefetch.rules(),
+            budget=config.prefetch.siblings,
+            connections=config.limits.connections,
+            nursery=nursery,
+        )
+        self._tree = Tree(self._catalog, self._library, self._started, siblings)
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
         self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
         self._parts = Daemon(
@@ -325,10 +335,13 @@ class _Running:
             self._mount.forget_name(parent, name)
 
     def _on_damage(self, contents: Iterable[ContentId]) -> None:
-        """Bytes that were served turned out wrong: the kernel must not keep them."""
+        """Bytes that were served turned out wrong: the kernel must not keep them, nor mix them with others."""
         for content in contents:
-            number = self._tree.number_of(content)
+            names = self._tree.names_of(content)
+            number = self._tree.retire(content)
             if number is not None:
+                for parent, name in names:
+                    self._mount.forget_name(parent, name)
                 self._nursery.start_soon(self._survive, partial(self._mount.forget_pages, number))
 
     def _describe(self, node: Node) -> dict[str, str]:

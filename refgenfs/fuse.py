@@ -291,7 +291,9 @@ class Operations(pyfuse3.Operations):
     @answered
     async def release(self, fh: int) -> None:
         """Close a file."""
-        self._open.pop(fh, None)
+        entry = self._open.pop(fh, None)
+        if entry is not None:
+            self._tree.close(entry[0])
 
     @answered
     async def flush(self, fh: int) -> None:

@@ -19,13 +19,12 @@ from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import (
     ArchiveMember,
     ArchiveRef,
-    ByteRange,
     ContentId,
     FileFacts,
     InlineData,
     content_id,
 )
-from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, RefgenfsError
+from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, RefgenfsError, StaleContent
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import Layout, build_layout
 from refgenfs.core.tar import Member, resolve_link
@@ -93,6 +92,10 @@ class Library:
         archive = self._archives.known(self._catalog.archive(version))
         return version, shown_as, archive is not None and archive.table.complete  # links that are dead are known then
 
+    async def listing(self, version: AssetVersion) -> tuple[str, ...]:
+        """Return the names of a version's files as far as no archive has to be streamed for them."""
+        return await self._listing(version) or ()
+
     async def _listing(self, version: AssetVersion) -> tuple[str, ...] | None:
         with _deadline(self._deadline, f"the listing of {version.key}"):
             return await self._catalog.listing(version)
@@ -154,6 +157,12 @@ class Library:
         """Return a file's facts, waiting for the origin if need be; raises as `locate` does."""
         return (await self.locate(version, name)).facts
 
+    async def ready_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
+        """Return a file's facts as `facts` does; None where an archive would have to be streamed for them."""
+        with _deadline(self._deadline, f"the size of {name}"):
+            facts = await self._catalog.facts(version, name)
+        return facts or self.known_facts(version, name)
+
     async def locate(self, version: AssetVersion, name: str) -> Located:
         """Return where a name leads, waiting for the origin if need be.
 
@@ -205,10 +214,14 @@ class Library:
     # -- bytes --------------------------------------------------------------------------------------------
 
     async def open(self, facts: FileFacts, version: AssetVersion, name: str) -> OpenFile:
-        """Open a content for reading, by one of its names."""
+        """Open a content for reading, by one of its names.
+
+        Raises StaleContent when its object is known to have been replaced: the name means another content now.
+        """
+        if self._catalog.outdated(facts, version, name):
+            raise StaleContent(f"{name} of {version.key} was replaced at its origin; open it again")
         archive = None
-        if isinstance(facts.extent, ByteRange):
-            await self._reader.label(facts.content, str(version.key), name)
+        await self._reader.vouch(facts, str(version.key), name)
         if isinstance(facts.extent, ArchiveMember):
             archive = self._archives.known(facts.extent.archive)
             if archive is None:

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.content import ContentId, FileFacts
-from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable
+from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import Child, Layout, is_junk
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
+from refgenfs.reader.siblings import Siblings
 
 ROOT = 1
 
@@ -71,6 +72,8 @@ class FileNode:
     name: str
     content: ContentId
     facts: FileFacts | None = None
+    opened: bool = False  # the kernel may have pages of it
+    retired: bool = False  # its bytes were taken back: the name has another inode
     names: set[tuple[int, str]] = field(default_factory=set)  # (parent inode, name)
 
 
@@ -101,9 +104,10 @@ class Attributes:
 class Tree:
     """Resolves names to inodes. Lives on the trio thread."""
 
-    def __init__(self, catalog: Catalog, library: Library, born: float) -> None:
+    def __init__(self, catalog: Catalog, library: Library, born: float, siblings: Siblings | None = None) -> None:
         self._catalog = catalog
         self._library = library
+        self._siblings = siblings
         self._born = born
         self._inodes: dict[int, Inode] = {ROOT: Inode(ROOT, RootNode(), 1)}
         self._numbers: dict[Node | ContentId, int] = {RootNode(): ROOT}
@@ -130,7 +134,9 @@ class Tree:
         inode.lookups -= lookups
         if inode.lookups <= 0:
             del self._inodes[number]
-            self._numbers.pop(_identity(inode.node), None)
+            identity = _identity(inode.node)
+            if self._numbers.get(identity) == number:  # not so for one that was retired
+                del self._numbers[identity]
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -282,11 +288,25 @@ class Tree:
     # -- files --------------------------------------------------------------------------------------------
 
     async def open(self, number: int) -> OpenFile:
-        """Open a file's content for reading; raise IsADirectory for a folder."""
+        """Open a file's content for reading, until `close`; raise IsADirectory for a folder."""
         node = self.inode(number).node
         if not isinstance(node, FileNode):
             raise IsADirectory("a folder can't be read as a file")
-        return await self._library.open(await self._facts(node), node.version, node.name)
+        if node.retired:  # the kernel looks the name up anew, and opens what it finds
+            raise StaleContent(f"{node.name} of {node.version.key}: what came of it was taken back; open it again")
+        file = await self._library.open(await self._facts(node), node.version, node.name)
+        if node.opened:
+            file.settle()
+        node.opened = True
+        # no await from here on: what was noted as open is closed by the caller
+        if self._siblings is not None:
+            self._siblings.opened(file, node.version, node.name)
+        return file
+
+    def close(self, file: OpenFile) -> None:
+        """Close what `open` gave."""
+        if self._siblings is not None:
+            self._siblings.closed(file)
 
     def key_of(self, number: int) -> AssetKey | None:
         """Return the key of what an inode stands for; None above the assets."""
@@ -325,6 +345,19 @@ class Tree:
     def number_of(self, content: ContentId) -> int | None:
         """Return the inode of a content, if the kernel knows it."""
         return self._numbers.get(content)
+
+    def retire(self, content: ContentId) -> int | None:
+        """Give a content another inode from now on; return the one that it had, None if the kernel knows none.
+
+        The kernel's pages belong to an inode: who has the old one open must not find bytes there that others
+        were given of another version.
+        """
+        number = self._numbers.pop(content, None)
+        if number is not None:
+            node = self._inodes[number].node
+            assert isinstance(node, FileNode)
+            node.retired = True
+        return number
 
 
 def _file(located: Located) -> FileNode:

@@ -110,6 +110,11 @@ class Store:
         return self._shelf.account.used
 
     @property
+    def room(self) -> int:
+        """Bytes that are unused, or that could be evicted."""
+        return max(0, self.quota - self.used) + self._shelf.index.evictable
+
+    @property
     def stamp(self) -> int:
         """A mark in the order of touches: every touch so far is older than it."""
         return self._shelf.index.stamp
@@ -156,6 +161,11 @@ class Store:
     def is_pinned(self, cid: ContentId) -> bool:
         """Say whether a content is pinned."""
         return self._shelf.index.is_pinned(cid)
+
+    def touch(self, cid: ContentId) -> None:
+        """Make what is resident of a content the most recently used: it is about to be."""
+        for index in self._shelf.index.segments(cid):
+            self._shelf.index.touch(cid, index)
 
     def set_note(self, cid: ContentId, note: JSONValue) -> None:
         """Attach to a content what people know it by; it goes when the content does. Writes to the ledger."""

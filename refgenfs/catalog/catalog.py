@@ -263,12 +263,16 @@ class Catalog:
         await self._details.forget_facts(version, name)
 
     def note_stale(self, facts: FileFacts) -> None:
-        """Do as `forget_facts` for the file that these facts are about, in the background. No wait."""
+        """Do as `forget_facts` for the file that these facts are about: at once, or soon if they aren't in memory."""
         versions = iter_versions(self._feed(facts.source).catalog or SourceCatalog(facts.source, ()))
         found = self._details.find(facts, versions)
-        if found is not None:
+        if found is not None and not self._details.forget_known(*found, facts):
             with suppress(OriginUnavailable):  # the daemon ends, and the next one will find it stale again
                 self._flights.start(self._forget, *found, facts)
+
+    def outdated(self, facts: FileFacts, version: AssetVersion, name: str) -> bool:
+        """Say whether these facts of a file are known to be those of an object that was replaced. No wait."""
+        return self._details.outdated(facts, version, name)
 
     async def _forget(self, version: AssetVersion, name: str, facts: FileFacts) -> None:
         try:

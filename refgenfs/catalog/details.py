@@ -329,7 +329,16 @@ class Details:
         folder = self._source(version).unpacked(version)
         if folder is None:
             return
-        row = await self._row(version, folder)
+        self._replace(version, name, await self._row(version, folder), stale)
+
+    def forget_known(self, version: AssetVersion, name: str, stale: FileFacts) -> bool:
+        """Do as `forget_facts` if the file's facts are in memory; say whether they were. No wait."""
+        row = self._rows.get(facts_key(version))
+        if row is not None:
+            self._replace(version, name, row, stale)
+        return row is not None
+
+    def _replace(self, version: AssetVersion, name: str, row: _Row, stale: FileFacts | None) -> None:
         known = row.facts.facts.get(name)
         if stale is not None and known is not None and known.content != stale.content:
             return
@@ -337,6 +346,14 @@ class Details:
         row.facts.facts.pop(name, None)
         row.facts.absent.pop(name, None)
         self._save_soon(version, row)
+
+    def outdated(self, facts: FileFacts, version: AssetVersion, name: str) -> bool:
+        """Say whether a file is known to have been replaced since these were its facts. No I/O, no wait."""
+        row = self._rows.get(facts_key(version)) if isinstance(facts.extent, ByteRange) else None
+        if row is None or name not in row.facts.replaced:
+            return False
+        known = row.facts.facts.get(name)
+        return known is None or known.content != facts.content
 
     def find(self, facts: FileFacts, versions: Iterable[AssetVersion]) -> tuple[AssetVersion, str] | None:
         """Return the version and the name of the file that these facts are about. No I/O, no wait."""

@@ -29,6 +29,7 @@ _SETTINGS = {
     "retry_for": "limits.retry_for",
     "connections": "limits.connections",
     "memory": "limits.memory",
+    "siblings": "prefetch.siblings",
     "log_level": "log.level",
 }
 _FLAGS = frozenset({"allow_other"})

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from refgenfs.config.model import LOG_LEVELS, PUBLIC_SERVER, SOURCE_MODELS, Config, RefgenieSource, Table
+from refgenfs.config.model import (
+    LOG_LEVELS,
+    PUBLIC_SERVER,
+    SOURCE_MODELS,
+    Config,
+    PrefetchRule,
+    RefgenieSource,
+    Table,
+)
 from refgenfs.core.keys import is_name
 
 if TYPE_CHECKING:
@@ -40,10 +48,13 @@ def explain(error: ErrorDetails, data: Mapping[str, Any]) -> tuple[str, str]:
         what = 'missing; write type = "refgenie"' if kind == "missing" else "no such type of source"
         return key, f"{what}; this version has: {', '.join(SOURCE_MODELS)}"
     if kind == "missing":
-        example = {"name": '"lab"', "url": f'"{PUBLIC_SERVER}"'}.get(str(loc[-1]), "…")
+        examples = {"name": '"lab"', "url": f'"{PUBLIC_SERVER}"', "opens": '[".bwt"]', "brings": '[".sa", ".pac"]'}
+        example = examples.get(str(loc[-1]), "…")
         return key, f"missing; write {loc[-1]} = {example}"
     if kind == "literal_error":
         return key, f"must be one of: {', '.join(LOG_LEVELS)}"
+    if loc[:2] == ("prefetch", "rule") and len(loc) <= 3 and kind.startswith(("model", "tuple")):
+        return key, "must be a table; write [[prefetch.rule]]"
     if len(loc) <= 2 and kind.startswith(("model", "tuple")):
         return key, f"must be a table; write {'[[source]]' if loc[0] == 'source' else f'[{key}]'}"
     return key, _WANTED.get(kind.split("_")[0], error["msg"])
@@ -61,6 +72,8 @@ def _dotted(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
 
 
 def _suggest_for(loc: tuple[int | str, ...]) -> str:
+    if loc[:2] == ("prefetch", "rule"):
+        return suggestion(str(loc[-1]), list(PrefetchRule.model_fields))
     tables = {
         **{name: list(type(table).model_fields) for name, table in Config() if isinstance(table, Table)},
         "source": list(RefgenieSource.model_fields),

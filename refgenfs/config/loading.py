@@ -155,14 +155,19 @@ def _validate(data: dict[str, Any], path: Path | None, overrides: Mapping[str, A
 
 
 def _leaves(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values; a source's keys go by its name."""
+    """Yield dotted keys and values; keys of a source, and of a rule, go by its name."""
     for section, table in data.items():
         if section == "source" and isinstance(table, list | tuple):
             for source in table:
                 if isinstance(source, Mapping):
                     yield from ((f"source.{source.get('name')}.{key}", source[key]) for key in source)
         elif isinstance(table, Mapping):
-            yield from ((f"{section}.{key}", value) for key, value in table.items())
+            for key, value in table.items():
+                if key == "rule" and isinstance(value, list | tuple):
+                    rules = [rule for rule in value if isinstance(rule, Mapping)]
+                    yield from ((f"{section}.rule.{rule.get('name')}.{k}", rule[k]) for rule in rules for k in rule)
+                else:
+                    yield f"{section}.{key}", value
 
 
 def _as_toml(value: object) -> str:

@@ -25,6 +25,7 @@ from pydantic import (
 
 from refgenfs.core.errors import redact_url
 from refgenfs.core.keys import is_name
+from refgenfs.core.siblings import BUILT_IN, SiblingRule
 from refgenfs.core.units import KIB, MIB, format_duration, format_size, parse_duration, parse_size
 
 PUBLIC_SERVER = "http://refgenomes.databio.org"
@@ -143,6 +144,54 @@ class LimitsConfig(Table):
     memory: Annotated[ByteCount, _at_least(4 * MIB, "4MiB")] = 64 * MIB
 
 
+def _check_ending(ending: str) -> str:
+    if not ending or "/" in ending or ending in (".", ".."):
+        raise ValueError(f'{ending!r} is no ending of a file\'s name; write one like ".bwt", or a whole name')
+    return ending
+
+
+def _check_not_empty(endings: tuple[str, ...]) -> tuple[str, ...]:
+    if not endings:
+        raise ValueError("must not be empty")
+    return endings
+
+
+_Ending = Annotated[str, AfterValidator(_check_ending)]
+
+
+class PrefetchRule(Table):
+    """What opening a file of an asset brings besides."""
+
+    name: Annotated[str, AfterValidator(_check_source_name)]
+    assets: str = "*"
+    opens: Annotated[tuple[_Ending, ...], AfterValidator(_check_not_empty)]
+    brings: tuple[_Ending, ...]
+    largest: ByteCount | None = None
+
+    def rule(self) -> SiblingRule:
+        """Return it as `core.siblings` has it."""
+        return SiblingRule(self.name, self.opens, self.brings, self.assets, self.largest)
+
+
+class PrefetchConfig(Table):
+    """What is fetched before anybody waits for it."""
+
+    siblings: ByteCount = 16 * MIB
+    rule: tuple[PrefetchRule, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [rule.name for rule in self.rule]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two rules have the name {name!r}; give each its own")
+        return self
+
+    def rules(self) -> tuple[SiblingRule, ...]:
+        """Return the configured rules, and after them those that every daemon has."""
+        return (*(rule.rule() for rule in self.rule), *BUILT_IN)
+
+
 class LogConfig(Table):
     """What the daemon writes down."""
 
@@ -174,6 +223,7 @@ class Config(Table):
     cache: CacheConfig = CacheConfig()
     catalog: CatalogConfig = CatalogConfig()
     limits: LimitsConfig = LimitsConfig()
+    prefetch: PrefetchConfig = PrefetchConfig()
     log: LogConfig = LogConfig()
     source: tuple[Source, ...] = (_PUBLIC,)
 

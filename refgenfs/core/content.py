@@ -60,7 +60,7 @@ class Run:
 class ByteRange:
     """A content that is a plain file at a URL (mirrors in order), read by byte ranges.
 
-    `validator` is a strong ETag with its quotes, or a Last-Modified date, or empty where the host gives none.
+    `validator` tells its version from others (`core/httprange.py`); it is empty where the host gives none.
     """
 
     urls: tuple[str, ...]

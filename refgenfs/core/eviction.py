@@ -121,7 +121,9 @@ class SegmentIndex:
                 self._resize(self._make(content, index, stamp), nbytes)
 
     def restore(self, segment: Segment) -> None:
-        """Put back a segment that `evict_for` gave, as old as it was."""
+        """Put back a segment that `evict_for` gave, as old as it was; one that `split` has made again stays."""
+        if self._find(segment.content, segment.index) >= 0:
+            return
         self._resize(self._make(segment.content, segment.index, segment.stamp), segment.nbytes)
 
     def remove(self, content: ContentId) -> int:

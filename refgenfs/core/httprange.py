@@ -4,11 +4,12 @@ Pure: `range_headers` says what to send, `judge` looks at a status and headers a
 be used. Bytes of two versions must never mix in one file, so a body is used only when the answer says
 exactly the range that was asked for, the total that is known, and the validator that is known.
 
-The validator of a content is a strong ETag (with its quotes), or a Last-Modified date, or nothing:
+The validator of a content is a strong ETag (with its quotes), or a weak one and a Last-Modified date, or one of
+these two, or nothing:
 
 - a strong ETag goes out as `If-Range`, and the answer has to carry the same ETag;
-- a date is not sent (whether it is a strong validator can't be known, RFC 9110, 8.8.2.2), but the answer
-  has to carry the same Last-Modified;
+- a weak ETag or a date is not sent (RFC 9110, 13.1.5 and 8.8.2.2), but the answer has to carry the same: what is
+  equal by a weak validator may yet differ, and what is not equal is another version;
 - with nothing, only the total can be checked.
 
 `If-Match` would save the body of a changed object (412 instead of 200), but caches in front of an origin
@@ -29,6 +30,7 @@ UNKNOWN = -1  # a size that isn't known
 _DIGITS = r"[0-9]{1,18}"  # up to 10**18 bytes: an exabyte, and no surprise of big integers
 # `*/1234` without its unit is what Starlette answers with a 416.
 _CONTENT_RANGE = re.compile(rf"(?:bytes[ \t]+(?:({_DIGITS})-({_DIGITS})|\*)|\*)/({_DIGITS}|\*)", re.IGNORECASE)
+_WEAK = re.compile(r'W/("[\x21\x23-\x7e\x80-\xff]*") ?(.*)')  # and a date, or nothing
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 
 
@@ -104,12 +106,18 @@ def is_strong_etag(text: str) -> bool:
 
 
 def choose_validator(headers: Mapping[str, str]) -> str:
-    """Return what identifies the version of an answer: its strong ETag, else its Last-Modified, else ''."""
+    """Return what identifies the version of an answer: its strong ETag, else its weak one and its Last-Modified.
+
+    Of the latter two what there is, with a space between them; '' where there is none.
+    """
     etag = header(headers, "etag")
     if is_strong_etag(etag):
         return etag
     date = header(headers, "last-modified")
-    return date if parse_http_date(date) is not None else ""
+    if parse_http_date(date) is None:
+        date = ""
+    weak = _WEAK.fullmatch(etag)
+    return f"{etag} {date}".rstrip() if weak is not None and not weak[2] else date
 
 
 def range_headers(request: RangeRequest) -> dict[str, str]:
@@ -178,6 +186,13 @@ def _changed_validator(validator: str, headers: Mapping[str, str]) -> str:
     if is_strong_etag(validator):
         etag = header(headers, "etag")
         return "" if etag == validator else f"the ETag was {validator} and is {etag[:80] or 'missing'}"
+    weak = _WEAK.fullmatch(validator)
+    if weak is not None:
+        etag, validator = header(headers, "etag"), weak[2]
+        if etag.removeprefix("W/") != weak[1]:  # a host may find it strong by now (RFC 9110, 8.8.3.2)
+            return f"the ETag was W/{weak[1]} and is {etag[:80] or 'missing'}"
+        if not validator:
+            return ""
     date = header(headers, "last-modified")
     if date == validator:
         return ""

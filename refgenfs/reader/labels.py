@@ -1,4 +1,4 @@
-"""Labels: what people know a content by, kept beside it in the cache."""
+"""Labels: what people know a content by, and which version its bytes are of, kept beside it in the cache."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from functools import partial
 
 import trio
 
+from refgenfs.cache.ledger import JSONValue
 from refgenfs.cache.store import Store
 from refgenfs.core.content import ContentId
-from refgenfs.core.errors import CacheError
+from refgenfs.core.errors import CacheError, StaleContent
 
 
 async def label(store: Store, content: ContentId, key: str, name: str) -> None:
@@ -21,6 +22,51 @@ async def label(store: Store, content: ContentId, key: str, name: str) -> None:
     if not store.resident_bytes(content):
         with suppress(CacheError):
             await trio.to_thread.run_sync(partial(store.set_note, content, {"key": key, "name": name}))
+
+
+VERSIONS = 4096  # contents whose version is kept in memory
+
+
+class Versions:
+    """Which version of an object the bytes of each content are of, by its validator.
+
+    A content's identity has the validator only once the object was seen to be replaced. Should that, or what was
+    known of the object, be lost (a ledger that refuses, a kill at the wrong moment, another host of the unpacked
+    copies), the blocks that are kept still say which version they are of.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[ContentId, str] = {}
+
+    async def vouch(self, content: ContentId, validator: str, key: str, name: str) -> None:
+        """See that what is kept of a content is of this version, and label it; to be awaited before it is read.
+
+        Raises StaleContent when it is of another.
+        """
+        store = self._store
+        kept = self._known.get(content)
+        held = store.resident_bytes(content) > 0
+        if held and kept is None:
+            kept = self._known.get(content, await trio.to_thread.run_sync(self._read, content))
+        # no await from here on to the note of it: two could note two versions
+        if kept not in (None, validator) and (held or store.open_content(content) is not None):
+            raise StaleContent(f"{content}: what the cache has of {name} is of another version")
+        if len(self._known) >= VERSIONS:
+            self._known.clear()
+        self._known[content] = validator
+        if kept is None or not held:
+            note: JSONValue = {"key": key, "name": name, "validator": validator}
+            with suppress(CacheError):
+                await trio.to_thread.run_sync(partial(store.set_note, content, note))
+
+    def _read(self, content: ContentId) -> str | None:
+        """Return the validator that is noted, None without one. Blocks."""
+        with suppress(CacheError):
+            note = self._store.note(content)
+            validator = note.get("validator") if isinstance(note, dict) else None
+            return validator if isinstance(validator, str) else None
+        return None
 
 
 async def labelled(store: Store, belongs: Callable[[str, ContentId], bool]) -> dict[ContentId, int]:

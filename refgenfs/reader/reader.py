@@ -20,7 +20,6 @@ from refgenfs.core.content import (
     BLOCK,
     ArchiveMember,
     ByteRange,
-    ContentId,
     FileFacts,
     InlineData,
     Run,
@@ -32,7 +31,7 @@ from refgenfs.core.readahead import Window
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.flights import Arrival, FlightBoard
-from refgenfs.reader.labels import label
+from refgenfs.reader.labels import Versions
 from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, split_runs
 from refgenfs.reader.stream import Archive
 from refgenfs.reader.uncached import UncachedContent
@@ -61,6 +60,22 @@ class OpenFile:
     window: Window
     ahead: Run | None = None  # what the present read should bring besides
     generation: int | None = None  # the archive's when this reader got its first bytes
+    opened: int = 0  # the archive's when the file was opened
+
+    def settle(self) -> None:
+        """Take it that bytes were read through this file already: the kernel may have pages of its inode."""
+        if self.archive is not None:
+            self.generation = self.opened
+
+    @property
+    def stale(self) -> bool:
+        """Whether bytes were taken back that this reader may have been given, by us or out of the kernel's pages."""
+        if self.archive is None:
+            return False
+        seen = self.generation
+        if seen is None and self.opened in self.archive.served:
+            seen = self.opened
+        return seen not in (None, self.archive.generation)
 
 
 @dataclass(slots=True)
@@ -91,6 +106,7 @@ class Reader:
     ) -> None:
         self.counts = ReadCounts()
         self._store = store
+        self._versions = Versions(store)
         self._http = http
         self._board = board
         self._archives = archives
@@ -99,6 +115,7 @@ class Reader:
         self._runs = max(2, memory // RUN_MEMORY)  # at a time
         self._slots = trio.CapacityLimiter(self._runs)
         self._launched = 0  # runs that fly or wait for a slot
+        self._landed = trio.lowlevel.ParkingLot()  # of those that wait for a run to land
         self._nursery = nursery
 
     async def open(self, facts: FileFacts, archive: Archive | None = None) -> OpenFile:
@@ -111,11 +128,20 @@ class Reader:
         except CacheError as exc:
             log.warning("%s; it is read without the cache", exc)
             content = UncachedContent(facts.content, facts.size)
-        return OpenFile(facts, content, archive, Window(facts.size))
+        generation = archive.generation if archive is not None else 0
+        return OpenFile(facts, content, archive, Window(facts.size), opened=generation)
 
-    async def label(self, content: ContentId, key: str, name: str) -> None:
-        """Keep in the cache what people know a content by."""
-        await label(self._store, content, key, name)
+    async def vouch(self, facts: FileFacts, key: str, name: str) -> None:
+        """Label a content that comes by byte ranges, before it is opened.
+
+        Raises StaleContent if the bytes that are kept of it are of another version of the object.
+        """
+        if isinstance(facts.extent, ByteRange):
+            try:
+                await self._versions.vouch(facts.content, facts.extent.validator, key, name)
+            except StaleContent:
+                self._on_stale(facts)
+                raise
 
     async def read(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview:
         """Return exactly `size` bytes at `offset`, or fewer at the end of the file.
@@ -137,7 +163,7 @@ class Reader:
         content, archive = file.content, file.archive
         if content is None:
             return self._served(memoryview(_inline(file.facts))[offset : offset + length])
-        if archive is not None and file.generation not in (None, archive.generation):
+        if archive is not None and file.generation != archive.generation and file.stale:
             raise StaleContent(f"{file.facts.content}: what was read of it was taken back; open the file again")
         file.ahead = file.window.advance(offset, length)
         if content.missing(Run(offset // BLOCK, -(-(offset + length) // BLOCK))) >= 0:
@@ -149,8 +175,9 @@ class Reader:
             return None
         if file.ahead is not None:  # only now: room for it may be made of these very blocks
             self._prefetch(file, content, file.ahead)
-        if archive is not None:
+        if archive is not None and file.generation != archive.generation:
             file.generation = archive.generation
+            archive.served.add(archive.generation)
         return self._served(data)
 
     async def read_missing(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview:
@@ -180,10 +207,11 @@ class Reader:
             if file.archive is not None:
                 if generation != file.archive.generation:  # what landed may be of two versions
                     landed.clear()
-                    if file.generation is not None:
+                    if file.stale:
                         raise StaleContent(f"{file.facts.content}: the origin has another version now")
                     continue
                 file.generation = generation
+                file.archive.served.add(generation)
             data = _assemble(content, run, landed, offset, length)
             if data is not None:
                 return data
@@ -238,13 +266,22 @@ class Reader:
             self._launch(content, extent, file.facts.source, [], self._affordable(content, ahead))
 
     def _launch(
-        self, content: AnyContent, extent: ByteRange, source: str, asked: Iterable[int], beyond: Iterable[int]
+        self,
+        content: AnyContent,
+        extent: ByteRange,
+        source: str,
+        asked: Iterable[int],
+        beyond: Iterable[int],
+        older_than: int | None = None,
     ) -> None:
-        """Launch a flight of each block that has none; those beyond what was asked only into the cache."""
+        """Launch a flight of each block that has none; those beyond what was asked only into the cache.
+
+        With `older_than`, room is made only of what was last used before that stamp.
+        """
         must = {i for i in asked if self._board.find(content.id, i) is None}
         may = {i for i in beyond if self._board.find(content.id, i) is None}
         for run in split_runs(sorted(must | may)):
-            if self._start_stored(content, extent, source, run):
+            if self._start_stored(content, extent, source, run, older_than):
                 continue
             # No room for all of it: for what is asked for alone, perhaps; else, or with a disk that refuses,
             # it is served uncached. What would only be read ahead waits for better times.
@@ -253,8 +290,10 @@ class Reader:
                     self.counts.uncached += _bytes(content, short)
                     self._start(RangeRun(content, extent, short, None, self._board, source))
 
-    def _start_stored(self, content: AnyContent, extent: ByteRange, source: str, run: Run) -> bool:
-        reservation = content.reserve(run)
+    def _start_stored(
+        self, content: AnyContent, extent: ByteRange, source: str, run: Run, older_than: int | None = None
+    ) -> bool:
+        reservation = content.reserve(run, older_than=older_than)
         if reservation is None:
             return False
         self._start(RangeRun(content, extent, run, reservation, self._board, source))
@@ -271,7 +310,40 @@ class Reader:
                 await flight.fly(self._http)
         finally:
             self._launched -= 1
+            self._landed.unpark_all()
             flight.abandon()
+
+    # -- what nobody waits for yet ------------------------------------------------------------------------
+
+    def can_bring(self, facts: FileFacts) -> bool:
+        """Say whether `bring` has a way to fetch parts of this file; the stream of an archive brings it whole."""
+        return isinstance(facts.extent, ByteRange)
+
+    async def turn(self, limit: int) -> None:
+        """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""
+        while self._launched >= min(limit, self._runs * 3 // 4):
+            await self._landed.park()
+
+    async def bring(self, file: OpenFile, run: Run, older_than: int) -> bool:
+        """Have what is missing of a run fetched into the cache, and wait for it; nobody need want it yet.
+
+        Only what was last used before the stamp `older_than` makes room for it. False: there is none, or no
+        way to fetch parts of this file. Raises the origin's errors.
+        """
+        content, extent = file.content, file.facts.extent
+        if content is None or not isinstance(extent, ByteRange):
+            return False
+        missing = _missing(content, run)
+        self._launch(content, extent, file.facts.source, (), missing, older_than)
+        flights = [self._board.find(content.id, index) for index in missing]
+        try:
+            for arrival in flights:
+                if arrival is not None:
+                    await arrival.wait(self._patience, content.id)
+        except StaleContent:
+            self._on_stale(file.facts)
+            raise
+        return None not in flights
 
     # -- whole files --------------------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ class Archive:
     header_waiters: int = 0
     pulls: int = 0  # how many want all of it
     generation: int = 0  # counts how often blocks were taken back: who has read some of those must not go on
+    served: set[int] = field(default_factory=set)  # generations of which somebody was given bytes
     distrusted: bool = False  # the last object was wrong: the next is looked at before anybody reads of it
     error: RefgenfsError | None = None  # why the last stream ended, if not well
 

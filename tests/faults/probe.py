@@ -3,6 +3,7 @@
 probe.py compare [TRUTH MOUNTED]…    read each file whole and compare every byte; one JSON line for each
 probe.py list FOLDER…                names in a folder, with type and size or the error
 probe.py hold FILE                   open; then for each line `OFFSET LENGTH` on stdin, the bytes as hex
+probe.py versions HOW FILE OLD NEW SEED    read all of a file, and count what is of which version
 probe.py random SEED SECONDS [TRUTH MOUNTED]…    read and compare random pieces of random files
 """
 
@@ -10,15 +11,18 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import random
+import signal
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 CHUNK = 128 * 1024
+ERRORS = 6  # after so many no more is read
 
 
 def main() -> None:
@@ -31,6 +35,9 @@ def main() -> None:
             _say(list_folder(path))
     elif act == "hold":
         hold(arguments[0])
+    elif act == "versions":
+        how, path, old, new, seed = arguments
+        _say(read_versions(how, path, (old, new), int(seed)))
     elif act == "random":
         _say(read_randomly(int(arguments[0]), float(arguments[1]), _pairs(arguments[2:])))
 
@@ -100,6 +107,66 @@ def hold(path: str) -> None:
             _say({"error": "", "data": os.pread(fd, length, offset).hex()})
         except OSError as exc:
             _say({"error": errno.errorcode[exc.errno or 0], "data": ""})
+
+
+def read_versions(how: str, path: str, versions: tuple[str, str], seed: int) -> dict[str, Any]:
+    """Read a file by one open file; return the bytes that are of the old, the new, or neither version, and errors."""
+    bodies = []
+    for version in versions:
+        with open(version, "rb") as file:
+            bodies.append(file.read())
+    found: dict[str, Any] = {"old": 0, "new": 0, "neither": 0, "errors": {}}
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError as exc:
+        found["errors"][errno.errorcode[exc.errno or 0]] = 1
+        return found
+    offsets = list(range(0, os.fstat(fd).st_size, CHUNK))
+    if how != "sequential":
+        random.Random(seed).shuffle(offsets)
+    if how == "random":
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    read = _mapped(fd) if how == "mapped" else (lambda offset: os.pread(fd, CHUNK, offset))
+    for offset in offsets:
+        try:
+            got = read(offset)
+        except OSError as exc:
+            name = errno.errorcode[exc.errno or 0] if exc.errno else "SIGBUS"
+            found["errors"][name] = found["errors"].get(name, 0) + 1
+            if sum(found["errors"].values()) >= ERRORS:
+                break
+            continue
+        bodies_here = [
+            body[offset : offset + len(got)] for body in bodies
+        ]  # a read is short where a later page failed
+        whose = [name for name, right in zip(("old", "new"), bodies_here, strict=True) if got == right]
+        found[whose[0] if whose else "neither"] += len(got)
+    os.close(fd)
+    return found
+
+
+def _mapped(fd: int) -> Callable[[int], bytes]:
+    """Return how to read through a mapping: in a child, for a page that can't be had is the end of who touches it."""
+    area = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+
+    def read(offset: int) -> bytes:
+        from_child, to_parent = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(from_child)
+            view = area[offset : offset + CHUNK]
+            while view:
+                view = view[os.write(to_parent, view) :]
+            os._exit(0)
+        os.close(to_parent)
+        with os.fdopen(from_child, "rb") as pipe:
+            got = pipe.read()
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGBUS:
+            raise OSError
+        return got
+
+    return read
 
 
 def read_randomly(seed: int, seconds: float, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:

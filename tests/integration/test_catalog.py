@@ -602,13 +602,16 @@ async def test_a_file_replaced_in_place_becomes_another_content(setup: Setup, by
         await settle()
         setup.source.validator = '"2"'
         if by_facts:
+            assert not catalog.outdated(old, version, "sub/d1.txt")
             catalog.note_stale(old)
-            await settle()
+            assert catalog.outdated(old, version, "sub/d1.txt")  # at once: the next open asks
         else:
             await catalog.forget_facts(version, "sub/d1.txt")
         new = await catalog.facts(version, "sub/d1.txt")
         assert new is not None
         assert new.content == content_id("lab", version.asset_digest, "sub/d1.txt", '"2"')
+        assert catalog.outdated(old, version, "sub/d1.txt")
+        assert not catalog.outdated(new, version, "sub/d1.txt")
         catalog.note_stale(old)  # a reader that comes late
         await settle()
         assert catalog.known_facts(version, "sub/d1.txt") == new

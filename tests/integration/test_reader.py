@@ -14,6 +14,7 @@ Promises:
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable
 from functools import partial
@@ -663,3 +664,25 @@ async def test_a_landed_block_of_another_length_is_never_a_short_read(
         monkeypatch.setattr(rig.board, "land", shorter)
         with pytest.raises(RefgenfsError):
             await rig.read(file, 2 * BLOCK, 2 * BLOCK)
+
+
+async def test_parts_of_contents_that_nobody_has_open_are_evicted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several segments of one closed content go in one eviction: its map is read, and they are counted anew, once."""
+    monkeypatch.setattr("refgenfs.cache.opened.KEEP_OPEN", 2)
+    async with open_rig(tmp_path, size=room_for(48)) as rig:
+        for number in range(12):
+            _, facts = rig.serve_file(f"small-{number}", 4 * BLOCK)
+            await rig.read_once(facts, 0, 4 * BLOCK)
+        await rig.settled()
+        await rig.store.flush()
+        gc.collect()
+        for number in range(6):
+            served, facts = rig.serve_file(f"large-{number}", 14 * BLOCK)
+            assert await rig.read_once(facts, 0, 14 * BLOCK) == served.body
+            await rig.settled()
+            shelf = rig.store._shelf
+            segments = [shelf.index.segments(cid) for cid in shelf.entries]
+            assert shelf.index.total == sum(sum(sizes.values()) for sizes in segments)
+            assert len(shelf.index) == sum(map(len, segments))

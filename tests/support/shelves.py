@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import trio
 
@@ -51,6 +51,17 @@ class FakeCatalog:
     def __init__(self, snapshot: CatalogSnapshot) -> None:
         self.snapshot = snapshot
         self.unanswered: tuple[str, ...] = ()
+
+
+class Opened(NamedTuple):
+    """What stands for an open file."""
+
+    facts: FileFacts
+    version: AssetVersion
+    name: str
+
+    def settle(self) -> None:
+        """Do nothing: it is of no archive."""
 
 
 class FakeLibrary:
@@ -110,7 +121,7 @@ class FakeLibrary:
 
     async def open(self, facts: FileFacts, version: AssetVersion, name: str) -> OpenFile:
         await trio.lowlevel.checkpoint()
-        return cast(OpenFile, (facts, version, name))
+        return cast(OpenFile, Opened(facts, version, name))
 
 
 BORN = 1_700_000_000.0

@@ -12,10 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refgenfs.config import Config, LoadedConfig, MinFree, RefgenieSource, load_config, override_keys
+from refgenfs.config.model import PrefetchRule
 from refgenfs.core.errors import ConfigError
+from refgenfs.core.siblings import BUILT_IN
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
 SOURCE = '[[source]]\nname = "lab"\ntype = "refgenie"\nurl = "http://h"\n'
+
+RULE = "[[prefetch.rule]]\nname = 'blast'\nopens = ['.nin']\nbrings = ['.nhr', '.nsq']\n"
 
 Write = Callable[[str], Path]
 
@@ -186,6 +190,16 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
          "source.lab.mirrors[2]: 'ftp://x' is no http:// or https:// URL; write one like 'http://refgenomes.databio.org'"),
         (SOURCE + SOURCE, "source.lab: two sources have this name; give each its own"),
         ("[mount]\npoint = '/'", "mount.point can't be '/'; name a directory of its own, for example /genomes"),
+        ("[prefetch]\nsibling = 3", "prefetch.sibling: unknown key; did you mean 'siblings'?"),
+        ("[prefetch]\nrule = [3]", "prefetch.rule[1]: must be a table; write [[prefetch.rule]]"),
+        ("[prefetch.rule]\nname = 'x'", "prefetch.rule: must be a table; write [[prefetch.rule]]"),
+        (RULE + "open = ['.x']", "prefetch.rule[1].open: unknown key; did you mean 'opens'?"),
+        (RULE.replace(".nin", "a/b"),
+         "prefetch.rule[1].opens[1]: 'a/b' is no ending of a file's name; write one like \".bwt\", or a whole name"),
+        (RULE.replace("['.nin']", "[]"), "prefetch.rule[1].opens: must not be empty"),
+        ("[[prefetch.rule]]\nname = 'x'\nopens = ['.x']",
+         'prefetch.rule[1].brings: missing; write brings = [".sa", ".pac"]'),
+        (RULE + RULE, "prefetch: two rules have the name 'blast'; give each its own"),
         ("[cache]\ndir = '/genomes/c'", "cache.dir '/genomes/c' can't be inside of mount.point '/genomes'"),
     ],
 )  # fmt: skip
@@ -256,6 +270,17 @@ def test_min_free_is_a_share_or_a_size() -> None:
             MinFree.parse(wrong)
 
 
+def test_rules_are_shown_by_name_and_come_before_the_built_in_ones(write: Write) -> None:
+    loaded = load(write(RULE + "largest = '1MiB'"))
+    shown = {key: (value, origin) for key, value, origin in loaded.settings() if key.startswith("prefetch.rule")}
+    assert shown["prefetch.rule.blast.brings"] == ('[".nhr", ".nsq"]', f"file {loaded.path}")
+    assert shown["prefetch.rule.blast.assets"] == ('"*"', "default")
+    assert shown["prefetch.rule.blast.largest"][0] == '"1MiB"'
+    first, *others = loaded.config.prefetch.rules()
+    assert (first.name, first.opens, first.largest) == ("blast", (".nin",), 2**20)
+    assert tuple(others) == BUILT_IN
+
+
 def test_values_are_shown_as_they_are_written(write: Write) -> None:
     text = """
 [mount]
@@ -298,6 +323,7 @@ def documented() -> dict[str, str]:
 def test_every_key_is_documented_with_its_default() -> None:
     defaults = {key: value for key, value, _ in load(None, uid=0).settings() if not key.startswith("source.")}
     source = {f"source.{name}" for name in RefgenieSource.model_fields}
+    source |= {f"prefetch.rule.{name}" for name in PrefetchRule.model_fields}
     found = documented()
     assert set(found) == set(defaults) | source
     for key, value in defaults.items():

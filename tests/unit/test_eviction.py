@@ -115,3 +115,17 @@ def test_a_full_cache_of_large_contents_has_a_small_index() -> None:
     parts = [index._sizes, index._stamps, index._indexes, index._contents, index._heap, index._queued]
     size = sum(sys.getsizeof(part) for part in parts) + sum(sys.getsizeof(entry) for entry in index._heap)
     assert size < 10_000_000
+
+
+def test_a_segment_is_not_put_back_beside_itself() -> None:
+    """Two segments of one content were given; its map was read for the first, which counts the second again."""
+    index = SegmentIndex()
+    for number in range(3):
+        index.grow("a", number, 10)
+    first, second = index.evict_for(20)
+    index.restore(first)
+    index.split("a", {0: 10, 1: 10, 2: 10})
+    index.restore(second)
+    assert index.total == 30
+    assert names(index.evict_for(30)) == [("a", 0, 10), ("a", 1, 10), ("a", 2, 10)]
+    assert index.total == len(index) == 0

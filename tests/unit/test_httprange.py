@@ -70,16 +70,38 @@ def test_a_range_lies_within_its_object(start: int, stop: int, size: int) -> Non
     [
         ({"ETag": ETAG, "Last-Modified": DATE}, ETAG),
         ({"etag": ETAG}, ETAG),
-        ({"ETag": 'W/"v1"', "Last-Modified": DATE}, DATE),
+        ({"ETag": 'W/"v1"', "Last-Modified": DATE}, f'W/"v1" {DATE}'),
+        ({"ETag": 'W/"v1"', "Last-Modified": "yesterday"}, 'W/"v1"'),
+        ({"ETag": 'W/"v1" x', "Last-Modified": DATE}, DATE),
         ({"ETag": "unquoted", "Last-Modified": DATE}, DATE),
-        ({"ETag": 'W/"v1"'}, ""),
+        ({"ETag": 'W/"v1"'}, 'W/"v1"'),
         ({"Last-Modified": DATE}, DATE),
         ({"Last-Modified": "yesterday"}, ""),
         ({}, ""),
     ],
 )
-def test_the_validator_is_the_strong_etag_else_the_date(headers: dict[str, str], validator: str) -> None:
+def test_the_validator_is_the_strong_etag_else_the_weak_one_and_the_date(
+    headers: dict[str, str], validator: str
+) -> None:
     assert choose_validator(headers) == validator
+
+
+@pytest.mark.parametrize(
+    ("validator", "changes", "verdict"),
+    [
+        ('W/"v1"', {"ETag": 'W/"v1"', "Last_Modified": None}, Verdict.ACCEPT),
+        ('W/"v1"', {"ETag": '"v1"', "Last_Modified": None}, Verdict.ACCEPT),
+        ('W/"v1"', {"ETag": 'W/"v2"'}, Verdict.STALE),
+        ('W/"v1"', {"ETag": None}, Verdict.STALE),
+        (f'W/"v1" {DATE}', {"ETag": 'W/"v1"'}, Verdict.ACCEPT),
+        (f'W/"v1" {DATE}', {"ETag": 'W/"v2"'}, Verdict.STALE),
+        (f'W/"v1" {DATE}', {"ETag": 'W/"v1"', "Last_Modified": "Fri, 01 Jan 2021 00:00:01 GMT"}, Verdict.STALE),
+        (f'W/"v1" {DATE}', {"ETag": 'W/"v1"', "Last_Modified": None}, Verdict.STALE),
+    ],
+)
+def test_a_weak_etag_tells_another_version(validator: str, changes: dict[str, str | None], verdict: Verdict) -> None:
+    assert judge(wanted(validator), 206, part(**changes)).verdict is verdict
+    assert "If-Range" not in range_headers(wanted(validator))
 
 
 def test_strong_etags() -> None:

@@ -16,7 +16,7 @@ from typing import cast
 import pytest
 
 from refgenfs.core.content import FileFacts
-from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog
+from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, StaleContent
 from refgenfs.tree import ROOT, Attributes, FileNode, FolderNode, GenomeNode, RootNode, Tree
 from tests.support.shelves import (
     ALIASES,
@@ -227,6 +227,23 @@ async def test_a_size_is_asked_for_once(tree: Tree, library: FakeLibrary) -> Non
         await tree.getattr(file.inode)
         await tree.open(file.inode)
     assert library.asked == []
+
+
+async def test_bytes_that_were_taken_back_stay_with_the_old_inode(tree: Tree) -> None:
+    """Who has it open may have pages of them: who opens the name again must not see those, nor give it new ones."""
+    old = (await walk(tree, "hg38/fasta/hg38.fa")).inode
+    node = tree.inode(old).node
+    assert isinstance(node, FileNode)
+    assert tree.retire(node.content) == old
+    assert tree.retire(node.content) is None
+    with pytest.raises(StaleContent):
+        await tree.open(old)
+    new = (await walk(tree, "hg38/fasta/hg38.fa")).inode
+    assert new != old
+    await tree.open(new)
+    assert (await tree.getattr(old)).inode == old
+    tree.forget(old, 1)
+    assert (await walk(tree, "GRCh38/fasta/GRCh38.fa")).inode == new
 
 
 # ---- lookup counts
