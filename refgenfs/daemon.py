@@ -110,7 +110,7 @@ async def _main(config: Config, announce: Ready) -> None:
     prepare(mountpoint)
     limits = CacheLimits(config.cache.size, config.cache.min_free.bytes_of)
     async with (
-        open_store(config.cache.dir, limits, owner=str(mountpoint)) as store,
+        open_store(config.cache.dir, limits, owner=str(mountpoint), wait=False) as store,
         open_bridge() as bridge,
         _http(bridge, config) as http,
         trio.open_nursery() as nursery,

@@ -179,6 +179,11 @@ class Content:
                 self.abandon(Run(index, index + 1))
         return not self._written
 
+    def give_back_holes(self) -> None:
+        """Punch whatever is not resident: bytes that nobody accounts for."""
+        for run in self.map.absent_runs():
+            self._punch(run)
+
     def recheck(self, index: int) -> bool:
         """Check a resident block against its checksum now; drop it and return False if it is damaged."""
         if self.map.flags[index] == ABSENT:

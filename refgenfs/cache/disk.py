@@ -141,7 +141,12 @@ class Handles:
 
 def _open(path: Path, size: int, create: bool) -> int:
     """Open a content file, a new one as a hole of `size` bytes; refuse one of another size."""
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0), 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0), 0o600)
+    except OSError as exc:
+        if create or exc.errno != errno.EROFS:
+            raise
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     found = os.fstat(fd).st_size
     if create and found == 0:
         try:

@@ -8,11 +8,11 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from refgenfs.cache.blockmap import BlockMap
+from refgenfs.cache.blockmap import PAGE, BlockMap
 from refgenfs.cache.content import Content
 from refgenfs.cache.ledger import Ledger, LedgerDamaged
 from refgenfs.cache.shelf import Entry, Reservation, Shelf, block_cost
-from refgenfs.cache.startup import read_map, resident_of
+from refgenfs.cache.startup import Image, read_map, resident_of
 from refgenfs.core.content import BLOCK, ContentId, Run, block_length
 from refgenfs.core.errors import CacheError
 
@@ -26,13 +26,12 @@ class OpenContents:
         self,
         shelf: Shelf,
         ledger: Ledger,
-        epoch: int,
         reserve: Callable[[int, int | None], Reservation | None],
     ) -> None:
         self._shelf = shelf
         self._ledger = ledger
-        self._epoch = epoch
         self._reserve = reserve
+        self._mending = trio.Lock()
         self._live: WeakValueDictionary[ContentId, Content] = WeakValueDictionary()
         self._recent: OrderedDict[ContentId, Content] = OrderedDict()
 
@@ -56,22 +55,71 @@ class OpenContents:
                 entry.size = size
             if entry is None or not entry.resident:
                 return self._install(entry or Entry(cid, size), BlockMap(size))
-            version = entry.version
+            version, generation = entry.version, self._ledger.generation
             try:
-                blocks = await trio.to_thread.run_sync(read_map, self._ledger, cid, size, self._epoch)
+                blocks = await trio.to_thread.run_sync(read_map, self._ledger, cid, size)
             except LedgerDamaged as exc:
-                self._shelf.distrust(exc)
-                if self._live.get(cid) is None and self._shelf.entries.get(cid) is entry:
-                    self.discard(entry)
+                await self.mend(exc, generation)
+                if self._ledger.generation == generation:
+                    raise
                 continue
             # no await until it is installed: it was neither opened nor changed since its map was read
             if cid not in self._live and self._shelf.entries.get(cid) is entry and entry.version == version:
+                if self._ledger.generation != generation:
+                    continue
                 return self._install(entry, blocks)
+
+    async def mend(self, reason: LedgerDamaged, generation: int) -> None:
+        """Have a damaged ledger made anew, and all that is known here written to it."""
+        async with self._mending:
+            if self._ledger.generation != generation:
+                return
+            self._shelf.sound = False
+            try:
+                await trio.to_thread.run_sync(self._ledger.rebuild, reason, generation)
+            except CacheError as exc:
+                self._shelf.errors.note(f"{reason}; and it can't be made anew: {exc}")
+                return
+            self.rewrite_all()
+
+    def restart(self, image: Image) -> None:
+        """Go on with a directory that could not be written before, and may have changed since; then `split_all`.
+
+        What is known here of contents that are open is believed, and their files are made to agree.
+        """
+        shelf = self._shelf
+        shelf.handles.close()
+        shelf.forget_all()
+        for content in self._live.values():
+            entry = content.entry
+            found = image.entries.pop(content.id, None)
+            image.excess.pop(content.id, None)
+            if found is not None:
+                entry.pinned = found.pinned
+            entry.resident = resident_of(content.map, content.size)
+            if entry.resident or entry.pinned:
+                image.entries[content.id] = entry
+                content.give_back_holes()
+            elif found is not None:
+                shelf.unlink(Entry(content.id, content.size))
+
+    def split_all(self) -> None:
+        """See that the index has the segments of all that are open."""
+        for content in self._live.values():
+            if content.entry.resident:
+                self._shelf.index.split(content.id, self._segment_sizes(content.map, content.size))
+
+    def rewrite_all(self) -> None:
+        """Make everything that is known of contents a change that the ledger does not have."""
+        for content in self._live.values():
+            content.map.dirty.update(range(-(-len(content.map.flags) // PAGE)))
+            self._shelf.dirty[content.id] = content
+        self._shelf.unlisted.update(self._shelf.entries)
 
     def open_now(self, entry: Entry, stamp: int | None = None) -> Content | None:
         """Read a block map without giving way, to evict a part; discard the content if that fails."""
         try:
-            blocks = read_map(self._ledger, entry.cid, entry.size, self._epoch)
+            blocks = read_map(self._ledger, entry.cid, entry.size)
         except CacheError as exc:
             self._shelf.distrust(exc)
             self.discard(entry)

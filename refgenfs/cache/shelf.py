@@ -27,8 +27,8 @@ CONTENT_OVERHEAD = 8 * 1024  # a file's extent tree, its directory entry and its
 BLOCK_OVERHEAD = 64  # an extent in a half-full leaf, with what the ledger has of it
 FIXED_OVERHEAD = 64 * 1024  # the directories, lock, tag and marker
 LEDGER_SLACK = 128 * 1024  # rows that nobody announced: summaries, pins, notes
-_PAGE_GROWTH = 2 * 1024  # a page of a block map that is written for the first time, and
-_BLOCK_GROWTH = 12  # each block in it
+_PAGE_GROWTH = 4 * 1024  # a page of a block map that is written for the first time, and
+_BLOCK_GROWTH = 24  # each block in it: in the ledger, and twice in its journal
 RETRY_AFTER = 10.0  # seconds that a disk which refused is left alone
 
 log = logging.getLogger(__name__)
@@ -73,13 +73,14 @@ class Account:
         self.reserved = 0
         self.ledger = 0
         self.log = 0
+        self.journal = 0
         self.growth = 0  # what the ledger may have grown by since it was measured
         self.directory = 0
 
     @property
     def used(self) -> int:
         """Return the bytes that the cache takes, or has promised to be able to take."""
-        ledger = self.ledger + max(self.log, WAL_BOUND) + self.growth + LEDGER_SLACK
+        ledger = self.ledger + max(self.log, WAL_BOUND) + self.journal + self.growth + LEDGER_SLACK
         return self.files + self.excess + self.reserved + ledger + self.directory + FIXED_OVERHEAD
 
 
@@ -91,13 +92,14 @@ class DiskErrors:
         self.last = ""
         self.recent: deque[tuple[float, str]] = deque(maxlen=20)  # Unix seconds, message
         self.uncached = False
+        self.barred = False  # the disk is not to be written at all, until that is lifted
         self._clock = clock
         self._until = float("-inf")
 
     @property
     def waiting(self) -> bool:
         """Say whether the disk is left alone for now."""
-        return self.uncached and self._clock() < self._until
+        return self.uncached and (self.barred or self._clock() < self._until)
 
     def note(self, message: str) -> None:
         """Count an error, and leave the disk alone for a while."""
@@ -111,7 +113,7 @@ class DiskErrors:
 
     def clear(self) -> None:
         """Note that the disk takes writes again."""
-        if self.uncached:
+        if self.uncached and not self.barred:
             log.info("the cache directory takes writes again")
             self.uncached = False
 
@@ -143,6 +145,7 @@ class Shelf:
         self.dirty: dict[ContentId, Content] = {}  # block maps that the ledger does not have
         self.unsettled: dict[ContentId, Content] = {}  # written to, perhaps not committed
         self.removed: dict[ContentId, int] = {}  # sizes of contents whose rows are to be forgotten
+        self.unlisted: set[ContentId] = set()  # contents whose summaries the ledger may not have
         self.excess: dict[ContentId, int] = {}
         self.evictions = 0
         self.sound = True  # False: the ledger must be looked through when it is opened next
@@ -170,6 +173,12 @@ class Shelf:
         self.account.excess += nbytes - self.excess.pop(cid, 0)
         if nbytes:
             self.excess[cid] = nbytes
+
+    def forget_all(self) -> None:
+        """Know of no content, as when the directory has not been read yet."""
+        self.index = SegmentIndex()
+        self.account.files = self.account.excess = 0
+        self.entries, self.dirty, self.removed, self.unlisted, self.excess = {}, {}, {}, set(), {}
 
     def unlink(self, entry: Entry, busy: Callable[[], bool] = bool) -> bool:
         """Remove a content with nothing resident: its file, and its rows at the next flush."""

@@ -21,8 +21,16 @@ from refgenfs.cache.ledger import JSONValue, Ledger
 from refgenfs.cache.lock import DirectoryLock
 from refgenfs.cache.opened import OpenContents
 from refgenfs.cache.room import Room
-from refgenfs.cache.shelf import DiskErrors, Reservation, Shelf, file_cost
-from refgenfs.cache.startup import Image, leave_marker, load_image, summary_of
+from refgenfs.cache.shelf import RETRY_AFTER, DiskErrors, Reservation, Shelf, file_cost
+from refgenfs.cache.startup import (
+    Image,
+    Opened,
+    leave_marker,
+    open_directory,
+    open_for_writing,
+    read_image,
+    summary_of,
+)
 from refgenfs.cache.verify import VerifyReport, verify_content
 from refgenfs.cache.writeback import Writeback
 from refgenfs.core.content import ContentId, Run
@@ -64,23 +72,46 @@ class Store:
         self,
         directory: Path,
         limits: CacheLimits,
-        image: Image,
-        token: trio.lowlevel.TrioToken,
+        opened: Opened,
+        lock: DirectoryLock,
         *,
         clock: Callable[[], float],
         now: Callable[[], float],
     ) -> None:
         self.directory = directory
         self.limits = limits
-        self.ledger: Ledger = image.ledger
-        self._epoch = image.epoch
-        self._shelf = shelf = Shelf(directory, limits.size, limits.min_free, punch=image.punch, clock=clock, now=now)
-        self._contents = OpenContents(shelf, image.ledger, image.epoch, self._reserve)
+        self.ledger: Ledger = opened.ledger
+        self._opened = opened
+        self._lock = lock
+        self._shelf = shelf = Shelf(directory, limits.size, limits.min_free, punch=opened.punch, clock=clock, now=now)
+        self._contents = OpenContents(shelf, opened.ledger, self._reserve)
         self._room = Room(shelf, self._contents, self._hurry)
-        self._writeback = Writeback(shelf, image.ledger, self._contents, image.epoch)
+        self._writeback = Writeback(shelf, opened.ledger, self._contents)
         self._wake = trio.Event()
-        self._token = token
+        self._known = trio.Event()  # what is resident has been read
+        self._token = trio.lowlevel.current_trio_token()
+        self._retry_at = clock() + RETRY_AFTER
+        if opened.refused:
+            shelf.errors.note(opened.refused)
+            shelf.errors.barred = True
+        self.ledger.admit = self._admit
+
+    async def ready(self) -> None:
+        """Wait until it is known what is resident; `content` does so by itself, all else is for afterwards."""
+        await self._known.wait()
+
+    async def _load(self) -> None:
+        """Read what is resident. A cache that can't be read is empty, and nothing is stored in it."""
+        try:
+            image = await trio.to_thread.run_sync(read_image, self._opened)
+        except (CacheError, OSError) as exc:
+            self._shelf.sound = False
+            self._shelf.errors.note(f"what the cache in {self.directory} holds can't be read: {exc}")
+            self._shelf.errors.barred = True
+            self._opened.refused = str(exc)
+            image = Image({})
         self._adopt(image)
+        self._known.set()
 
     def _adopt(self, image: Image) -> None:
         shelf = self._shelf
@@ -94,8 +125,27 @@ class Store:
         for cid, nbytes in image.excess.items():
             shelf.set_excess(cid, nbytes)
         self._writeback.measure()
-        self._room.make(self.used - self.quota)
-        self.ledger.admit = self._admit
+        if not shelf.errors.barred:
+            self._room.make(self.used - self.quota)
+
+    async def _heal(self) -> None:
+        """Try whether a disk that could not be written when the cache was opened can be now."""
+        self._retry_at = self._shelf.clock() + RETRY_AFTER
+        try:
+            await trio.to_thread.run_sync(self._lock.retake)
+            opened = await trio.to_thread.run_sync(open_for_writing, self.directory, self.ledger)
+            image = await trio.to_thread.run_sync(read_image, opened)
+        except (CacheError, OSError) as exc:
+            log.debug("the cache in %s still can't be used: %s", self.directory, exc)
+            return
+        self._opened = opened
+        self._shelf.punch = opened.punch
+        self._contents.restart(image)
+        self._adopt(image)
+        self._contents.split_all()
+        self._contents.rewrite_all()
+        self._shelf.errors.barred = False
+        self._shelf.errors.clear()
 
     # What people and other parts ask for
 
@@ -177,6 +227,7 @@ class Store:
         `size` is in bytes. What was kept under another size is evicted. Raises CacheError when the ledger
         can't be read, or when a content of another size is in use.
         """
+        await self._known.wait()
         return await self._contents.open(cid, size)
 
     def reserve(self, nbytes: int, *, older_than: int | None = None) -> Reservation | None:
@@ -199,9 +250,13 @@ class Store:
             self._room.admit(nbytes)
             return
         try:
-            trio.from_thread.run_sync(self._room.admit, nbytes, trio_token=self._token)
+            trio.from_thread.run(self._admit_when_known, nbytes, trio_token=self._token)
         except trio.RunFinishedError:
             raise CacheError(f"the cache in {self.directory} is closed") from None
+
+    async def _admit_when_known(self, nbytes: int) -> None:
+        await self._known.wait()
+        self._room.admit(nbytes)
 
     # Pins and removal
 
@@ -295,15 +350,19 @@ class Store:
         self._room.make(self.used - self.quota)  # the ledger was measured, and may be larger than was thought
 
     async def look_after(self) -> None:
-        """Flush every little while, and keep room on the disk; never returns."""
+        """Read what is there, then flush every little while, and keep room on the disk; never returns."""
+        await self._load()
         while True:
             with trio.move_on_after(FLUSH_EVERY):
                 await self._wake.wait()
             self._wake = trio.Event()
             try:
+                if self._opened.refused and self._shelf.clock() >= self._retry_at:
+                    await self._heal()
                 await self.flush()
                 self._shelf.handles.trim()
-                self._room.keep_free()
+                if self._opened.full or not self._opened.refused:
+                    self._room.keep_free()
             except Exception:  # a defect of ours must not end the daemon
                 log.exception("the cache in %s could not be looked after", self.directory)
 
@@ -313,16 +372,20 @@ class Store:
         for content in list(self._shelf.unsettled.values()):
             content.abandon(Run(0, len(content.map.flags)))
         await self.flush()
-        clean = self._shelf.sound and not self._writeback.pending
+        seen = self._known.is_set() or self._opened.clean
+        clean = seen and self._shelf.sound and not self._writeback.pending and not self._opened.refused
         await trio.to_thread.run_sync(self._finish, self._writeback.last_uses(), clean)
         self._shelf.handles.close()
 
     def _finish(self, rows: dict[str, JSONValue], clean: bool) -> None:
         try:
-            self.ledger.apply(rows, iter(()))
+            if not self._opened.refused:
+                self.ledger.apply(rows, iter(()))
+            self.ledger.settle()
+            mark = self.ledger.journal.mark
             self.ledger.close()
             if clean:
-                leave_marker(self.directory, self._epoch)
+                leave_marker(self.directory, self.ledger.epoch, mark)
         except (CacheError, OSError) as exc:
             log.warning("the cache in %s was not closed cleanly: %s", self.directory, exc)
             self.ledger.abort()
@@ -334,23 +397,28 @@ async def open_store(
     limits: CacheLimits,
     *,
     owner: str,
+    wait: bool = True,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], float] = time.time,
 ) -> AsyncIterator[Store]:
     """Open the cache in `directory`, which is made if it is not there, and keep it in order while it is open.
 
-    `owner` is who holds it, for people (the mountpoint). Raises CacheBusy when another process does, and
-    CacheError when the directory can't be used.
+    `owner` is who holds it, for people (the mountpoint). Without `wait`, what is resident is read while the block
+    runs already (see `Store.ready`). A disk that is full, read-only or broken for now is no error: what is there is
+    read, nothing is stored, and it is tried again every little while. Raises CacheBusy when another process holds
+    the directory, and CacheError when it can't be used at all.
     """
     lock = await trio.to_thread.run_sync(DirectoryLock.acquire, directory, owner)
     failure: BaseException | None = None
     try:
-        token = trio.lowlevel.current_trio_token()
-        store = await trio.to_thread.run_sync(lambda: _load(directory, limits, token, clock, now))
+        opened = await trio.to_thread.run_sync(open_directory, directory)
+        store = Store(directory, limits, opened, lock, clock=clock, now=now)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.look_after)
                 try:
+                    if wait:
+                        await store.ready()
                     yield store
                 except BaseException as exc:  # noqa: BLE001 - raised below: a nursery wraps it in a group
                     failure = exc
@@ -362,19 +430,3 @@ async def open_store(
             raise failure
     finally:
         lock.release()
-
-
-def _load(
-    directory: Path,
-    limits: CacheLimits,
-    token: trio.lowlevel.TrioToken,
-    clock: Callable[[], float],
-    now: Callable[[], float],
-) -> Store:
-    """Make the store; in a thread, since a large cache takes a second."""
-    image = load_image(directory)
-    try:
-        return Store(directory, limits, image, token, clock=clock, now=now)
-    except BaseException:
-        image.ledger.abort()
-        raise

@@ -29,28 +29,31 @@ class _Batch:
     files: list[tuple[ContentId, int, int]] = field(default_factory=list)  # content, size, version
     pages: list[tuple[Content, set[int]]] = field(default_factory=list)
     pinned: dict[ContentId, bool] = field(default_factory=dict)  # as the batch says
+    unlisted: set[ContentId] = field(default_factory=set)
     growth: int = 0
 
 
 class Writeback:
     """Writes what changed, and measures what the directory takes."""
 
-    def __init__(self, shelf: Shelf, ledger: Ledger, contents: OpenContents, epoch: int) -> None:
+    def __init__(self, shelf: Shelf, ledger: Ledger, contents: OpenContents) -> None:
         self._shelf = shelf
         self._ledger = ledger
         self._contents = contents
-        self._epoch = epoch
         self._busy = trio.Lock()
 
     @property
     def pending(self) -> bool:
         """Say whether anything is not in the ledger yet."""
-        return bool(self._shelf.dirty or self._shelf.removed)
+        return bool(self._shelf.dirty or self._shelf.removed or self._shelf.unlisted)
 
     async def flush(self) -> None:
         """Write all changes (see `Store.flush`)."""
         async with self._busy:
             self._settle()
+            if self._shelf.errors.barred:
+                return
+            generation = self._ledger.generation
             batch = self._gather()
             try:
                 measured = await trio.to_thread.run_sync(self._persist, batch)
@@ -58,7 +61,7 @@ class Writeback:
             except CacheError as exc:
                 self._take_back(batch)
                 if isinstance(exc, LedgerDamaged):
-                    self._shelf.distrust(exc)
+                    await self._contents.mend(exc, generation)
                 else:
                     self._shelf.errors.note(str(exc))
                 return
@@ -74,7 +77,9 @@ class Writeback:
     def measure(self) -> None:
         """Measure what is not in content files."""
         account, directory = self._shelf.account, self._shelf.directory
-        account.ledger = self._ledger.size_bytes() + _tree_use(directory / "ledger.damaged")
+        ledger, journal = self._ledger.size_bytes(), self._ledger.journal
+        account.ledger = ledger + _tree_use(directory / "ledger.damaged")
+        account.journal = journal.bound + max(journal.size, ledger)  # and once more while it is written anew
         account.log = self._ledger.wal_bytes()
         account.directory = _disk_use(directory / "contents")
 
@@ -89,7 +94,8 @@ class Writeback:
     def _gather(self) -> _Batch:
         shelf = self._shelf
         batch = _Batch(forget=shelf.removed, growth=shelf.account.growth)
-        touched = {shelf.entries[cid] for cid in shelf.removed if cid in shelf.entries}
+        listed = (*shelf.removed, *shelf.unlisted)
+        touched = {shelf.entries[cid] for cid in listed if cid in shelf.entries}
         for content in self._contents.all():
             entry = content.entry
             if entry.resident and entry.last_used - entry.stored_used > USED_STEP:
@@ -99,7 +105,7 @@ class Writeback:
             pages, blocks.dirty = blocks.dirty, set()
             if shelf.entries.get(cid) is entry:
                 for page in pages:
-                    batch.values[f"blocks/{cid}/{page}"] = blocks.encode(page, self._epoch)
+                    batch.values[f"blocks/{cid}/{page}"] = blocks.encode(page, self._ledger.epoch)
                 batch.files.append((cid, entry.size, entry.version))
                 batch.pages.append((content, pages))
                 touched.add(entry)
@@ -107,6 +113,7 @@ class Writeback:
             batch.values[f"content/{entry.cid}"] = summary_of(entry)
             batch.pinned[entry.cid] = entry.pinned
             entry.stored_used = entry.last_used
+        batch.unlisted, shelf.unlisted = shelf.unlisted, set()
         shelf.removed = {}
         shelf.dirty = {}
         return batch
@@ -124,6 +131,7 @@ class Writeback:
         """Make everything of a batch that was not written a change again."""
         shelf = self._shelf
         shelf.removed.update(batch.forget)
+        shelf.unlisted |= batch.unlisted
         for content, pages in batch.pages:
             content.map.dirty |= pages
             shelf.dirty[content.id] = content
@@ -145,6 +153,7 @@ class Writeback:
         forget += [key for key, value in batch.values.items() if value is None]
         values = {key: value for key, value in batch.values.items() if value is not None}
         self._ledger.apply(values, iter(forget))
+        self._ledger.settle()
         return measured
 
     def _settle(self) -> None:

@@ -555,12 +555,13 @@ async def test_a_full_disk_stops_caching_and_nothing_else(
             assert_reads_right(content, index)
 
 
-@pytest.mark.parametrize("damage", ["ledger", "file gone", "file short", "page"])
+@pytest.mark.parametrize("damage", ["both copies of the ledger", "file gone", "file short", "page"])
 async def test_what_others_broke_is_never_served(tmp_path: Path, damage: str) -> None:
     async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
         assert fill(await store.content(name_of(1), 10 * BLOCK), range(10))
-    if damage == "ledger":
+    if damage == "both copies of the ledger":
         (tmp_path / "ledger" / "cache.db").write_bytes(os.urandom(50_000))
+        (tmp_path / "contents" / "journal").write_bytes(os.urandom(50_000))
     elif damage == "page":
         ledger = Ledger(tmp_path / "ledger")
         ledger.set(f"blocks/{name_of(1)}/0", {"epoch": 1, "bits": "/////w==", "crc": ""})
@@ -604,7 +605,7 @@ async def test_files_that_no_row_names_are_removed(tmp_path: Path) -> None:
         if not marked:
             (tmp_path / "clean").unlink()
         async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
-            assert os.listdir(tmp_path / "contents") == [name_of(1)]
+            assert sorted(os.listdir(tmp_path / "contents")) == [name_of(1), "journal"]
             assert store.resident_bytes(name_of(1)) == 10 * BLOCK
 
 
