@@ -66,7 +66,7 @@ class Ledger:
         self.generation = 0  # counts how often it was made anew
         self.journal = Journal(directory.parent / "contents")
         self._writing = threading.RLock()
-        self.blind = False  # with `readonly`: what is on the disk can't be read either
+        self._view = ""  # with `readonly`: how sqlite may open what is on the disk; "" if nothing can be read
         self._unwritten: dict[str, str | None] | None = {} if readonly else None
         self._cache: Any = None
         if not readonly:
@@ -224,6 +224,22 @@ class Ledger:
         count = sum(1 for _ in self.keys("content/"))
         log.warning("the ledger in %s was made anew from its journal: %d contents", self._directory, count)
 
+    def look(self) -> None:
+        """Find out how what is on the disk can be read, with `readonly`. Raises CacheError if it can't be."""
+        try:
+            self._look("ro")
+        except CacheError:
+            self._look("ro&immutable=1")  # without its log, which sqlite may not be able to open
+
+    def _look(self, view: str) -> None:
+        self._view = view
+        try:
+            self.check()
+            _take_state(self, self._directory)
+        except CacheError:
+            self._view = ""
+            raise
+
     def reopen(self) -> None:
         """Use the disk again, whatever is there now, and write what was kept in memory."""
         with self._writing, _explained(self._directory):
@@ -249,7 +265,7 @@ class Ledger:
                 self.abort()
                 raise
             self.generation += 1
-            self.blind = False
+            self._view = ""
 
     def close(self) -> None:
         """Close the database; what was written is on disk when this returns."""
@@ -298,7 +314,7 @@ class Ledger:
         """Read rows by keyset from diskcache's table: a row at a time costs a query and a transaction."""
         stop, last = prefix + "\U0010ffff", ""
         unwritten = dict(self._unwritten or {})
-        if self._unwritten is None or (self._path.exists() and not self.blind):
+        if self._unwritten is None or self._view:
             with self._connect() as connection:
                 while rows := connection.execute(query, (prefix, stop, last)).fetchall():
                     yield from ((key, text) for key, text in rows if key not in unwritten)
@@ -308,8 +324,7 @@ class Ledger:
     @contextmanager
     def _connect(self, mode: str = "ro") -> Iterator[sqlite3.Connection]:
         with _explained(self._directory):
-            if self._unwritten is not None and not os.path.exists(f"{self._path}-wal"):
-                mode = "ro&immutable=1"  # else sqlite wants to make a log
+            mode = self._view or mode
             uri = f"file:{quote(str(self._path))}?mode={mode}"
             with closing(sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None)) as connection:
                 connection.execute("PRAGMA cache_size = -1024")

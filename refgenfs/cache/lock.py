@@ -15,6 +15,8 @@ TAG = "CACHEDIR.TAG"
 # What a disk says that is broken, full, or mounted read-only: that passes, and reads can go on meanwhile. What
 # says that the directory is the wrong one (permission, not a directory) is for people to mend, at once.
 PASSING = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEDIUM, errno.ENODEV, errno.ENXIO})
+# Of these, such as leave the disk readable. On any other nothing is kept open: people must be able to unmount it.
+_READABLE = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT})
 _OWN = frozenset({"lock", TAG, "ledger", "ledger.damaged", "ledger.new", "contents", "clean", "lost+found"})
 _TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -30,6 +32,7 @@ class DirectoryLock:
         self._owner = owner
         self._fd = -1
         self._for_good = False  # by the file that everybody looks at
+        self.refused: CacheError | None = None  # why not, where the disk takes no writes
 
     @classmethod
     def acquire(cls, directory: Path, owner: str) -> DirectoryLock:
@@ -47,7 +50,9 @@ class DirectoryLock:
                 raise
             if cause.errno not in PASSING:
                 raise
-            lock._lock_unwritten()
+            lock.refused = exc
+            if cause.errno in _READABLE:
+                lock._lock_unwritten()
         return lock
 
     def retake(self) -> None:
@@ -73,7 +78,7 @@ class DirectoryLock:
                 f"the cache directory {directory} can't be used: {exc.strerror}; "
                 "set cache.dir to a directory that this user can write"
             ) from exc
-        self._fd, self._for_good = fd, True
+        self._fd, self._for_good, self.refused = fd, True, None
 
     def _lock_unwritten(self) -> None:
         """Lock what is there: the lock file, else the directory; nothing, where there is no directory."""
@@ -108,7 +113,7 @@ def _check_ours(directory: Path) -> None:
     status = os.stat(directory)
     if status.st_uid != os.geteuid():
         raise CacheError(f"the cache directory {directory} is another user's; set cache.dir to one of your own")
-    if not (directory / TAG).is_file() and any(entry.name not in _OWN for entry in os.scandir(directory)):
+    if not (directory / TAG).is_file() and any(name not in _OWN for name in os.listdir(directory)):
         raise CacheError(f"{directory} holds files that are no cache's; set cache.dir to a new or an empty directory")
     for name in _OWN:
         if (directory / name).is_symlink():

@@ -82,26 +82,32 @@ class OpenContents:
                 return
             self.rewrite_all()
 
-    def restart(self, image: Image) -> None:
+    def maps_of(self, image: Image, cids: list[ContentId]) -> dict[ContentId, BlockMap]:
+        """Read the block maps of contents anew; blocking. Raises CacheError."""
+        entries = [image.entries[cid] for cid in cids if cid in image.entries]
+        return {entry.cid: read_map(self._ledger, entry.cid, entry.size) for entry in entries if entry.resident}
+
+    def restart(self, image: Image, maps: dict[ContentId, BlockMap]) -> None:
         """Go on with a directory that could not be written before, and may have changed since; then `split_all`.
 
-        What is known here of contents that are open is believed, and their files are made to agree.
+        Contents that are open get the maps that were read for them; what else their files have is given back.
         """
         shelf = self._shelf
         shelf.handles.close()
         shelf.forget_all()
         for content in self._live.values():
-            entry = content.entry
-            found = image.entries.pop(content.id, None)
+            entry, found = content.entry, image.entries.pop(content.id, None)
             image.excess.pop(content.id, None)
-            if found is not None:
+            if found is not None and found.size == entry.size:
                 entry.pinned = found.pinned
+                content.map = maps.get(content.id, content.map)
             entry.resident = resident_of(content.map, content.size)
+            entry.version += 1
             if entry.resident or entry.pinned:
                 image.entries[content.id] = entry
                 content.give_back_holes()
             elif found is not None:
-                shelf.unlink(Entry(content.id, content.size))
+                shelf.unlink(Entry(content.id, found.size))
 
     def split_all(self) -> None:
         """See that the index has the segments of all that are open."""

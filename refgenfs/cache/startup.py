@@ -74,12 +74,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def open_directory(directory: Path) -> Opened:
-    """Open the ledger of a locked cache directory; blocking.
+def open_directory(directory: Path, refused: CacheError | None = None) -> Opened:
+    """Open the ledger of a locked cache directory; blocking. `refused` says why it is not locked for good.
 
     Where the disk takes no writes for now, what is there is read. Raises CacheError when the directory can't be
     used at all.
     """
+    if refused is not None:
+        return _open_for_reading(directory, refused)
     try:
         return open_for_writing(directory)
     except CacheError as exc:
@@ -123,15 +125,12 @@ def open_for_writing(directory: Path, ledger: Ledger | None = None) -> Opened:
 def _open_for_reading(directory: Path, reason: CacheError) -> Opened:
     ledger = Ledger(directory / "ledger", readonly=True)
     marked = ""
+    with suppress(OSError):
+        marked = (directory / MARKER).read_text()
     try:
-        with suppress(OSError):
-            marked = (directory / MARKER).read_text()
-        state = ledger.get(STATE)
-        if isinstance(state, dict) and state.get("layout") == LAYOUT:
-            ledger.epoch = int(str(state.get("epoch")))
-    except (CacheError, ValueError) as exc:
+        ledger.look()
+    except CacheError as exc:
         log.warning("nothing of the cache in %s can be read: %s", directory, exc)
-        ledger.blind = True
     clean = bool(marked) and marked.partition(" ")[0] == str(ledger.epoch)
     if not clean:
         ledger.epoch += 1

@@ -135,12 +135,14 @@ class Store:
             await trio.to_thread.run_sync(self._lock.retake)
             opened = await trio.to_thread.run_sync(open_for_writing, self.directory, self.ledger)
             image = await trio.to_thread.run_sync(read_image, opened)
+            live = [content.id for content in self._contents.all()]
+            maps = await trio.to_thread.run_sync(self._contents.maps_of, image, live)
         except (CacheError, OSError) as exc:
             log.debug("the cache in %s still can't be used: %s", self.directory, exc)
             return
         self._opened = opened
         self._shelf.punch = opened.punch
-        self._contents.restart(image)
+        self._contents.restart(image, maps)
         self._adopt(image)
         self._contents.split_all()
         self._contents.rewrite_all()
@@ -411,7 +413,7 @@ async def open_store(
     lock = await trio.to_thread.run_sync(DirectoryLock.acquire, directory, owner)
     failure: BaseException | None = None
     try:
-        opened = await trio.to_thread.run_sync(open_directory, directory)
+        opened = await trio.to_thread.run_sync(open_directory, directory, lock.refused)
         store = Store(directory, limits, opened, lock, clock=clock, now=now)
         try:
             async with trio.open_nursery() as nursery:
