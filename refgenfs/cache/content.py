@@ -10,7 +10,8 @@ from isal import isal_zlib
 
 from refgenfs.cache.blockmap import ABSENT, DOUBTFUL, PAGE, RESIDENT, BlockMap
 from refgenfs.cache.disk import Handle, WrongSize, punch_hole
-from refgenfs.cache.shelf import BlockDamaged, Entry, Reservation, Shelf, block_cost, cost_of
+from refgenfs.cache.entries import Entry
+from refgenfs.cache.shelf import BlockDamaged, Reservation, Shelf, block_cost, cost_of
 from refgenfs.core.content import BLOCK, ContentId, Run, block_count, block_length
 from refgenfs.core.errors import CacheError
 

@@ -10,8 +10,9 @@ import trio
 
 from refgenfs.cache.blockmap import PAGE, BlockMap
 from refgenfs.cache.content import Content
+from refgenfs.cache.entries import Entry
 from refgenfs.cache.ledger import Ledger, LedgerDamaged
-from refgenfs.cache.shelf import Entry, Reservation, Shelf, block_cost
+from refgenfs.cache.shelf import Reservation, Shelf, block_cost, file_cost
 from refgenfs.cache.startup import Image, read_map, resident_of
 from refgenfs.core.content import BLOCK, ContentId, Run, block_length
 from refgenfs.core.errors import CacheError
@@ -84,43 +85,52 @@ class OpenContents:
 
     def maps_of(self, image: Image, cids: list[ContentId]) -> dict[ContentId, BlockMap]:
         """Read the block maps of contents anew; blocking. Raises CacheError."""
-        entries = [image.entries[cid] for cid in cids if cid in image.entries]
-        return {entry.cid: read_map(self._ledger, entry.cid, entry.size) for entry in entries if entry.resident}
+        rows = [image.table.row(position) for cid in cids if (position := image.table.find(cid)) >= 0]
+        return {row.cid: read_map(self._ledger, row.cid, row.size) for row in rows if row.resident}
 
     def restart(self, image: Image, maps: dict[ContentId, BlockMap]) -> None:
-        """Go on with a directory that could not be written before, and may have changed since; then `split_all`.
+        """Go on with a directory that could not be written before, and may have changed since.
 
         Contents that are open get the maps that were read for them; what else their files have is given back.
         """
-        shelf = self._shelf
+        shelf, known = self._shelf, []
         shelf.handles.close()
         shelf.forget_all()
         for content in self._live.values():
-            entry, found = content.entry, image.entries.pop(content.id, None)
-            image.excess.pop(content.id, None)
-            if found is not None and found.size == entry.size:
-                entry.pinned = found.pinned
-                content.map = maps.get(content.id, content.map)
+            entry, position = content.entry, image.table.find(content.id)
+            if position >= 0:
+                found = image.table.take(position)
+                image.charged -= file_cost(found.resident)
+                image.excess.pop(content.id, None)
+                if found.size == entry.size:
+                    entry.pinned = found.pinned
+                    content.map = maps.get(content.id, content.map)
+                else:
+                    shelf.unlink(found)
             entry.resident = resident_of(content.map, content.size)
             entry.version += 1
             if entry.resident or entry.pinned:
-                image.entries[content.id] = entry
-                content.give_back_holes()
-            elif found is not None:
-                shelf.unlink(Entry(content.id, found.size))
+                known.append(content)
+        shelf.adopt(image.table, image.charged)
+        for content in known:
+            self._enter(content)
 
-    def split_all(self) -> None:
-        """See that the index has the segments of all that are open."""
-        for content in self._live.values():
-            if content.entry.resident:
-                self._shelf.index.split(content.id, self._segment_sizes(content.map, content.size))
+    def _enter(self, content: Content) -> None:
+        """Have an open content in the books."""
+        shelf, entry = self._shelf, content.entry
+        shelf.entries[content.id] = entry
+        shelf.account.files += file_cost(entry.resident)
+        if entry.pinned:
+            shelf.index.pin(content.id)
+        shelf.index.split(content.id, self._segment_sizes(content.map, content.size))
+        content.give_back_holes()
 
     def rewrite_all(self) -> None:
         """Make everything that is known of contents a change that the ledger does not have."""
         for content in self._live.values():
             content.map.dirty.update(range(-(-len(content.map.flags) // PAGE)))
             self._shelf.dirty[content.id] = content
-        self._shelf.unlisted.update(self._shelf.entries)
+        self._shelf.unlisted.update(entry.cid for entry in self._shelf.entries.objects())
 
     def open_now(self, entry: Entry, stamp: int | None = None) -> Content | None:
         """Read a block map without giving way, to evict a part; discard the content if that fails."""

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from refgenfs.cache.blockmap import PAGE
 from refgenfs.cache.disk import FreeSpace, Handles
+from refgenfs.cache.entries import Entries, Entry, Table
 from refgenfs.cache.ledger import WAL_BOUND
 from refgenfs.core.content import BLOCK, ContentId, Run, block_length
 from refgenfs.core.errors import CacheError
-from refgenfs.core.eviction import SegmentIndex, segment_size
+from refgenfs.core.eviction import WHOLE, Segment, SegmentIndex, segment_size
 
 if TYPE_CHECKING:
     from refgenfs.cache.content import Content
@@ -44,23 +45,6 @@ def file_cost(resident: int) -> int:
     if not resident:
         return 0
     return -(-resident // 4096) * 4096 + -(-resident // BLOCK) * BLOCK_OVERHEAD + CONTENT_OVERHEAD
-
-
-class Entry:
-    """What is known of a content whether it is open or not. `version` changes with the block map."""
-
-    __slots__ = ("cid", "last_used", "pinned", "resident", "size", "stored_used", "version")
-
-    def __init__(
-        self, cid: ContentId, size: int, resident: int = 0, last_used: float = 0.0, pinned: bool = False
-    ) -> None:
-        self.cid = cid
-        self.size = size
-        self.resident = resident
-        self.last_used = last_used  # Unix seconds
-        self.stored_used = last_used  # the same, as the ledger has it
-        self.pinned = pinned
-        self.version = 0
 
 
 class Account:
@@ -141,7 +125,8 @@ class Shelf:
         self.handles = Handles(directory / "contents")
         self.free = FreeSpace(directory, min_free, clock)
         self.errors = DiskErrors(clock)
-        self.entries: dict[ContentId, Entry] = {}
+        self.entries = Entries(self._index_again)
+        self._first_stamp = 0  # of what was resident when the cache was opened
         self.dirty: dict[ContentId, Content] = {}  # block maps that the ledger does not have
         self.unsettled: dict[ContentId, Content] = {}  # written to, perhaps not committed
         self.removed: dict[ContentId, int] = {}  # sizes of contents whose rows are to be forgotten
@@ -176,9 +161,30 @@ class Shelf:
 
     def forget_all(self) -> None:
         """Know of no content, as when the directory has not been read yet."""
+        stamp = self.index.stamp
         self.index = SegmentIndex()
+        self.index.skip(stamp)
         self.account.files = self.account.excess = 0
-        self.entries, self.dirty, self.removed, self.unlisted, self.excess = {}, {}, {}, set(), {}
+        self.entries = Entries(self._index_again)
+        self.dirty, self.removed, self.unlisted, self.excess = {}, {}, set(), {}
+
+    def adopt(self, table: Table, charged: int) -> None:
+        """Know what the directory holds, older than anything touched from now on; `charged` bytes in all."""
+        self._first_stamp = self.index.stamp
+        self.index.skip(len(table))
+        self.account.files += charged
+        self.entries.adopt(table)
+
+    def make_evictable(self, nbytes: int) -> None:
+        """See that the index knows the least recently used contents, this many bytes of them."""
+        self.entries.take_up_oldest(file_cost, nbytes)
+
+    def _index_again(self, entry: Entry, rank: int) -> None:
+        """Put a content into the index, as old as it is."""
+        if entry.pinned:
+            self.index.pin(entry.cid)
+        if entry.resident:
+            self.index.restore(Segment(entry.cid, WHOLE, file_cost(entry.resident), self._first_stamp + rank))
 
     def unlink(self, entry: Entry, busy: Callable[[], bool] = bool) -> bool:
         """Remove a content with nothing resident: its file, and its rows at the next flush."""
@@ -191,7 +197,7 @@ class Shelf:
         self.set_excess(entry.cid, 0)
         self.removed[entry.cid] = entry.size
         if not entry.pinned:
-            self.entries.pop(entry.cid, None)
+            self.entries.forget(entry.cid)
         return True
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from refgenfs.cache import journal
 from refgenfs.cache.blockmap import PAGE, BlockMap
 from refgenfs.cache.disk import can_punch, punch_hole
+from refgenfs.cache.entries import Entry, EntryRow, Table
 from refgenfs.cache.ledger import LAYOUT, STATE, JSONValue, Ledger, LedgerDamaged, open_ledger
 from refgenfs.cache.lock import PASSING
-from refgenfs.cache.shelf import Entry, file_cost
+from refgenfs.cache.shelf import file_cost
 from refgenfs.core.content import BLOCK, ContentId, block_count
 from refgenfs.core.errors import CacheError
 
@@ -34,6 +35,7 @@ class Opened:
     """A cache directory whose ledger is open.
 
     `refused` says why the disk is not written, and is "" if it is; `full`: because there is no room on it.
+    `unchanged`: no file came or went since it was closed in order.
     """
 
     directory: Path
@@ -42,13 +44,15 @@ class Opened:
     punch: bool
     refused: str = ""
     full: bool = False
+    unchanged: bool = False
 
 
 @dataclass(slots=True)
 class Image:
-    """What a cache directory holds. `excess` is what files take above their charge, in bytes."""
+    """What a cache directory holds. `excess` is what files take above their charge, in bytes; `charged`: in all."""
 
-    entries: dict[ContentId, Entry]
+    table: Table
+    charged: int = 0
     excess: dict[ContentId, int] = field(default_factory=dict)
 
 
@@ -95,6 +99,7 @@ def open_for_writing(directory: Path, ledger: Ledger | None = None) -> Opened:
     try:
         contents = directory / "contents"
         contents.mkdir(mode=0o700, exist_ok=True)
+        changed = os.stat(contents).st_mtime_ns
         marked = _take_marker(directory)  # first: a full disk takes that, and nothing may change before it is gone
         punch = can_punch(contents)
     except OSError as exc:
@@ -108,18 +113,18 @@ def open_for_writing(directory: Path, ledger: Ledger | None = None) -> Opened:
         ledger.reopen()
         opened, marked = ledger, ""
     try:
-        epoch, _, mark = marked.partition(" ")
+        epoch, mark, left = [*marked.split(" "), "", "", ""][:3]
         clean = bool(marked) and epoch == str(opened.epoch) and not opened.generation
         if not clean:
             opened.epoch += 1
             opened.apply({STATE: {"epoch": opened.epoch, "layout": LAYOUT}}, iter(()))
-        elif mark:
+        else:
             opened.journal.attach(mark)
     except CacheError:
         if ledger is None:
             opened.abort()
         raise
-    return Opened(directory, opened, clean, punch)
+    return Opened(directory, opened, clean, punch, unchanged=clean and left == str(changed))
 
 
 def _open_for_reading(directory: Path, reason: CacheError) -> Opened:
@@ -148,24 +153,27 @@ def read_image(opened: Opened) -> Image:
         return _read_image(opened)
     except LedgerDamaged as exc:
         if opened.refused:
-            return Image({})
+            return Image(Table())
         opened.ledger.rebuild(exc, generation)
         opened.clean = False
         return _read_image(opened)
 
 
 def _read_image(opened: Opened) -> Image:
-    image = Image(_entries(opened.ledger))
-    if not opened.refused:
+    image = Image(_table(opened.ledger))
+    if not opened.refused and not opened.unchanged:
         _agree(opened, image)
+    image.table.sort()
+    image.charged = sum(file_cost(image.table.residents[position]) for position in image.table.positions())
     return image
 
 
 def leave_marker(directory: Path, epoch: int, mark: str) -> None:
     """Note that the cache is in order; the ledger and the files must be on disk already. Raises OSError."""
+    changed = os.stat(directory / "contents").st_mtime_ns
     fd = os.open(directory / MARKER, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(fd, f"{epoch} {mark}".encode())
+        os.write(fd, f"{epoch} {mark} {changed}".encode())
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -191,7 +199,7 @@ def rows_of(ledger: Ledger, cid: ContentId, size: int) -> Iterator[str]:
         yield from list(ledger.keys(f"blocks/{cid}/"))
 
 
-def summary_of(entry: Entry) -> JSONValue:
+def summary_of(entry: Entry | EntryRow) -> JSONValue:
     """Return the row of a content."""
     return {
         "size": entry.size,
@@ -201,34 +209,30 @@ def summary_of(entry: Entry) -> JSONValue:
     }
 
 
-def _entries(ledger: Ledger) -> dict[ContentId, Entry]:
-    found: dict[ContentId, Entry] = {}
+def _table(ledger: Ledger) -> Table:
+    table = Table()
     for key, row in ledger.items("content/"):
-        entry = _entry(key.rpartition("/")[2], row)
-        if entry is not None:
-            found[entry.cid] = entry
-    return found
+        if not _add(table, key.rpartition("/")[2], row):
+            log.warning("the ledger's entry %s is no content: passed over", key)
+    return table
 
 
-def _entry(cid: str, row: JSONValue) -> Entry | None:
+def _add(table: Table, cid: str, row: JSONValue) -> bool:
     if not isinstance(row, dict):
-        return None
+        return False
     size, resident, used = row.get("size"), row.get("resident"), row.get("last_used")
     if not isinstance(size, int) or not isinstance(resident, int) or not isinstance(used, int | float):
-        return None
-    if not 0 <= resident <= size:
-        return None
-    return Entry(cid, size, resident, float(used), row.get("pinned") is True)
+        return False
+    return 0 <= resident <= size < 1 << 63 and table.add(cid, size, resident, float(used), row.get("pinned") is True)
 
 
 def _agree(opened: Opened, image: Image) -> None:
     """Remove files that no row names and rows that have no file; look closer after an unclean stop."""
-    contents, ledger = opened.directory / "contents", opened.ledger
-    files = set()
-    with os.scandir(contents) as found:
+    table, seen = image.table, bytearray(len(image.table))
+    with os.scandir(opened.directory / "contents") as found:
         for item in found:
-            entry = image.entries.get(item.name)
-            if entry is None or not entry.resident:
+            position = table.find(item.name)
+            if position < 0 or not table.residents[position]:
                 if _CONTENT.fullmatch(item.name):
                     _remove(item.path)
                 elif item.name not in _OURS:
@@ -236,36 +240,41 @@ def _agree(opened: Opened, image: Image) -> None:
                 continue
             if not opened.clean:
                 facts = item.stat(follow_symlinks=False)
-                if facts.st_size != entry.size:
+                if facts.st_size != table.sizes[position]:
                     _remove(item.path)
                     continue
-                _trim(item.path, facts, entry, opened, image)
-            files.add(item.name)
-    lost = [cid for cid, entry in image.entries.items() if entry.resident and cid not in files]
-    for cid in lost:
-        entry = image.entries[cid]
-        entry.resident = 0
-        forget = rows_of(ledger, cid, entry.size)
-        if entry.pinned:
-            ledger.apply({f"content/{cid}": summary_of(entry)}, forget)
-        else:
-            del image.entries[cid]
-            ledger.apply({}, chain(forget, [f"note/{cid}"]))
+                if facts.st_blocks * 512 > file_cost(table.residents[position]):
+                    _trim(item.path, table.row(position), opened, image)
+            seen[position] = 1
+    for position in list(table.positions()):
+        if table.residents[position] and not seen[position]:
+            _forget_lost(opened.ledger, table, position)
 
 
-def _trim(path: str, facts: os.stat_result, entry: Entry, opened: Opened, image: Image) -> None:
+def _forget_lost(ledger: Ledger, table: Table, position: int) -> None:
+    """Write down that nothing of a content is resident any more."""
+    table.residents[position] = 0
+    lost = table.row(position)
+    forget = rows_of(ledger, lost.cid, lost.size)
+    if lost.pinned:
+        ledger.apply({f"content/{lost.cid}": summary_of(lost)}, forget)
+    else:
+        table.take(position)
+        ledger.apply({}, chain(forget, [f"note/{lost.cid}"]))
+
+
+def _trim(path: str, row: EntryRow, opened: Opened, image: Image) -> None:
     """Give back blocks that were written to a content after the ledger was written last."""
-    used = facts.st_blocks * 512
-    if used > file_cost(entry.resident) and opened.punch:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-        try:
-            for run in read_map(opened.ledger, entry.cid, entry.size).absent_runs():
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        if opened.punch:
+            for run in read_map(opened.ledger, row.cid, row.size).absent_runs():
                 punch_hole(fd, run.first * BLOCK, len(run) * BLOCK)
-            used = os.fstat(fd).st_blocks * 512
-        finally:
-            os.close(fd)
-    if used > file_cost(entry.resident):
-        image.excess[entry.cid] = used - file_cost(entry.resident)
+        used = os.fstat(fd).st_blocks * 512
+    finally:
+        os.close(fd)
+    if used > file_cost(row.resident):
+        image.excess[row.cid] = used - file_cost(row.resident)
 
 
 def _remove(path: str) -> None:

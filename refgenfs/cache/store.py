@@ -17,11 +17,12 @@ from pathlib import Path
 import trio
 
 from refgenfs.cache.content import Content
+from refgenfs.cache.entries import EntryRow, Table
 from refgenfs.cache.ledger import JSONValue, Ledger
 from refgenfs.cache.lock import DirectoryLock
 from refgenfs.cache.opened import OpenContents
 from refgenfs.cache.room import Room
-from refgenfs.cache.shelf import RETRY_AFTER, DiskErrors, Reservation, Shelf, file_cost
+from refgenfs.cache.shelf import RETRY_AFTER, DiskErrors, Reservation, Shelf
 from refgenfs.cache.startup import (
     Image,
     Opened,
@@ -35,7 +36,6 @@ from refgenfs.cache.verify import VerifyReport, verify_content
 from refgenfs.cache.writeback import Writeback
 from refgenfs.core.content import ContentId, Run
 from refgenfs.core.errors import CacheError
-from refgenfs.core.eviction import WHOLE
 
 FLUSH_EVERY = 2.0  # seconds
 
@@ -52,17 +52,6 @@ class CacheLimits:
 
     size: int
     min_free: Callable[[int], int] = _keep_nothing_free
-
-
-@dataclass(frozen=True, slots=True)
-class ContentSummary:
-    """A content as the store knows it; sizes in bytes, `last_used` in Unix seconds."""
-
-    cid: ContentId
-    size: int
-    resident: int
-    pinned: bool
-    last_used: float
 
 
 class Store:
@@ -109,23 +98,16 @@ class Store:
             self._shelf.errors.note(f"what the cache in {self.directory} holds can't be read: {exc}")
             self._shelf.errors.barred = True
             self._opened.refused = str(exc)
-            image = Image({})
-        self._adopt(image)
+            image = Image(Table())
+        self._shelf.adopt(image.table, image.charged)
+        self._reckon(image)
         self._known.set()
 
-    def _adopt(self, image: Image) -> None:
-        shelf = self._shelf
-        for entry in sorted(image.entries.values(), key=lambda entry: entry.last_used):
-            shelf.entries[entry.cid] = entry
-            if entry.pinned:
-                shelf.index.pin(entry.cid)
-            if entry.resident:
-                shelf.account.files += file_cost(entry.resident)
-                shelf.index.grow(entry.cid, WHOLE, file_cost(entry.resident))
+    def _reckon(self, image: Image) -> None:
         for cid, nbytes in image.excess.items():
-            shelf.set_excess(cid, nbytes)
+            self._shelf.set_excess(cid, nbytes)
         self._writeback.measure()
-        if not shelf.errors.barred:
+        if not self._shelf.errors.barred:
             self._room.make(self.used - self.quota)
 
     async def _heal(self) -> None:
@@ -143,10 +125,9 @@ class Store:
         self._opened = opened
         self._shelf.punch = opened.punch
         self._contents.restart(image, maps)
-        self._adopt(image)
-        self._contents.split_all()
         self._contents.rewrite_all()
         self._shelf.errors.barred = False
+        self._reckon(image)
         self._shelf.errors.clear()
 
     # What people and other parts ask for
@@ -193,17 +174,13 @@ class Store:
         self._shelf.free.room(unwritten=self._shelf.account.reserved)
         return self._shelf.free.min_free
 
-    def summary(self) -> list[ContentSummary]:
+    def summary(self) -> list[EntryRow]:
         """Return all contents that have resident bytes or are pinned."""
-        return [
-            ContentSummary(entry.cid, entry.size, entry.resident, entry.pinned, entry.last_used)
-            for entry in self._shelf.entries.values()
-        ]
+        return list(self._shelf.entries.rows())
 
     def resident_bytes(self, cid: ContentId) -> int:
         """Return how many bytes of a content are resident; 0 for one that is not known."""
-        entry = self._shelf.entries.get(cid)
-        return 0 if entry is None else entry.resident
+        return self._shelf.entries.resident(cid)
 
     def is_pinned(self, cid: ContentId) -> bool:
         """Say whether a content is pinned."""
@@ -292,7 +269,7 @@ class Store:
                 {f"content/{cid}": summary_of(entry)}, iter(())
             )  # the row is there: no more room needed
         else:
-            del shelf.entries[cid]
+            shelf.entries.forget(cid)
             self.ledger.delete(f"content/{cid}")
 
     def evict(self, cid: ContentId) -> int:
@@ -310,7 +287,7 @@ class Store:
     def clear(self, *, pinned: bool = False) -> int:
         """Remove everything, and what is pinned too if asked to; return the resident bytes that went."""
         freed = 0
-        for entry in list(self._shelf.entries.values()):
+        for entry in self.summary():
             if pinned and entry.pinned:
                 self.unpin(entry.cid)
             freed += self.evict(entry.cid)
@@ -321,7 +298,8 @@ class Store:
 
         `progress(done, total)` is called with bytes. Reads go on meanwhile.
         """
-        total = sum(entry.resident for entry in self._shelf.entries.values())
+        held = self.summary()
+        total = sum(entry.resident for entry in held)
         done = blocks = 0
         damaged = []
 
@@ -332,10 +310,10 @@ class Store:
                 progress(done, max(total, done))
 
         await trio.lowlevel.checkpoint()
-        for cid, entry in list(self._shelf.entries.items()):
-            if entry.resident and self._shelf.entries.get(cid) is entry:
-                # an entry may be evicted while its map is read: it is then empty, and nothing is checked
-                content = await self.content(cid, entry.size)
+        for entry in held:
+            if entry.resident and self._shelf.entries.resident(entry.cid):
+                # it may be evicted while its map is read: it is then empty, and nothing is checked
+                content = await self.content(entry.cid, entry.size)
                 count, _, found = await verify_content(self._shelf, content, step)
                 blocks += count
                 damaged += found

@@ -50,29 +50,33 @@ class Writeback:
     async def flush(self) -> None:
         """Write all changes (see `Store.flush`)."""
         async with self._busy:
-            self._settle()
-            if self._shelf.errors.barred:
-                return
-            generation = self._ledger.generation
-            batch = self._gather()
-            try:
-                measured = await trio.to_thread.run_sync(self._persist, batch)
-                self._correct_pins(batch)
-            except CacheError as exc:
-                self._take_back(batch)
-                if isinstance(exc, LedgerDamaged):
-                    await self._contents.mend(exc, generation)
-                else:
-                    self._shelf.errors.note(str(exc))
-                return
-            if batch.values:
-                self._shelf.errors.clear()
-            self._shelf.account.growth -= batch.growth
-            self.measure()
-            for cid, version, nbytes in measured:
-                entry = self._shelf.entries.get(cid)
-                if entry is not None and entry.version == version:
-                    self._shelf.set_excess(cid, max(0, nbytes - file_cost(entry.resident)))
+            with trio.CancelScope(shield=True):  # what was gathered is written, or is a change again
+                await self._flush()
+
+    async def _flush(self) -> None:
+        self._settle()
+        if self._shelf.errors.barred:
+            return
+        generation = self._ledger.generation
+        batch = self._gather()
+        try:
+            measured = await trio.to_thread.run_sync(self._persist, batch)
+            self._correct_pins(batch)
+        except CacheError as exc:
+            self._take_back(batch)
+            if isinstance(exc, LedgerDamaged):
+                await self._contents.mend(exc, generation)
+            else:
+                self._shelf.errors.note(str(exc))
+            return
+        if batch.values:
+            self._shelf.errors.clear()
+        self._shelf.account.growth -= batch.growth
+        self.measure()
+        for cid, version, nbytes in measured:
+            entry = self._shelf.entries.get(cid)
+            if entry is not None and entry.version == version:
+                self._shelf.set_excess(cid, max(0, nbytes - file_cost(entry.resident)))
 
     def measure(self) -> None:
         """Measure what is not in content files."""
@@ -87,7 +91,7 @@ class Writeback:
         """Return the rows of contents whose last use the ledger does not know."""
         return {
             f"content/{entry.cid}": summary_of(entry)
-            for entry in self._shelf.entries.values()
+            for entry in self._shelf.entries.objects()
             if entry.last_used != entry.stored_used
         }
 
@@ -95,7 +99,7 @@ class Writeback:
         shelf = self._shelf
         batch = _Batch(forget=shelf.removed, growth=shelf.account.growth)
         listed = (*shelf.removed, *shelf.unlisted)
-        touched = {shelf.entries[cid] for cid in listed if cid in shelf.entries}
+        touched = {entry for cid in listed if (entry := shelf.entries.get(cid)) is not None}
         for content in self._contents.all():
             entry = content.entry
             if entry.resident and entry.last_used - entry.stored_used > USED_STEP:

@@ -301,6 +301,25 @@ async def test_a_cancel_still_closes_the_cache_cleanly(tmp_path: Path) -> None:
         assert (await store.content(name_of(1), 10 * BLOCK)).missing(Run(0, 10)) == -1
 
 
+async def test_what_was_gathered_is_written_though_the_flush_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert fill(await store.content(name_of(1), 10 * BLOCK), range(10))
+        with trio.CancelScope() as scope:
+            real = store._writeback._gather
+
+            def gather() -> object:
+                scope.cancel()
+                return real()
+
+            monkeypatch.setattr(store._writeback, "_gather", gather)
+            await store.flush()
+        monkeypatch.undo()
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert store.resident_bytes(name_of(1)) == 10 * BLOCK
+
+
 async def test_a_flipped_bit_is_found_after_an_unclean_stop(tmp_path: Path) -> None:
     async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
         assert fill(await store.content(name_of(1), 10 * BLOCK), range(10))
@@ -639,7 +658,9 @@ async def test_a_map_read_before_an_eviction_is_not_believed(
             if whole:
                 store.evict(name_of(1))
             else:  # opened, changed, written and closed again
-                content = store._contents.open_now(store._shelf.entries[name_of(1)])
+                entry = store._shelf.entries.get(name_of(1))
+                assert entry is not None
+                content = store._contents.open_now(entry)
                 assert content is not None
                 content.drop(Run(0, 5))
                 batch = store._writeback._gather()
