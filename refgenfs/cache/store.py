@@ -321,13 +321,14 @@ class Store:
 
     # The disk
 
-    async def flush(self) -> None:
+    async def flush(self) -> bool:
         """Bring bytes, and then the block maps that name them, to the disk; also done every little while.
 
-        An error is noted in `errors`, and the next flush tries again.
+        An error is noted in `errors`, the next flush tries again, and the answer is False: not all is written.
         """
-        await self._writeback.flush()
+        written = await self._writeback.flush()
         self._room.make(self.used - self.quota)  # the ledger was measured, and may be larger than was thought
+        return written
 
     async def look_after(self) -> None:
         """Read what is there, then flush every little while, and keep room on the disk; never returns."""

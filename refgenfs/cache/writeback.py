@@ -47,16 +47,18 @@ class Writeback:
         """Say whether anything is not in the ledger yet."""
         return bool(self._shelf.dirty or self._shelf.removed or self._shelf.unlisted)
 
-    async def flush(self) -> None:
-        """Write all changes (see `Store.flush`)."""
+    async def flush(self) -> bool:
+        """Write all changes there are now (see `Store.flush`); False if they could not be written."""
+        written = False
         async with self._busy:
             with trio.CancelScope(shield=True):  # what was gathered is written, or is a change again
-                await self._flush()
+                written = await self._flush()
+        return written
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> bool:
         self._settle()
         if self._shelf.errors.barred:
-            return
+            return False
         generation = self._ledger.generation
         batch = self._gather()
         try:
@@ -68,7 +70,10 @@ class Writeback:
                 await self._contents.mend(exc, generation)
             else:
                 self._shelf.errors.note(str(exc))
-            return
+            return False
+        except BaseException:  # a defect of ours
+            self._take_back(batch)
+            raise
         if batch.values:
             self._shelf.errors.clear()
         self._shelf.account.growth -= batch.growth
@@ -77,6 +82,7 @@ class Writeback:
             entry = self._shelf.entries.get(cid)
             if entry is not None and entry.version == version:
                 self._shelf.set_excess(cid, max(0, nbytes - file_cost(entry.resident)))
+        return True
 
     def measure(self) -> None:
         """Measure what is not in content files."""
