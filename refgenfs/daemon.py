@@ -267,6 +267,8 @@ class _Running:
             for source in status
             if source.error or source.last_refresh is None
         ]
+        if self._store.uncached:
+            problems.append(f"the cache: {self._store.errors.last}; reads go on without it")
         log.info("mounted on %s: %d genome names", self._mountpoint, len(snapshot.genomes))
         self._announce(
             {

@@ -30,7 +30,6 @@ from refgenfs.cache.startup import (
     open_directory,
     open_for_writing,
     read_image,
-    summary_of,
 )
 from refgenfs.cache.verify import VerifyReport, verify_content
 from refgenfs.cache.writeback import Writeback
@@ -38,6 +37,7 @@ from refgenfs.core.content import ContentId, Run
 from refgenfs.core.errors import CacheError
 
 FLUSH_EVERY = 2.0  # seconds
+PIN_GROWTH = 12 * 1024  # bytes that the ledger may grow by for a pin
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,11 @@ class Store:
             shelf.errors.note(opened.refused)
             shelf.errors.barred = True
         self.ledger.admit = self._admit
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is known what is resident."""
+        return self._known.is_set()
 
     async def ready(self) -> None:
         """Wait until it is known what is resident; `content` does so by itself, all else is for afterwards."""
@@ -240,7 +245,10 @@ class Store:
     # Pins and removal
 
     def pin(self, cid: ContentId) -> None:
-        """Keep a content from eviction, also after a restart. Raises CacheError if it is not known."""
+        """Keep a content from eviction, also after a restart once it was flushed.
+
+        Raises CacheError if it is not known, or there is no room to write that down.
+        """
         self._set_pin(cid, True)
 
     def unpin(self, cid: ContentId) -> None:
@@ -259,18 +267,15 @@ class Store:
         (shelf.index.pin if pinned else shelf.index.unpin)(cid)
         if pinned:
             try:
-                self.ledger.set(f"content/{cid}", summary_of(entry))
+                self._room.admit(PIN_GROWTH)
             except CacheError:
                 entry.pinned = False  # no room to write it down: then it is not so
                 shelf.index.unpin(cid)
                 raise
-        elif entry.resident:
-            self.ledger.apply(
-                {f"content/{cid}": summary_of(entry)}, iter(())
-            )  # the row is there: no more room needed
-        else:
+        shelf.unlisted.add(cid)
+        if not pinned and not entry.resident:
             shelf.entries.forget(cid)
-            self.ledger.delete(f"content/{cid}")
+            shelf.removed[cid] = entry.size
 
     def evict(self, cid: ContentId) -> int:
         """Remove the resident blocks of a content, unless it is pinned; return how many bytes those were."""

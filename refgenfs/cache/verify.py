@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from refgenfs.cache.content import Content
     from refgenfs.cache.shelf import Shelf
 
-_STRETCH = 16  # blocks a visit to a thread: 2 MiB, about a millisecond
+_STRETCH = 16  # blocks a visit to a thread: 2 MiB, a few milliseconds
+_LONGEST_REST = 0.25  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,9 @@ async def verify_content(
         if not wanted:
             continue
         version = content.entry.version
+        began = trio.current_time()
         suspects = await trio.to_thread.run_sync(_suspects, shelf, content.id, content.size, wanted)
+        took = trio.current_time() - began
         for index, _ in wanted:
             if index in suspects:
                 if not content.recheck(index):
@@ -63,6 +66,7 @@ async def verify_content(
         blocks += len(wanted)
         nbytes += (done := sum(block_length(content.size, index) for index, _ in wanted))
         progress(done)
+        await trio.sleep(min(took, _LONGEST_REST))  # half of the disk's time is the readers'
     return blocks, nbytes, damaged
 
 
@@ -75,10 +79,15 @@ def _stretches(content: Content) -> list[Run]:
 
 
 def _suspects(shelf: Shelf, cid: ContentId, size: int, wanted: list[tuple[int, int]]) -> set[int]:
-    """Return the blocks that seem damaged; in a thread, so what it sees may be changing."""
+    """Return the blocks that seem damaged; in a thread, so what it sees may be changing.
+
+    What the system remembers of them is given up first: it is the disk that is checked.
+    """
     found = set()
     try:
         with shelf.handles.lease(cid, size, create=False) as fd:
+            first, last = wanted[0][0], wanted[-1][0]
+            os.posix_fadvise(fd, first * BLOCK, (last + 1 - first) * BLOCK, os.POSIX_FADV_DONTNEED)
             for index, crc in wanted:
                 data = os.pread(fd, block_length(size, index), index * BLOCK)
                 if isal_zlib.crc32(data) != crc:

@@ -28,7 +28,6 @@ class _Batch:
     forget: dict[ContentId, int] = field(default_factory=dict)  # sizes
     files: list[tuple[ContentId, int, int]] = field(default_factory=list)  # content, size, version
     pages: list[tuple[Content, set[int]]] = field(default_factory=list)
-    pinned: dict[ContentId, bool] = field(default_factory=dict)  # as the batch says
     unlisted: set[ContentId] = field(default_factory=set)
     growth: int = 0
 
@@ -63,7 +62,6 @@ class Writeback:
         batch = self._gather()
         try:
             measured = await trio.to_thread.run_sync(self._persist, batch)
-            self._correct_pins(batch)
         except CacheError as exc:
             self._take_back(batch)
             if isinstance(exc, LedgerDamaged):
@@ -121,21 +119,11 @@ class Writeback:
                 touched.add(entry)
         for entry in touched:
             batch.values[f"content/{entry.cid}"] = summary_of(entry)
-            batch.pinned[entry.cid] = entry.pinned
             entry.stored_used = entry.last_used
         batch.unlisted, shelf.unlisted = shelf.unlisted, set()
         shelf.removed = {}
         shelf.dirty = {}
         return batch
-
-    def _correct_pins(self, batch: _Batch) -> None:
-        """Write again what was pinned or unpinned while the batch was on its way."""
-        for cid, pinned in batch.pinned.items():
-            entry = self._shelf.entries.get(cid)
-            if entry is not None and entry.pinned != pinned:
-                self._ledger.set(f"content/{cid}", summary_of(entry))
-            elif entry is None and pinned:
-                self._ledger.delete(f"content/{cid}")
 
     def _take_back(self, batch: _Batch) -> None:
         """Make everything of a batch that was not written a change again."""

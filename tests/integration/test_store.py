@@ -210,6 +210,49 @@ async def test_a_large_content_that_is_not_open_is_evicted_in_parts(tmp_path: Pa
                 assert_reads_right(content, index)
 
 
+async def test_the_quota_is_hard_with_two_thousand_contents_open(tmp_path: Path) -> None:
+    """Each is partly resident and held; what is pinned stays, all else gives way in parts."""
+    quota, size = 20 * MIB, 3 * BLOCK - 900
+    choose = random.Random(20)
+    async with open_store(tmp_path, CacheLimits(quota), owner="/genomes") as store:
+        sampler = Sampler(tmp_path)
+        held = [await store.content(name_of(number), size) for number in range(2000)]
+        pinned = held[:8]
+        for content in pinned:
+            assert fill(content, [1])
+            store.pin(content.id)
+        sampler.start()
+        try:
+            for turn in range(4000):
+                content = held[choose.randrange(2000)]
+                index = choose.randrange(3)
+                if content.missing(Run(index, index + 1)) >= 0:
+                    assert fill(content, [index])
+                assert_reads_right(content, index)
+                assert store.used <= quota
+                if turn % 100 == 0:
+                    await trio.sleep(0.005)
+        finally:
+            sampler.ending.set()
+            sampler.join()
+        assert store.evictions > 1000
+        for content in pinned:
+            assert content.missing(Run(1, 2)) == -1
+            assert_reads_right(content, 1)
+        assert sum(1 for content in held if 0 < content.resident() < size) > 20
+        store._shelf.sound = False
+    assert quota / 3 < sampler.most <= quota
+    (tmp_path / "ledger" / "cache.db").unlink()  # pins hold across this, too
+    async with open_store(tmp_path, CacheLimits(quota), owner="/genomes") as store:
+        assert all(store.is_pinned(content.id) for content in pinned)
+        others = [await store.content(name_of(number), size) for number in range(3000, 3200)]
+        for content in others:
+            assert fill(content, range(3))
+        for content in pinned:
+            assert store.resident_bytes(content.id) >= BLOCK
+        assert disk_use(tmp_path) <= quota
+
+
 async def test_a_smaller_quota_evicts_at_the_next_start(tmp_path: Path) -> None:
     ticks = itertools.count(1e9)
     async with open_store(tmp_path, CacheLimits(32 * MIB), owner="/genomes", now=lambda: next(ticks)) as store:
