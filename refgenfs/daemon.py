@@ -269,6 +269,7 @@ class _Running:
         ]
         if self._store.uncached:
             problems.append(f"the cache: {self._store.errors.last}; reads go on without it")
+        self._store.look()  # not before: it takes a large cache a second of this process
         log.info("mounted on %s: %d genome names", self._mountpoint, len(snapshot.genomes))
         self._announce(
             {

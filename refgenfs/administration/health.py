@@ -121,16 +121,15 @@ def _source_status(source: SourceStatus) -> dict[str, Any]:
 
 
 def _cache_status(store: Store) -> dict[str, Any]:
-    contents = store.summary()
     return {
         "dir": str(store.directory),
         "size": store.quota,
         "used": store.used,
         "free": store.free,
         "min_free": store.min_free,
-        "contents": len(contents),
+        "contents": store.contents,
         "evictions": store.evictions,
-        "pinned": sum(content.resident for content in contents if content.pinned),
+        "pinned": store.pinned,
         "uncached": store.uncached,
         "opening": not store.is_ready,
         "error": store.errors.last or None,

@@ -48,6 +48,14 @@ def can_punch(directory: Path) -> bool:
         os.unlink(path)
 
 
+def disk_use(path: Path | str) -> int:
+    """Return what a file takes on disk, in bytes; 0 for one that is not there."""
+    try:
+        return os.stat(path).st_blocks * 512
+    except OSError:
+        return 0
+
+
 class WrongSize(OSError):
     """A content file is not as long as its content: somebody else changed it."""
 

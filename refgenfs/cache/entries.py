@@ -47,6 +47,7 @@ class Table:
     """Contents as numbers, in the order of their identities. Rows are added first, then looked up."""
 
     def __init__(self) -> None:
+        self.left = 0  # rows that were not taken
         self._cids = bytearray()
         self.sizes = array("Q")
         self.residents = array("Q")
@@ -70,6 +71,7 @@ class Table:
         self._used.append(last_used)
         self._pinned.append(pinned)
         self._gone.append(0)
+        self.left += 1
         return True
 
     def sort(self) -> None:
@@ -129,6 +131,7 @@ class Table:
     def take(self, position: int) -> Entry:
         """Take a row out of the table."""
         self._gone[position] = 1
+        self.left -= 1
         row = self.row(position)
         return Entry(row.cid, row.size, row.resident, row.last_used, row.pinned)
 
@@ -166,6 +169,10 @@ class Entries:
     def objects(self) -> list[Entry]:
         """Return the entries of what was taken up."""
         return list(self._objects.values())
+
+    def __len__(self) -> int:
+        """Return how many contents are known."""
+        return len(self._objects) + self._table.left
 
     def rows(self) -> Iterator[EntryRow]:
         """Return all contents, and take none up."""

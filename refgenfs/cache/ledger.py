@@ -22,7 +22,8 @@ from urllib.parse import quote
 
 import diskcache
 
-from refgenfs.cache.journal import Journal, has_rows, replay
+from refgenfs.cache.disk import disk_use
+from refgenfs.cache.journal import Journal, replay
 from refgenfs.cache.textdisk import TRUNCATE_WAL, open_database
 from refgenfs.core.errors import CacheError
 
@@ -151,11 +152,11 @@ class Ledger:
 
     def size_bytes(self) -> int:
         """Return the disk use of the database without its write-ahead log."""
-        return _disk_use(self._path)
+        return disk_use(self._path)
 
     def wal_bytes(self) -> int:
         """Return the disk use of the write-ahead log and its index."""
-        return _disk_use(Path(f"{self._path}-wal")) + _disk_use(Path(f"{self._path}-shm"))
+        return disk_use(Path(f"{self._path}-wal")) + disk_use(Path(f"{self._path}-shm"))
 
     def check(self) -> None:
         """Raise LedgerDamaged if the database is damaged; reads all of it."""
@@ -235,10 +236,20 @@ class Ledger:
         self._view = view
         try:
             self.check()
-            _take_state(self, self._directory)
+            self.take_state()
         except CacheError:
             self._view = ""
             raise
+
+    def take_state(self) -> bool:
+        """Take the epoch from the rows; False if there is none. Raises LedgerDamaged for another version's."""
+        state = self.get(STATE)
+        if not isinstance(state, dict):
+            return False
+        if state.get("layout") != LAYOUT or not isinstance(epoch := state.get("epoch"), int):
+            raise LedgerDamaged(f"the ledger in {self._directory} is of another version: {state.get('layout')!r}")
+        self.epoch = max(self.epoch, epoch)
+        return True
 
     def reopen(self) -> None:
         """Use the disk again, whatever is there now, and write what was kept in memory."""
@@ -256,9 +267,7 @@ class Ledger:
             try:
                 if missing:
                     self._restore()
-                state = self.get(STATE)
-                if isinstance(state, dict) and isinstance(state.get("epoch"), int):
-                    self.epoch = max(self.epoch, int(str(state["epoch"])))
+                self.take_state()
                 self._write(unwritten.items())
             except BaseException:
                 self._unwritten = unwritten
@@ -307,7 +316,7 @@ class Ledger:
                     else:
                         self._cache.set(key, text)
             self.journal.append(batch.items())
-            if _disk_use(Path(f"{self._path}-wal")) > TRUNCATE_WAL:
+            if disk_use(Path(f"{self._path}-wal")) > TRUNCATE_WAL:
                 self.checkpoint()
 
     def _rows(self, prefix: str, query: str) -> Iterator[tuple[str, object]]:
@@ -336,42 +345,6 @@ class LedgerDamaged(CacheError):
     """The ledger's database is no database, a broken one, or of another version."""
 
 
-def open_ledger(directory: Path, *, check: bool) -> Ledger:
-    """Open the ledger in `directory`; one that is damaged, gone, or of another version is made from its journal.
-
-    With `check`, the whole database is looked through first.
-    """
-    try:
-        ledger = _open_checked(directory, check)
-        missing = ledger.get(STATE) is None
-    except LedgerDamaged as exc:
-        set_aside(directory, exc)
-        ledger, missing = Ledger(directory), True
-    if missing and has_rows(directory.parent / "contents"):
-        ledger.restore_missing()
-    return ledger
-
-
-def _open_checked(directory: Path, check: bool) -> Ledger:
-    ledger = Ledger(directory)
-    try:
-        if check:
-            ledger.check()
-        _take_state(ledger, directory)
-    except BaseException:
-        ledger.abort()
-        raise
-    return ledger
-
-
-def _take_state(ledger: Ledger, directory: Path) -> None:
-    state = ledger.get(STATE)
-    if isinstance(state, dict):
-        if state.get("layout") != LAYOUT or not isinstance(state.get("epoch"), int):
-            raise LedgerDamaged(f"the ledger in {directory} is of another version: {state.get('layout')!r}")
-        ledger.epoch = int(str(state["epoch"]))
-
-
 def set_aside(directory: Path, reason: Exception) -> None:
     """Move a damaged ledger to `<name>.damaged` beside it; one is kept, and only a small one."""
     aside = directory.with_name(f"{directory.name}.damaged")
@@ -380,7 +353,7 @@ def set_aside(directory: Path, reason: Exception) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         with suppress(FileNotFoundError):
             os.replace(directory, aside)
-        if _disk_use(aside / diskcache.core.DBNAME) > _KEEP_DAMAGED:
+        if disk_use(aside / diskcache.core.DBNAME) > _KEEP_DAMAGED:
             shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -414,10 +387,3 @@ def _sync_file(path: Path) -> None:
             os.fdatasync(fd)
         finally:
             os.close(fd)
-
-
-def _disk_use(path: Path) -> int:
-    try:
-        return os.stat(path).st_blocks * 512
-    except OSError:
-        return 0

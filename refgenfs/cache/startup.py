@@ -16,7 +16,7 @@ from refgenfs.cache import journal
 from refgenfs.cache.blockmap import PAGE, BlockMap
 from refgenfs.cache.disk import can_punch, punch_hole
 from refgenfs.cache.entries import Entry, EntryRow, Table
-from refgenfs.cache.ledger import LAYOUT, STATE, JSONValue, Ledger, LedgerDamaged, open_ledger
+from refgenfs.cache.ledger import LAYOUT, STATE, JSONValue, Ledger, LedgerDamaged, set_aside
 from refgenfs.cache.lock import PASSING
 from refgenfs.cache.shelf import file_cost
 from refgenfs.core.content import BLOCK, ContentId, block_count
@@ -92,6 +92,34 @@ def open_directory(directory: Path, refused: CacheError | None = None) -> Opened
         if not is_passing(exc):
             raise
         return _open_for_reading(directory, exc)
+
+
+def open_ledger(directory: Path, *, check: bool) -> Ledger:
+    """Open the ledger in `directory`; one that is damaged, gone, or of another version is made from its journal.
+
+    With `check`, the whole database is looked through first.
+    """
+    try:
+        ledger = _open_checked(directory, check)
+        missing = ledger.get(STATE) is None
+    except LedgerDamaged as exc:
+        set_aside(directory, exc)
+        ledger, missing = Ledger(directory), True
+    if missing and journal.has_rows(directory.parent / "contents"):
+        ledger.restore_missing()
+    return ledger
+
+
+def _open_checked(directory: Path, check: bool) -> Ledger:
+    ledger = Ledger(directory)
+    try:
+        if check:
+            ledger.check()
+        ledger.take_state()
+    except BaseException:
+        ledger.abort()
+        raise
+    return ledger
 
 
 def open_for_writing(directory: Path, ledger: Ledger | None = None) -> Opened:

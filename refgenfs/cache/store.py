@@ -31,12 +31,13 @@ from refgenfs.cache.startup import (
     open_for_writing,
     read_image,
 )
-from refgenfs.cache.verify import VerifyReport, verify_content
+from refgenfs.cache.verify import VerifyReport, verify_all
 from refgenfs.cache.writeback import Writeback
 from refgenfs.core.content import ContentId, Run
 from refgenfs.core.errors import CacheError
 
 FLUSH_EVERY = 2.0  # seconds
+SMALL = 4 << 20  # bytes of a ledger that is read as soon as it is open; a larger one, when it is wanted
 PIN_GROWTH = 12 * 1024  # bytes that the ledger may grow by for a pin
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,9 @@ class Store:
         self._writeback = Writeback(shelf, opened.ledger, self._contents)
         self._wake = trio.Event()
         self._known = trio.Event()  # what is resident has been read
+        self._asked = trio.Event()  # somebody wants to know it
+        if self.ledger.size_bytes() < SMALL:
+            self.look()
         self._token = trio.lowlevel.current_trio_token()
         self._retry_at = clock() + RETRY_AFTER
         if opened.refused:
@@ -92,7 +96,12 @@ class Store:
 
     async def ready(self) -> None:
         """Wait until it is known what is resident; `content` does so by itself, all else is for afterwards."""
+        self.look()
         await self._known.wait()
+
+    def look(self) -> None:
+        """Begin to find out what is resident, if that has not begun."""
+        self._asked.set()
 
     async def _load(self) -> None:
         """Read what is resident. A cache that can't be read is empty, and nothing is stored in it."""
@@ -179,6 +188,16 @@ class Store:
         self._shelf.free.room(unwritten=self._shelf.account.reserved)
         return self._shelf.free.min_free
 
+    @property
+    def contents(self) -> int:
+        """How many contents are known."""
+        return len(self._shelf.entries)
+
+    @property
+    def pinned(self) -> int:
+        """Resident bytes of what is pinned."""
+        return sum(entry.resident for entry in self._shelf.entries.objects() if entry.pinned)
+
     def summary(self) -> list[EntryRow]:
         """Return all contents that have resident bytes or are pinned."""
         return list(self._shelf.entries.rows())
@@ -211,7 +230,8 @@ class Store:
         `size` is in bytes. What was kept under another size is evicted. Raises CacheError when the ledger
         can't be read, or when a content of another size is in use.
         """
-        await self._known.wait()
+        if not self._known.is_set():
+            await self.ready()
         return await self._contents.open(cid, size)
 
     def reserve(self, nbytes: int, *, older_than: int | None = None) -> Reservation | None:
@@ -239,7 +259,7 @@ class Store:
             raise CacheError(f"the cache in {self.directory} is closed") from None
 
     async def _admit_when_known(self, nbytes: int) -> None:
-        await self._known.wait()
+        await self.ready()
         self._room.admit(nbytes)
 
     # Pins and removal
@@ -303,26 +323,7 @@ class Store:
 
         `progress(done, total)` is called with bytes. Reads go on meanwhile.
         """
-        held = self.summary()
-        total = sum(entry.resident for entry in held)
-        done = blocks = 0
-        damaged = []
-
-        def step(nbytes: int) -> None:
-            nonlocal done
-            done += nbytes
-            if progress is not None:
-                progress(done, max(total, done))
-
-        await trio.lowlevel.checkpoint()
-        for entry in held:
-            if entry.resident and self._shelf.entries.resident(entry.cid):
-                # it may be evicted while its map is read: it is then empty, and nothing is checked
-                content = await self.content(entry.cid, entry.size)
-                count, _, found = await verify_content(self._shelf, content, step)
-                blocks += count
-                damaged += found
-        return VerifyReport(blocks, done, tuple(damaged))
+        return await verify_all(self._shelf, self.content, progress)
 
     # The disk
 
@@ -337,6 +338,7 @@ class Store:
 
     async def look_after(self) -> None:
         """Read what is there, then flush every little while, and keep room on the disk; never returns."""
+        await self._asked.wait()
         await self._load()
         while True:
             with trio.move_on_after(FLUSH_EVERY):

@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from refgenfs.cache.content import Content
+from refgenfs.cache.disk import disk_use
 from refgenfs.cache.ledger import JSONValue, Ledger, LedgerDamaged
 from refgenfs.cache.opened import OpenContents
 from refgenfs.cache.shelf import Shelf, file_cost
@@ -89,7 +90,7 @@ class Writeback:
         account.ledger = ledger + _tree_use(directory / "ledger.damaged")
         account.journal = journal.bound + max(journal.size, ledger)  # and once more while it is written anew
         account.log = self._ledger.wal_bytes()
-        account.directory = _disk_use(directory / "contents")
+        account.directory = disk_use(directory / "contents")
 
     def last_uses(self) -> dict[str, JSONValue]:
         """Return the rows of contents whose last use the ledger does not know."""
@@ -161,15 +162,8 @@ class Writeback:
                 shelf.unsettled.pop(cid, None)
 
 
-def _disk_use(path: Path) -> int:
-    try:
-        return os.stat(path).st_blocks * 512
-    except OSError:
-        return 0
-
-
 def _tree_use(path: Path) -> int:
     try:
-        return _disk_use(path) + sum(_disk_use(Path(item)) for item in os.scandir(path))
+        return disk_use(path) + sum(disk_use(item.path) for item in os.scandir(path))
     except OSError:
         return 0
