@@ -260,8 +260,7 @@ async def main():
             blocks = [index for index in range(first, min(40, first + 4)) if not content.map.flags[index]]
             fill(content, blocks)
             done += [f"{number}/{index}" for index in blocks]
-            if choose.random() < 0.3:
-                await store.flush()
+            if choose.random() < 0.3 and await store.flush():
                 print(*done, flush=True)
                 done = []
             await trio.sleep(0.002)
