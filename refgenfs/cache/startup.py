@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -130,6 +131,7 @@ def open_for_writing(directory: Path, ledger: Ledger | None = None) -> Opened:
         changed = os.stat(contents).st_mtime_ns
         marked = _take_marker(directory)  # first: a full disk takes that, and nothing may change before it is gone
         punch = can_punch(contents)
+        shutil.rmtree(directory / "ledger.new", ignore_errors=True)  # of a kill while it was made anew
     except OSError as exc:
         raise CacheError(
             f"the cache directory {directory} can't be used: {exc.strerror}; "
