@@ -111,7 +111,7 @@ async def _main(config: Config, announce: Ready) -> None:
     prepare(mountpoint)
     limits = CacheLimits(config.cache.size, config.cache.min_free.bytes_of)
     async with (
-        open_store(config.cache.dir, limits, owner=str(mountpoint)) as store,
+        open_store(config.cache.dir, limits, owner=str(mountpoint), wait=False) as store,
         open_bridge() as bridge,
         _http(bridge, config) as http,
         trio.open_nursery() as nursery,
@@ -277,6 +277,9 @@ class _Running:
             for source in status
             if source.error or source.last_refresh is None
         ]
+        if self._store.uncached:
+            problems.append(f"the cache: {self._store.errors.last}; reads go on without it")
+        self._store.look()  # not before: it takes a large cache a second of this process
         log.info("mounted on %s: %d genome names", self._mountpoint, len(snapshot.genomes))
         self._announce(
             {

@@ -29,6 +29,7 @@ dev_packages=(
     samtools bowtie2 tabix bcftools                    # read the mount as users do
     nginx-light                                        # serves byte ranges to the tests
     git rsync curl attr strace util-linux procps iproute2  # look at the mount, and at the daemon
+    mount e2fsprogs                                    # disks of a test's own, to fill and to break
     debootstrap                                        # makes the bare root that the install test starts from
 )
 

@@ -62,6 +62,7 @@ class Health:
     async def cache_info(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
         """Return what the cache holds."""
         store = self._daemon.store
+        await store.ready()
         labels = await content_labels(self._daemon)
         rows = []
         for summary in store.summary():
@@ -85,18 +86,22 @@ class Health:
         def note(done: int, total: int) -> None:
             steps.update(done=done, total=total)
 
+        store = self._daemon.store
+        await store.ready()
         labels = await content_labels(self._daemon)
         async with repeating(lambda: progress(dict(steps))):
-            report = await self._daemon.store.verify(note)
+            report = await store.verify(note)
         damaged = []
         for block in report.damaged:
             version, name = labels.get(block.content, (None, block.content))
             key = str(version.key) if version else None
-            damaged.append({"key": key, "name": name, "offset": block.offset})
+            path = str(store.directory / "contents" / block.content)
+            damaged.append({"key": key, "name": name, "offset": block.offset, "block": block.index, "path": path})
         return {"checked": report.blocks, "bytes": report.nbytes, "damaged": damaged}
 
     async def cache_clear(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
         """Drop everything that is resident but what is pinned."""
+        await self._daemon.store.ready()
         return {"freed": self._daemon.store.clear()}
 
     async def reload(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
@@ -116,16 +121,16 @@ def _source_status(source: SourceStatus) -> dict[str, Any]:
 
 
 def _cache_status(store: Store) -> dict[str, Any]:
-    contents = store.summary()
     return {
         "dir": str(store.directory),
         "size": store.quota,
         "used": store.used,
         "free": store.free,
         "min_free": store.min_free,
-        "contents": len(contents),
+        "contents": store.contents,
         "evictions": store.evictions,
-        "pinned": sum(content.resident for content in contents if content.pinned),
+        "pinned": store.pinned,
         "uncached": store.uncached,
+        "opening": not store.is_ready,
         "error": store.errors.last or None,
     }

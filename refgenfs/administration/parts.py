@@ -44,6 +44,7 @@ async def names_of(daemon: Daemon, version: AssetVersion, seek_key: str | None) 
 
     Raises NotInCatalog for a seek key that the version does not have, and what the origin answers.
     """
+    await daemon.store.ready()
     names = list(await daemon.library.names(version))
     await daemon.library.recall(version)  # so that sizes and residency are known in a daemon's second life, too
     if seek_key is None:

@@ -99,6 +99,7 @@ class Residency:
             else:
                 d.store.unpin(facts.content)
             size += d.store.resident_bytes(facts.content)
+        await d.store.flush()  # who is told that it is pinned can rely on it
         return size
 
     async def _evict(self, version: AssetVersion, names: Iterable[str]) -> int:

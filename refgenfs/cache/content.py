@@ -10,7 +10,8 @@ from isal import isal_zlib
 
 from refgenfs.cache.blockmap import ABSENT, DOUBTFUL, PAGE, RESIDENT, BlockMap
 from refgenfs.cache.disk import Handle, WrongSize, punch_hole
-from refgenfs.cache.shelf import BlockDamaged, Entry, Reservation, Shelf, block_cost, cost_of
+from refgenfs.cache.entries import Entry
+from refgenfs.cache.shelf import BlockDamaged, Reservation, Shelf, block_cost, cost_of
 from refgenfs.core.content import BLOCK, ContentId, Run, block_count, block_length
 from refgenfs.core.errors import CacheError
 
@@ -182,6 +183,11 @@ class Content:
             if since < older_than:
                 self.abandon(Run(index, index + 1))
         return not self._written
+
+    def give_back_holes(self) -> None:
+        """Punch whatever is not resident: bytes that nobody accounts for."""
+        for run in self.map.absent_runs():
+            self._punch(run)
 
     def recheck(self, index: int) -> bool:
         """Check a resident block against its checksum now; drop it and return False if it is damaged."""

@@ -48,6 +48,14 @@ def can_punch(directory: Path) -> bool:
         os.unlink(path)
 
 
+def disk_use(path: Path | str) -> int:
+    """Return what a file takes on disk, in bytes; 0 for one that is not there."""
+    try:
+        return os.stat(path).st_blocks * 512
+    except OSError:
+        return 0
+
+
 class WrongSize(OSError):
     """A content file is not as long as its content: somebody else changed it."""
 
@@ -141,7 +149,12 @@ class Handles:
 
 def _open(path: Path, size: int, create: bool) -> int:
     """Open a content file, a new one as a hole of `size` bytes; refuse one of another size."""
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0), 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0), 0o600)
+    except OSError as exc:
+        if create or exc.errno != errno.EROFS:
+            raise
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     found = os.fstat(fd).st_size
     if create and found == 0:
         try:

@@ -8,11 +8,12 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from refgenfs.cache.blockmap import BlockMap
+from refgenfs.cache.blockmap import PAGE, BlockMap
 from refgenfs.cache.content import Content
+from refgenfs.cache.entries import Entry
 from refgenfs.cache.ledger import Ledger, LedgerDamaged
-from refgenfs.cache.shelf import Entry, Reservation, Shelf, block_cost
-from refgenfs.cache.startup import read_map, resident_of
+from refgenfs.cache.shelf import Reservation, Shelf, block_cost, file_cost
+from refgenfs.cache.startup import Image, read_map, resident_of
 from refgenfs.core.content import BLOCK, ContentId, Run, block_length
 from refgenfs.core.errors import CacheError
 
@@ -26,13 +27,12 @@ class OpenContents:
         self,
         shelf: Shelf,
         ledger: Ledger,
-        epoch: int,
         reserve: Callable[[int, int | None], Reservation | None],
     ) -> None:
         self._shelf = shelf
         self._ledger = ledger
-        self._epoch = epoch
         self._reserve = reserve
+        self._mending = trio.Lock()
         self._live: WeakValueDictionary[ContentId, Content] = WeakValueDictionary()
         self._recent: OrderedDict[ContentId, Content] = OrderedDict()
 
@@ -56,22 +56,86 @@ class OpenContents:
                 entry.size = size
             if entry is None or not entry.resident:
                 return self._install(entry or Entry(cid, size), BlockMap(size))
-            version = entry.version
+            version, generation = entry.version, self._ledger.generation
             try:
-                blocks = await trio.to_thread.run_sync(read_map, self._ledger, cid, size, self._epoch)
+                blocks = await trio.to_thread.run_sync(read_map, self._ledger, cid, size)
             except LedgerDamaged as exc:
-                self._shelf.distrust(exc)
-                if self._live.get(cid) is None and self._shelf.entries.get(cid) is entry:
-                    self.discard(entry)
+                await self.mend(exc, generation)
+                if self._ledger.generation == generation:
+                    raise
                 continue
             # no await until it is installed: it was neither opened nor changed since its map was read
             if cid not in self._live and self._shelf.entries.get(cid) is entry and entry.version == version:
+                if self._ledger.generation != generation:
+                    continue
                 return self._install(entry, blocks)
+
+    async def mend(self, reason: LedgerDamaged, generation: int) -> None:
+        """Have a damaged ledger made anew, and all that is known here written to it."""
+        async with self._mending:
+            if self._ledger.generation != generation:
+                return
+            self._shelf.sound = False
+            try:
+                await trio.to_thread.run_sync(self._ledger.rebuild, reason, generation)
+            except CacheError as exc:
+                self._shelf.errors.note(f"{reason}; and it can't be made anew: {exc}")
+                return
+            self.rewrite_all()
+
+    def maps_of(self, image: Image, cids: list[ContentId]) -> dict[ContentId, BlockMap]:
+        """Read the block maps of contents anew; blocking. Raises CacheError."""
+        rows = [image.table.row(position) for cid in cids if (position := image.table.find(cid)) >= 0]
+        return {row.cid: read_map(self._ledger, row.cid, row.size) for row in rows if row.resident}
+
+    def restart(self, image: Image, maps: dict[ContentId, BlockMap]) -> None:
+        """Go on with a directory that could not be written before, and may have changed since.
+
+        Contents that are open get the maps that were read for them; what else their files have is given back.
+        """
+        shelf, known = self._shelf, []
+        shelf.handles.close()
+        shelf.forget_all()
+        for content in self._live.values():
+            entry, position = content.entry, image.table.find(content.id)
+            if position >= 0:
+                found = image.table.take(position)
+                image.charged -= file_cost(found.resident)
+                image.excess.pop(content.id, None)
+                if found.size == entry.size:
+                    entry.pinned = found.pinned
+                    content.map = maps.get(content.id, content.map)
+                else:
+                    shelf.unlink(found)
+            entry.resident = resident_of(content.map, content.size)
+            entry.version += 1
+            if entry.resident or entry.pinned:
+                known.append(content)
+        shelf.adopt(image.table, image.charged)
+        for content in known:
+            self._enter(content)
+
+    def _enter(self, content: Content) -> None:
+        """Have an open content in the books."""
+        shelf, entry = self._shelf, content.entry
+        shelf.entries[content.id] = entry
+        shelf.account.files += file_cost(entry.resident)
+        if entry.pinned:
+            shelf.index.pin(content.id)
+        shelf.index.split(content.id, self._segment_sizes(content.map, content.size))
+        content.give_back_holes()
+
+    def rewrite_all(self) -> None:
+        """Make everything that is known of contents a change that the ledger does not have."""
+        for content in self._live.values():
+            content.map.dirty.update(range(-(-len(content.map.flags) // PAGE)))
+            self._shelf.dirty[content.id] = content
+        self._shelf.unlisted.update(entry.cid for entry in self._shelf.entries.objects())
 
     def open_now(self, entry: Entry, stamp: int | None = None) -> Content | None:
         """Read a block map without giving way, to evict a part; discard the content if that fails."""
         try:
-            blocks = read_map(self._ledger, entry.cid, entry.size, self._epoch)
+            blocks = read_map(self._ledger, entry.cid, entry.size)
         except CacheError as exc:
             self._shelf.distrust(exc)
             self.discard(entry)

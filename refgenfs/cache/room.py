@@ -61,6 +61,7 @@ class Room:
         account = self._shelf.account
         while short > 0:
             before = account.files + account.excess
+            self._shelf.make_evictable(short)
             segments = self._shelf.index.evict_for(short, older_than)
             if not segments:
                 return False

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from refgenfs.cache.blockmap import PAGE
 from refgenfs.cache.disk import FreeSpace, Handles
+from refgenfs.cache.entries import Entries, Entry, Table
 from refgenfs.cache.ledger import WAL_BOUND
 from refgenfs.core.content import BLOCK, ContentId, Run, block_length
 from refgenfs.core.errors import CacheError
-from refgenfs.core.eviction import SegmentIndex, segment_size
+from refgenfs.core.eviction import WHOLE, Segment, SegmentIndex, segment_size
 
 if TYPE_CHECKING:
     from refgenfs.cache.content import Content
@@ -27,8 +28,8 @@ CONTENT_OVERHEAD = 8 * 1024  # a file's extent tree, its directory entry and its
 BLOCK_OVERHEAD = 64  # an extent in a half-full leaf, with what the ledger has of it
 FIXED_OVERHEAD = 64 * 1024  # the directories, lock, tag and marker
 LEDGER_SLACK = 128 * 1024  # rows that nobody announced: summaries, pins, notes
-_PAGE_GROWTH = 2 * 1024  # a page of a block map that is written for the first time, and
-_BLOCK_GROWTH = 12  # each block in it
+_PAGE_GROWTH = 4 * 1024  # a page of a block map that is written for the first time, and
+_BLOCK_GROWTH = 24  # each block in it: in the ledger, and twice in its journal
 RETRY_AFTER = 10.0  # seconds that a disk which refused is left alone
 
 log = logging.getLogger(__name__)
@@ -46,23 +47,6 @@ def file_cost(resident: int) -> int:
     return -(-resident // 4096) * 4096 + -(-resident // BLOCK) * BLOCK_OVERHEAD + CONTENT_OVERHEAD
 
 
-class Entry:
-    """What is known of a content whether it is open or not. `version` changes with the block map."""
-
-    __slots__ = ("cid", "last_used", "pinned", "resident", "size", "stored_used", "version")
-
-    def __init__(
-        self, cid: ContentId, size: int, resident: int = 0, last_used: float = 0.0, pinned: bool = False
-    ) -> None:
-        self.cid = cid
-        self.size = size
-        self.resident = resident
-        self.last_used = last_used  # Unix seconds
-        self.stored_used = last_used  # the same, as the ledger has it
-        self.pinned = pinned
-        self.version = 0
-
-
 class Account:
     """Bytes by what they are spent on; their sum is never below what the directory takes on disk."""
 
@@ -73,13 +57,14 @@ class Account:
         self.reserved = 0
         self.ledger = 0
         self.log = 0
+        self.journal = 0
         self.growth = 0  # what the ledger may have grown by since it was measured
         self.directory = 0
 
     @property
     def used(self) -> int:
         """Return the bytes that the cache takes, or has promised to be able to take."""
-        ledger = self.ledger + max(self.log, WAL_BOUND) + self.growth + LEDGER_SLACK
+        ledger = self.ledger + max(self.log, WAL_BOUND) + self.journal + self.growth + LEDGER_SLACK
         return self.files + self.excess + self.reserved + ledger + self.directory + FIXED_OVERHEAD
 
 
@@ -91,13 +76,14 @@ class DiskErrors:
         self.last = ""
         self.recent: deque[tuple[float, str]] = deque(maxlen=20)  # Unix seconds, message
         self.uncached = False
+        self.barred = False  # the disk is not to be written at all, until that is lifted
         self._clock = clock
         self._until = float("-inf")
 
     @property
     def waiting(self) -> bool:
         """Say whether the disk is left alone for now."""
-        return self.uncached and self._clock() < self._until
+        return self.uncached and (self.barred or self._clock() < self._until)
 
     def note(self, message: str) -> None:
         """Count an error, and leave the disk alone for a while."""
@@ -111,7 +97,7 @@ class DiskErrors:
 
     def clear(self) -> None:
         """Note that the disk takes writes again."""
-        if self.uncached:
+        if self.uncached and not self.barred:
             log.info("the cache directory takes writes again")
             self.uncached = False
 
@@ -139,10 +125,12 @@ class Shelf:
         self.handles = Handles(directory / "contents")
         self.free = FreeSpace(directory, min_free, clock)
         self.errors = DiskErrors(clock)
-        self.entries: dict[ContentId, Entry] = {}
+        self.entries = Entries(self._index_again)
+        self._first_stamp = 0  # of what was resident when the cache was opened
         self.dirty: dict[ContentId, Content] = {}  # block maps that the ledger does not have
         self.unsettled: dict[ContentId, Content] = {}  # written to, perhaps not committed
         self.removed: dict[ContentId, int] = {}  # sizes of contents whose rows are to be forgotten
+        self.unlisted: set[ContentId] = set()  # contents whose summaries the ledger may not have
         self.excess: dict[ContentId, int] = {}
         self.evictions = 0
         self.sound = True  # False: the ledger must be looked through when it is opened next
@@ -171,6 +159,33 @@ class Shelf:
         if nbytes:
             self.excess[cid] = nbytes
 
+    def forget_all(self) -> None:
+        """Know of no content, as when the directory has not been read yet."""
+        stamp = self.index.stamp
+        self.index = SegmentIndex()
+        self.index.skip(stamp)
+        self.account.files = self.account.excess = 0
+        self.entries = Entries(self._index_again)
+        self.dirty, self.removed, self.unlisted, self.excess = {}, {}, set(), {}
+
+    def adopt(self, table: Table, charged: int) -> None:
+        """Know what the directory holds, older than anything touched from now on; `charged` bytes in all."""
+        self._first_stamp = self.index.stamp
+        self.index.skip(len(table))
+        self.account.files += charged
+        self.entries.adopt(table)
+
+    def make_evictable(self, nbytes: int) -> None:
+        """See that the index knows the least recently used contents, this many bytes of them."""
+        self.entries.take_up_oldest(file_cost, nbytes)
+
+    def _index_again(self, entry: Entry, rank: int) -> None:
+        """Put a content into the index, as old as it is."""
+        if entry.pinned:
+            self.index.pin(entry.cid)
+        if entry.resident:
+            self.index.restore(Segment(entry.cid, WHOLE, file_cost(entry.resident), self._first_stamp + rank))
+
     def unlink(self, entry: Entry, busy: Callable[[], bool] = bool) -> bool:
         """Remove a content with nothing resident: its file, and its rows at the next flush."""
         try:
@@ -182,7 +197,7 @@ class Shelf:
         self.set_excess(entry.cid, 0)
         self.removed[entry.cid] = entry.size
         if not entry.pinned:
-            self.entries.pop(entry.cid, None)
+            self.entries.forget(entry.cid)
         return True
 
 

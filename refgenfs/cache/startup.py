@@ -2,82 +2,220 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from refgenfs.cache import journal
 from refgenfs.cache.blockmap import PAGE, BlockMap
 from refgenfs.cache.disk import can_punch, punch_hole
-from refgenfs.cache.ledger import JSONValue, Ledger, LedgerDamaged, open_ledger, set_aside
-from refgenfs.cache.shelf import Entry, file_cost
+from refgenfs.cache.entries import Entry, EntryRow, Table
+from refgenfs.cache.ledger import LAYOUT, STATE, JSONValue, Ledger, LedgerDamaged, set_aside
+from refgenfs.cache.lock import PASSING
+from refgenfs.cache.shelf import file_cost
 from refgenfs.core.content import BLOCK, ContentId, block_count
 from refgenfs.core.errors import CacheError
 
-MARKER = "clean"  # its text is the epoch; it is there only while the cache is closed and in order
-STATE = "store/state"
+MARKER = "clean"  # its text is the epoch, and the journal's mark; it is there only while the cache is in order
 
 log = logging.getLogger(__name__)
 
 _CONTENT = re.compile(r"[0-9a-f]{40}")
+_OURS = frozenset({journal.NAME, f"{journal.NAME}.new"})
+
+
+@dataclass(slots=True)
+class Opened:
+    """A cache directory whose ledger is open.
+
+    `refused` says why the disk is not written, and is "" if it is; `full`: because there is no room on it.
+    `unchanged`: no file came or went since it was closed in order.
+    """
+
+    directory: Path
+    ledger: Ledger
+    clean: bool
+    punch: bool
+    refused: str = ""
+    full: bool = False
+    unchanged: bool = False
 
 
 @dataclass(slots=True)
 class Image:
-    """What a cache directory holds. `excess` is what files take above their charge, in bytes."""
+    """What a cache directory holds. `excess` is what files take above their charge, in bytes; `charged`: in all."""
 
-    ledger: Ledger
-    entries: dict[ContentId, Entry]
-    epoch: int
-    clean: bool
-    punch: bool
-    excess: dict[ContentId, int]
+    table: Table
+    charged: int = 0
+    excess: dict[ContentId, int] = field(default_factory=dict)
 
 
-def load_image(directory: Path) -> Image:
-    """Open the ledger of a locked cache directory and make its files agree with it; blocking.
+def is_passing(error: BaseException) -> bool:
+    """Say whether an error, or what caused it, is of a disk that can't be written for now."""
+    texts = ("disk I/O error", "readonly database", "database or disk is full")
+    return any(
+        (isinstance(cause, OSError) and cause.errno in PASSING) or any(text in str(cause) for text in texts)
+        for cause in _causes(error)
+    )
 
-    Only summaries are read, and no block map, but those of contents that grew after the ledger was written
-    last. Raises CacheError when the directory can't be used.
+
+def _is_full(error: BaseException) -> bool:
+    return any(
+        (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)) or "is full" in str(cause)
+        for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def open_directory(directory: Path, refused: CacheError | None = None) -> Opened:
+    """Open the ledger of a locked cache directory; blocking. `refused` says why it is not locked for good.
+
+    Where the disk takes no writes for now, what is there is read. Raises CacheError when the directory can't be
+    used at all.
     """
+    if refused is not None:
+        return _open_for_reading(directory, refused)
+    try:
+        return open_for_writing(directory)
+    except CacheError as exc:
+        if not is_passing(exc):
+            raise
+        return _open_for_reading(directory, exc)
+
+
+def open_ledger(directory: Path, *, check: bool) -> Ledger:
+    """Open the ledger in `directory`; one that is damaged, gone, or of another version is made from its journal.
+
+    With `check`, the whole database is looked through first.
+    """
+    try:
+        ledger = _open_checked(directory, check)
+        missing = ledger.get(STATE) is None
+    except LedgerDamaged as exc:
+        set_aside(directory, exc)
+        ledger, missing = Ledger(directory), True
+    if missing and journal.has_rows(directory.parent / "contents"):
+        ledger.restore_missing()
+    return ledger
+
+
+def _open_checked(directory: Path, check: bool) -> Ledger:
+    ledger = Ledger(directory)
+    try:
+        if check:
+            ledger.check()
+        ledger.take_state()
+    except BaseException:
+        ledger.abort()
+        raise
+    return ledger
+
+
+def open_for_writing(directory: Path, ledger: Ledger | None = None) -> Opened:
+    """Open the ledger, and bump its epoch after an unclean stop; with `ledger`, that one goes on with the disk."""
     try:
         contents = directory / "contents"
         contents.mkdir(mode=0o700, exist_ok=True)
+        changed = os.stat(contents).st_mtime_ns
+        marked = _take_marker(directory)  # first: a full disk takes that, and nothing may change before it is gone
         punch = can_punch(contents)
-        marked = _take_marker(directory)
+        shutil.rmtree(directory / "ledger.new", ignore_errors=True)  # of a kill while it was made anew
     except OSError as exc:
         raise CacheError(
             f"the cache directory {directory} can't be used: {exc.strerror}; "
             "set cache.dir to a directory that this user can write"
         ) from exc
+    if ledger is None:
+        opened = open_ledger(directory / "ledger", check=not marked)
+    else:
+        ledger.reopen()
+        opened, marked = ledger, ""
     try:
-        return _load(directory, marked, punch)
+        epoch, mark, left = [*marked.split(" "), "", "", ""][:3]
+        clean = bool(marked) and epoch == str(opened.epoch) and not opened.generation
+        if not clean:
+            opened.epoch += 1
+            opened.apply({STATE: {"epoch": opened.epoch, "layout": LAYOUT}}, iter(()))
+        else:
+            opened.journal.attach(mark)
+    except CacheError:
+        if ledger is None:
+            opened.abort()
+        raise
+    return Opened(directory, opened, clean, punch, unchanged=clean and left == str(changed))
+
+
+def _open_for_reading(directory: Path, reason: CacheError) -> Opened:
+    ledger = Ledger(directory / "ledger", readonly=True)
+    marked = ""
+    with suppress(OSError):
+        marked = (directory / MARKER).read_text()
+    try:
+        ledger.look()
+    except CacheError as exc:
+        log.warning("nothing of the cache in %s can be read: %s", directory, exc)
+    clean = bool(marked) and marked.partition(" ")[0] == str(ledger.epoch)
+    if not clean:
+        ledger.epoch += 1
+    return Opened(directory, ledger, clean, False, str(reason), _is_full(reason))
+
+
+def read_image(opened: Opened) -> Image:
+    """Read what the ledger knows and make the files agree with it; blocking, a second for 100,000 contents.
+
+    Only summaries are read, and no block map, but those of contents that grew after the ledger was written
+    last. Raises CacheError.
+    """
+    generation = opened.ledger.generation
+    try:
+        return _read_image(opened)
     except LedgerDamaged as exc:
-        set_aside(directory / "ledger", exc)
-        return _load(directory, marked, punch)
+        if opened.refused:
+            return Image(Table())
+        opened.ledger.rebuild(exc, generation)
+        opened.clean = False
+        return _read_image(opened)
 
 
-def leave_marker(directory: Path, epoch: int) -> None:
+def _read_image(opened: Opened) -> Image:
+    image = Image(_table(opened.ledger))
+    if not opened.refused and not opened.unchanged:
+        _agree(opened, image)
+    image.table.sort()
+    image.charged = sum(file_cost(image.table.residents[position]) for position in image.table.positions())
+    return image
+
+
+def leave_marker(directory: Path, epoch: int, mark: str) -> None:
     """Note that the cache is in order; the ledger and the files must be on disk already. Raises OSError."""
+    changed = os.stat(directory / "contents").st_mtime_ns
     fd = os.open(directory / MARKER, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(fd, str(epoch).encode())
+        os.write(fd, f"{epoch} {mark} {changed}".encode())
         os.fsync(fd)
     finally:
         os.close(fd)
     _sync(directory)
 
 
-def read_map(ledger: Ledger, cid: ContentId, size: int, epoch: int) -> BlockMap:
+def read_map(ledger: Ledger, cid: ContentId, size: int) -> BlockMap:
     """Read the block map of a content; blocks of pages that can't be understood are absent. Blocking."""
     blocks = BlockMap(size)
     for key, row in ledger.items(f"blocks/{cid}/"):
         with suppress(ValueError):
-            if not blocks.load(int(key.rpartition("/")[2]), row, epoch):
+            if not blocks.load(int(key.rpartition("/")[2]), row, ledger.epoch):
                 log.warning("the ledger's entry %s is no page of a block map: passed over", key)
     return blocks
 
@@ -91,7 +229,7 @@ def rows_of(ledger: Ledger, cid: ContentId, size: int) -> Iterator[str]:
         yield from list(ledger.keys(f"blocks/{cid}/"))
 
 
-def summary_of(entry: Entry) -> JSONValue:
+def summary_of(entry: Entry | EntryRow) -> JSONValue:
     """Return the row of a content."""
     return {
         "size": entry.size,
@@ -101,88 +239,72 @@ def summary_of(entry: Entry) -> JSONValue:
     }
 
 
-def _load(directory: Path, marked: str, punch: bool) -> Image:
-    ledger = open_ledger(directory / "ledger", check=not marked)
-    try:
-        state = ledger.get(STATE)
-        epoch = state.get("epoch") if isinstance(state, dict) else None
-        epoch = epoch if isinstance(epoch, int) else 0
-        clean = marked == str(epoch)
-        if not clean:
-            epoch += 1
-            ledger.set(STATE, {"epoch": epoch, "layout": 1})
-        image = Image(ledger, _entries(ledger), epoch, clean, punch, {})
-        _agree(directory / "contents", image)
-    except CacheError:
-        ledger.abort()
-        raise
-    return image
-
-
-def _entries(ledger: Ledger) -> dict[ContentId, Entry]:
-    found: dict[ContentId, Entry] = {}
+def _table(ledger: Ledger) -> Table:
+    table = Table()
     for key, row in ledger.items("content/"):
-        entry = _entry(key.rpartition("/")[2], row)
-        if entry is not None:
-            found[entry.cid] = entry
-    return found
+        if not _add(table, key.rpartition("/")[2], row):
+            log.warning("the ledger's entry %s is no content: passed over", key)
+    return table
 
 
-def _entry(cid: str, row: JSONValue) -> Entry | None:
+def _add(table: Table, cid: str, row: JSONValue) -> bool:
     if not isinstance(row, dict):
-        return None
+        return False
     size, resident, used = row.get("size"), row.get("resident"), row.get("last_used")
     if not isinstance(size, int) or not isinstance(resident, int) or not isinstance(used, int | float):
-        return None
-    if not 0 <= resident <= size:
-        return None
-    return Entry(cid, size, resident, float(used), row.get("pinned") is True)
+        return False
+    return 0 <= resident <= size < 1 << 63 and table.add(cid, size, resident, float(used), row.get("pinned") is True)
 
 
-def _agree(contents: Path, image: Image) -> None:
+def _agree(opened: Opened, image: Image) -> None:
     """Remove files that no row names and rows that have no file; look closer after an unclean stop."""
-    files = set()
-    with os.scandir(contents) as found:
+    table, seen = image.table, bytearray(len(image.table))
+    with os.scandir(opened.directory / "contents") as found:
         for item in found:
-            entry = image.entries.get(item.name)
-            if entry is None or not entry.resident:
+            position = table.find(item.name)
+            if position < 0 or not table.residents[position]:
                 if _CONTENT.fullmatch(item.name):
                     _remove(item.path)
-                else:
+                elif item.name not in _OURS:
                     log.warning("%s is no content of this cache; it is left alone", item.path)
                 continue
-            if not image.clean:
+            if not opened.clean:
                 facts = item.stat(follow_symlinks=False)
-                if facts.st_size != entry.size:
+                if facts.st_size != table.sizes[position]:
                     _remove(item.path)
                     continue
-                _trim(item.path, facts, entry, image)
-            files.add(item.name)
-    lost = [cid for cid, entry in image.entries.items() if entry.resident and cid not in files]
-    for cid in lost:
-        entry = image.entries[cid]
-        entry.resident = 0
-        forget = rows_of(image.ledger, cid, entry.size)
-        if entry.pinned:
-            image.ledger.apply({f"content/{cid}": summary_of(entry)}, forget)
-        else:
-            del image.entries[cid]
-            image.ledger.apply({}, chain(forget, [f"note/{cid}"]))
+                if facts.st_blocks * 512 > file_cost(table.residents[position]):
+                    _trim(item.path, table.row(position), opened, image)
+            seen[position] = 1
+    for position in list(table.positions()):
+        if table.residents[position] and not seen[position]:
+            _forget_lost(opened.ledger, table, position)
 
 
-def _trim(path: str, facts: os.stat_result, entry: Entry, image: Image) -> None:
+def _forget_lost(ledger: Ledger, table: Table, position: int) -> None:
+    """Write down that nothing of a content is resident any more."""
+    table.residents[position] = 0
+    lost = table.row(position)
+    forget = rows_of(ledger, lost.cid, lost.size)
+    if lost.pinned:
+        ledger.apply({f"content/{lost.cid}": summary_of(lost)}, forget)
+    else:
+        table.take(position)
+        ledger.apply({}, chain(forget, [f"note/{lost.cid}"]))
+
+
+def _trim(path: str, row: EntryRow, opened: Opened, image: Image) -> None:
     """Give back blocks that were written to a content after the ledger was written last."""
-    used = facts.st_blocks * 512
-    if used > file_cost(entry.resident) and image.punch:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-        try:
-            for run in read_map(image.ledger, entry.cid, entry.size, image.epoch).absent_runs():
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        if opened.punch:
+            for run in read_map(opened.ledger, row.cid, row.size).absent_runs():
                 punch_hole(fd, run.first * BLOCK, len(run) * BLOCK)
-            used = os.fstat(fd).st_blocks * 512
-        finally:
-            os.close(fd)
-    if used > file_cost(entry.resident):
-        image.excess[entry.cid] = used - file_cost(entry.resident)
+        used = os.fstat(fd).st_blocks * 512
+    finally:
+        os.close(fd)
+    if used > file_cost(row.resident):
+        image.excess[row.cid] = used - file_cost(row.resident)
 
 
 def _remove(path: str) -> None:

@@ -17,19 +17,28 @@ from pathlib import Path
 import trio
 
 from refgenfs.cache.content import Content
+from refgenfs.cache.entries import EntryRow, Table
 from refgenfs.cache.ledger import JSONValue, Ledger
 from refgenfs.cache.lock import DirectoryLock
 from refgenfs.cache.opened import OpenContents
 from refgenfs.cache.room import Room
-from refgenfs.cache.shelf import DiskErrors, Reservation, Shelf, file_cost
-from refgenfs.cache.startup import Image, leave_marker, load_image, summary_of
-from refgenfs.cache.verify import VerifyReport, verify_content
+from refgenfs.cache.shelf import RETRY_AFTER, DiskErrors, Reservation, Shelf
+from refgenfs.cache.startup import (
+    Image,
+    Opened,
+    leave_marker,
+    open_directory,
+    open_for_writing,
+    read_image,
+)
+from refgenfs.cache.verify import VerifyReport, verify_all
 from refgenfs.cache.writeback import Writeback
 from refgenfs.core.content import ContentId, Run
 from refgenfs.core.errors import CacheError
-from refgenfs.core.eviction import WHOLE
 
 FLUSH_EVERY = 2.0  # seconds
+SMALL = 4 << 20  # bytes of a ledger that is read as soon as it is open; a larger one, when it is wanted
+PIN_GROWTH = 12 * 1024  # bytes that the ledger may grow by for a pin
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +55,6 @@ class CacheLimits:
     min_free: Callable[[int], int] = _keep_nothing_free
 
 
-@dataclass(frozen=True, slots=True)
-class ContentSummary:
-    """A content as the store knows it; sizes in bytes, `last_used` in Unix seconds."""
-
-    cid: ContentId
-    size: int
-    resident: int
-    pinned: bool
-    last_used: float
-
-
 class Store:
     """An open cache directory; made by `open_store`. Its methods are for the trio thread."""
 
@@ -64,38 +62,87 @@ class Store:
         self,
         directory: Path,
         limits: CacheLimits,
-        image: Image,
-        token: trio.lowlevel.TrioToken,
+        opened: Opened,
+        lock: DirectoryLock,
         *,
         clock: Callable[[], float],
         now: Callable[[], float],
     ) -> None:
         self.directory = directory
         self.limits = limits
-        self.ledger: Ledger = image.ledger
-        self._epoch = image.epoch
-        self._shelf = shelf = Shelf(directory, limits.size, limits.min_free, punch=image.punch, clock=clock, now=now)
-        self._contents = OpenContents(shelf, image.ledger, image.epoch, self._reserve)
+        self.ledger: Ledger = opened.ledger
+        self._opened = opened
+        self._lock = lock
+        self._shelf = shelf = Shelf(directory, limits.size, limits.min_free, punch=opened.punch, clock=clock, now=now)
+        self._contents = OpenContents(shelf, opened.ledger, self._reserve)
         self._room = Room(shelf, self._contents, self._hurry)
-        self._writeback = Writeback(shelf, image.ledger, self._contents, image.epoch)
+        self._writeback = Writeback(shelf, opened.ledger, self._contents)
         self._wake = trio.Event()
-        self._token = token
-        self._adopt(image)
-
-    def _adopt(self, image: Image) -> None:
-        shelf = self._shelf
-        for entry in sorted(image.entries.values(), key=lambda entry: entry.last_used):
-            shelf.entries[entry.cid] = entry
-            if entry.pinned:
-                shelf.index.pin(entry.cid)
-            if entry.resident:
-                shelf.account.files += file_cost(entry.resident)
-                shelf.index.grow(entry.cid, WHOLE, file_cost(entry.resident))
-        for cid, nbytes in image.excess.items():
-            shelf.set_excess(cid, nbytes)
-        self._writeback.measure()
-        self._room.make(self.used - self.quota)
+        self._known = trio.Event()  # what is resident has been read
+        self._asked = trio.Event()  # somebody wants to know it
+        if self.ledger.size_bytes() < SMALL:
+            self.look()
+        self._token = trio.lowlevel.current_trio_token()
+        self._retry_at = clock() + RETRY_AFTER
+        if opened.refused:
+            shelf.errors.note(opened.refused)
+            shelf.errors.barred = True
         self.ledger.admit = self._admit
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is known what is resident."""
+        return self._known.is_set()
+
+    async def ready(self) -> None:
+        """Wait until it is known what is resident; `content` does so by itself, all else is for afterwards."""
+        self.look()
+        await self._known.wait()
+
+    def look(self) -> None:
+        """Begin to find out what is resident, if that has not begun."""
+        self._asked.set()
+
+    async def _load(self) -> None:
+        """Read what is resident. A cache that can't be read is empty, and nothing is stored in it."""
+        try:
+            image = await trio.to_thread.run_sync(read_image, self._opened)
+        except (CacheError, OSError) as exc:
+            self._shelf.sound = False
+            self._shelf.errors.note(f"what the cache in {self.directory} holds can't be read: {exc}")
+            self._shelf.errors.barred = True
+            self._opened.refused = str(exc)
+            image = Image(Table())
+        self._shelf.adopt(image.table, image.charged)
+        self._reckon(image)
+        self._known.set()
+
+    def _reckon(self, image: Image) -> None:
+        for cid, nbytes in image.excess.items():
+            self._shelf.set_excess(cid, nbytes)
+        self._writeback.measure()
+        if not self._shelf.errors.barred:
+            self._room.make(self.used - self.quota)
+
+    async def _heal(self) -> None:
+        """Try whether a disk that could not be written when the cache was opened can be now."""
+        self._retry_at = self._shelf.clock() + RETRY_AFTER
+        try:
+            await trio.to_thread.run_sync(self._lock.retake)
+            opened = await trio.to_thread.run_sync(open_for_writing, self.directory, self.ledger)
+            image = await trio.to_thread.run_sync(read_image, opened)
+            live = [content.id for content in self._contents.all()]
+            maps = await trio.to_thread.run_sync(self._contents.maps_of, image, live)
+        except (CacheError, OSError) as exc:
+            log.debug("the cache in %s still can't be used: %s", self.directory, exc)
+            return
+        self._opened = opened
+        self._shelf.punch = opened.punch
+        self._contents.restart(image, maps)
+        self._contents.rewrite_all()
+        self._shelf.errors.barred = False
+        self._reckon(image)
+        self._shelf.errors.clear()
 
     # What people and other parts ask for
 
@@ -146,17 +193,23 @@ class Store:
         self._shelf.free.room(unwritten=self._shelf.account.reserved)
         return self._shelf.free.min_free
 
-    def summary(self) -> list[ContentSummary]:
+    @property
+    def contents(self) -> int:
+        """How many contents are known."""
+        return len(self._shelf.entries)
+
+    @property
+    def pinned(self) -> int:
+        """Resident bytes of what is pinned."""
+        return sum(entry.resident for entry in self._shelf.entries.objects() if entry.pinned)
+
+    def summary(self) -> list[EntryRow]:
         """Return all contents that have resident bytes or are pinned."""
-        return [
-            ContentSummary(entry.cid, entry.size, entry.resident, entry.pinned, entry.last_used)
-            for entry in self._shelf.entries.values()
-        ]
+        return list(self._shelf.entries.rows())
 
     def resident_bytes(self, cid: ContentId) -> int:
         """Return how many bytes of a content are resident; 0 for one that is not known."""
-        entry = self._shelf.entries.get(cid)
-        return 0 if entry is None else entry.resident
+        return self._shelf.entries.resident(cid)
 
     def is_pinned(self, cid: ContentId) -> bool:
         """Say whether a content is pinned."""
@@ -187,6 +240,8 @@ class Store:
         `size` is in bytes. What was kept under another size is evicted. Raises CacheError when the ledger
         can't be read, or when a content of another size is in use.
         """
+        if not self._known.is_set():
+            await self.ready()
         return await self._contents.open(cid, size)
 
     def reserve(self, nbytes: int, *, older_than: int | None = None) -> Reservation | None:
@@ -209,14 +264,21 @@ class Store:
             self._room.admit(nbytes)
             return
         try:
-            trio.from_thread.run_sync(self._room.admit, nbytes, trio_token=self._token)
+            trio.from_thread.run(self._admit_when_known, nbytes, trio_token=self._token)
         except trio.RunFinishedError:
             raise CacheError(f"the cache in {self.directory} is closed") from None
+
+    async def _admit_when_known(self, nbytes: int) -> None:
+        await self.ready()
+        self._room.admit(nbytes)
 
     # Pins and removal
 
     def pin(self, cid: ContentId) -> None:
-        """Keep a content from eviction, also after a restart. Raises CacheError if it is not known."""
+        """Keep a content from eviction, also after a restart once it was flushed.
+
+        Raises CacheError if it is not known, or there is no room to write that down.
+        """
         self._set_pin(cid, True)
 
     def unpin(self, cid: ContentId) -> None:
@@ -235,18 +297,15 @@ class Store:
         (shelf.index.pin if pinned else shelf.index.unpin)(cid)
         if pinned:
             try:
-                self.ledger.set(f"content/{cid}", summary_of(entry))
+                self._room.admit(PIN_GROWTH)
             except CacheError:
                 entry.pinned = False  # no room to write it down: then it is not so
                 shelf.index.unpin(cid)
                 raise
-        elif entry.resident:
-            self.ledger.apply(
-                {f"content/{cid}": summary_of(entry)}, iter(())
-            )  # the row is there: no more room needed
-        else:
-            del shelf.entries[cid]
-            self.ledger.delete(f"content/{cid}")
+        shelf.unlisted.add(cid)
+        if not pinned and not entry.resident:
+            shelf.entries.forget(cid)
+            shelf.removed[cid] = entry.size
 
     def evict(self, cid: ContentId) -> int:
         """Remove the resident blocks of a content, unless it is pinned; return how many bytes those were."""
@@ -263,7 +322,7 @@ class Store:
     def clear(self, *, pinned: bool = False) -> int:
         """Remove everything, and what is pinned too if asked to; return the resident bytes that went."""
         freed = 0
-        for entry in list(self._shelf.entries.values()):
+        for entry in self.summary():
             if pinned and entry.pinned:
                 self.unpin(entry.cid)
             freed += self.evict(entry.cid)
@@ -274,46 +333,34 @@ class Store:
 
         `progress(done, total)` is called with bytes. Reads go on meanwhile.
         """
-        total = sum(entry.resident for entry in self._shelf.entries.values())
-        done = blocks = 0
-        damaged = []
-
-        def step(nbytes: int) -> None:
-            nonlocal done
-            done += nbytes
-            if progress is not None:
-                progress(done, max(total, done))
-
-        await trio.lowlevel.checkpoint()
-        for cid, entry in list(self._shelf.entries.items()):
-            if entry.resident and self._shelf.entries.get(cid) is entry:
-                # an entry may be evicted while its map is read: it is then empty, and nothing is checked
-                content = await self.content(cid, entry.size)
-                count, _, found = await verify_content(self._shelf, content, step)
-                blocks += count
-                damaged += found
-        return VerifyReport(blocks, done, tuple(damaged))
+        return await verify_all(self._shelf, self.content, progress)
 
     # The disk
 
-    async def flush(self) -> None:
+    async def flush(self) -> bool:
         """Bring bytes, and then the block maps that name them, to the disk; also done every little while.
 
-        An error is noted in `errors`, and the next flush tries again.
+        An error is noted in `errors`, the next flush tries again, and the answer is False: not all is written.
         """
-        await self._writeback.flush()
+        written = await self._writeback.flush()
         self._room.make(self.used - self.quota)  # the ledger was measured, and may be larger than was thought
+        return written
 
     async def look_after(self) -> None:
-        """Flush every little while, and keep room on the disk; never returns."""
+        """Read what is there, then flush every little while, and keep room on the disk; never returns."""
+        await self._asked.wait()
+        await self._load()
         while True:
             with trio.move_on_after(FLUSH_EVERY):
                 await self._wake.wait()
             self._wake = trio.Event()
             try:
+                if self._opened.refused and self._shelf.clock() >= self._retry_at:
+                    await self._heal()
                 await self.flush()
                 self._shelf.handles.trim()
-                self._room.keep_free()
+                if self._opened.full or not self._opened.refused:
+                    self._room.keep_free()
             except Exception:  # a defect of ours must not end the daemon
                 log.exception("the cache in %s could not be looked after", self.directory)
 
@@ -323,16 +370,20 @@ class Store:
         for content in list(self._shelf.unsettled.values()):
             content.abandon(Run(0, len(content.map.flags)))
         await self.flush()
-        clean = self._shelf.sound and not self._writeback.pending
+        seen = self._known.is_set() or self._opened.clean
+        clean = seen and self._shelf.sound and not self._writeback.pending and not self._opened.refused
         await trio.to_thread.run_sync(self._finish, self._writeback.last_uses(), clean)
         self._shelf.handles.close()
 
     def _finish(self, rows: dict[str, JSONValue], clean: bool) -> None:
         try:
-            self.ledger.apply(rows, iter(()))
+            if not self._opened.refused:
+                self.ledger.apply(rows, iter(()))
+            self.ledger.settle()
+            mark = self.ledger.journal.mark
             self.ledger.close()
             if clean:
-                leave_marker(self.directory, self._epoch)
+                leave_marker(self.directory, self.ledger.epoch, mark)
         except (CacheError, OSError) as exc:
             log.warning("the cache in %s was not closed cleanly: %s", self.directory, exc)
             self.ledger.abort()
@@ -344,23 +395,28 @@ async def open_store(
     limits: CacheLimits,
     *,
     owner: str,
+    wait: bool = True,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], float] = time.time,
 ) -> AsyncIterator[Store]:
     """Open the cache in `directory`, which is made if it is not there, and keep it in order while it is open.
 
-    `owner` is who holds it, for people (the mountpoint). Raises CacheBusy when another process does, and
-    CacheError when the directory can't be used.
+    `owner` is who holds it, for people (the mountpoint). Without `wait`, what is resident is read while the block
+    runs already (see `Store.ready`). A disk that is full, read-only or broken for now is no error: what is there is
+    read, nothing is stored, and it is tried again every little while. Raises CacheBusy when another process holds
+    the directory, and CacheError when it can't be used at all.
     """
     lock = await trio.to_thread.run_sync(DirectoryLock.acquire, directory, owner)
     failure: BaseException | None = None
     try:
-        token = trio.lowlevel.current_trio_token()
-        store = await trio.to_thread.run_sync(lambda: _load(directory, limits, token, clock, now))
+        opened = await trio.to_thread.run_sync(open_directory, directory, lock.refused)
+        store = Store(directory, limits, opened, lock, clock=clock, now=now)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.look_after)
                 try:
+                    if wait:
+                        await store.ready()
                     yield store
                 except BaseException as exc:  # noqa: BLE001 - raised below: a nursery wraps it in a group
                     failure = exc
@@ -372,19 +428,3 @@ async def open_store(
             raise failure
     finally:
         lock.release()
-
-
-def _load(
-    directory: Path,
-    limits: CacheLimits,
-    token: trio.lowlevel.TrioToken,
-    clock: Callable[[], float],
-    now: Callable[[], float],
-) -> Store:
-    """Make the store; in a thread, since a large cache takes a second."""
-    image = load_image(directory)
-    try:
-        return Store(directory, limits, image, token, clock=clock, now=now)
-    except BaseException:
-        image.ledger.abort()
-        raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from refgenfs.cache.content import Content
     from refgenfs.cache.shelf import Shelf
 
-_STRETCH = 16  # blocks a visit to a thread: 2 MiB, about a millisecond
+_STRETCH = 16  # blocks a visit to a thread: 2 MiB, a few milliseconds
+_LONGEST_REST = 0.25  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,34 @@ class VerifyReport:
     damaged: tuple[Damage, ...]
 
 
+async def verify_all(
+    shelf: Shelf,
+    open_content: Callable[[ContentId, int], Awaitable[Content]],
+    progress: Callable[[int, int], None] | None,
+) -> VerifyReport:
+    """Check everything that is resident (see `Store.verify`)."""
+    held = list(shelf.entries.rows())
+    total = sum(entry.resident for entry in held)
+    done = blocks = 0
+    damaged = []
+
+    def step(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(done, max(total, done))
+
+    await trio.lowlevel.checkpoint()
+    for entry in held:
+        if shelf.entries.resident(entry.cid):
+            # it may be evicted while its map is read: it is then empty, and nothing is checked
+            content = await open_content(entry.cid, entry.size)
+            count, _, found = await verify_content(shelf, content, step)
+            blocks += count
+            damaged += found
+    return VerifyReport(blocks, done, tuple(damaged))
+
+
 async def verify_content(
     shelf: Shelf, content: Content, progress: Callable[[int], None]
 ) -> tuple[int, int, list[Damage]]:
@@ -53,7 +82,9 @@ async def verify_content(
         if not wanted:
             continue
         version = content.entry.version
+        began = trio.current_time()
         suspects = await trio.to_thread.run_sync(_suspects, shelf, content.id, content.size, wanted)
+        took = trio.current_time() - began
         for index, _ in wanted:
             if index in suspects:
                 if not content.recheck(index):
@@ -63,6 +94,7 @@ async def verify_content(
         blocks += len(wanted)
         nbytes += (done := sum(block_length(content.size, index) for index, _ in wanted))
         progress(done)
+        await trio.sleep(min(took, _LONGEST_REST))  # half of the disk's time is the readers'
     return blocks, nbytes, damaged
 
 
@@ -75,10 +107,15 @@ def _stretches(content: Content) -> list[Run]:
 
 
 def _suspects(shelf: Shelf, cid: ContentId, size: int, wanted: list[tuple[int, int]]) -> set[int]:
-    """Return the blocks that seem damaged; in a thread, so what it sees may be changing."""
+    """Return the blocks that seem damaged; in a thread, so what it sees may be changing.
+
+    What the system remembers of them is given up first: it is the disk that is checked.
+    """
     found = set()
     try:
         with shelf.handles.lease(cid, size, create=False) as fd:
+            first, last = wanted[0][0], wanted[-1][0]
+            os.posix_fadvise(fd, first * BLOCK, (last + 1 - first) * BLOCK, os.POSIX_FADV_DONTNEED)
             for index, crc in wanted:
                 data = os.pread(fd, block_length(size, index), index * BLOCK)
                 if isal_zlib.crc32(data) != crc:

@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from refgenfs.cache.content import Content
+from refgenfs.cache.disk import disk_use
 from refgenfs.cache.ledger import JSONValue, Ledger, LedgerDamaged
 from refgenfs.cache.opened import OpenContents
 from refgenfs.cache.shelf import Shelf, file_cost
@@ -28,68 +29,82 @@ class _Batch:
     forget: dict[ContentId, int] = field(default_factory=dict)  # sizes
     files: list[tuple[ContentId, int, int]] = field(default_factory=list)  # content, size, version
     pages: list[tuple[Content, set[int]]] = field(default_factory=list)
-    pinned: dict[ContentId, bool] = field(default_factory=dict)  # as the batch says
+    unlisted: set[ContentId] = field(default_factory=set)
     growth: int = 0
 
 
 class Writeback:
     """Writes what changed, and measures what the directory takes."""
 
-    def __init__(self, shelf: Shelf, ledger: Ledger, contents: OpenContents, epoch: int) -> None:
+    def __init__(self, shelf: Shelf, ledger: Ledger, contents: OpenContents) -> None:
         self._shelf = shelf
         self._ledger = ledger
         self._contents = contents
-        self._epoch = epoch
         self._busy = trio.Lock()
 
     @property
     def pending(self) -> bool:
         """Say whether anything is not in the ledger yet."""
-        return bool(self._shelf.dirty or self._shelf.removed)
+        return bool(self._shelf.dirty or self._shelf.removed or self._shelf.unlisted)
 
-    async def flush(self) -> None:
-        """Write all changes (see `Store.flush`)."""
+    async def flush(self) -> bool:
+        """Write all changes there are now (see `Store.flush`); False if they could not be written."""
+        written = False
         async with self._busy:
-            self._settle()
-            batch = self._gather()
-            try:
-                measured = await trio.to_thread.run_sync(self._persist, batch)
-                self._correct_pins(batch)
-            except CacheError as exc:
-                self._take_back(batch)
-                if isinstance(exc, LedgerDamaged):
-                    self._shelf.distrust(exc)
-                else:
-                    self._shelf.errors.note(str(exc))
-                return
-            if batch.values:
-                self._shelf.errors.clear()
-            self._shelf.account.growth -= batch.growth
-            self.measure()
-            for cid, version, nbytes in measured:
-                entry = self._shelf.entries.get(cid)
-                if entry is not None and entry.version == version:
-                    self._shelf.set_excess(cid, max(0, nbytes - file_cost(entry.resident)))
+            with trio.CancelScope(shield=True):  # what was gathered is written, or is a change again
+                written = await self._flush()
+        return written
+
+    async def _flush(self) -> bool:
+        self._settle()
+        if self._shelf.errors.barred:
+            return False
+        generation = self._ledger.generation
+        batch = self._gather()
+        try:
+            measured = await trio.to_thread.run_sync(self._persist, batch)
+        except CacheError as exc:
+            self._take_back(batch)
+            if isinstance(exc, LedgerDamaged):
+                await self._contents.mend(exc, generation)
+            else:
+                self._shelf.errors.note(str(exc))
+            return False
+        except BaseException:  # a defect of ours
+            self._take_back(batch)
+            raise
+        if batch.values:
+            self._shelf.errors.clear()
+        self._shelf.account.growth -= batch.growth
+        self.measure()
+        for cid, version, nbytes in measured:
+            entry = self._shelf.entries.get(cid)
+            if entry is not None and entry.version == version:
+                self._shelf.set_excess(cid, max(0, nbytes - file_cost(entry.resident)))
+        return True
 
     def measure(self) -> None:
         """Measure what is not in content files."""
         account, directory = self._shelf.account, self._shelf.directory
-        account.ledger = self._ledger.size_bytes() + _tree_use(directory / "ledger.damaged")
+        ledger, journal = self._ledger.size_bytes(), self._ledger.journal
+        account.ledger = ledger + _tree_use(directory / "ledger.damaged")
+        account.journal = journal.bound + max(journal.size, ledger)  # and once more while it is written anew
         account.log = self._ledger.wal_bytes()
-        account.directory = _disk_use(directory / "contents")
+        account.directory = disk_use(directory / "contents")
 
     def last_uses(self) -> dict[str, JSONValue]:
         """Return the rows of contents whose last use the ledger does not know."""
         return {
             f"content/{entry.cid}": summary_of(entry)
-            for entry in self._shelf.entries.values()
+            for entry in self._shelf.entries.objects()
             if entry.last_used != entry.stored_used
         }
 
     def _gather(self) -> _Batch:
         shelf = self._shelf
         batch = _Batch(forget=shelf.removed, growth=shelf.account.growth)
-        touched = {shelf.entries[cid] for cid in shelf.removed if cid in shelf.entries}
+        listed = (*shelf.removed, *shelf.unlisted)
+        touched = {entry for cid in listed if (entry := shelf.entries.get(cid)) is not None}
         for content in self._contents.all():
             entry = content.entry
             if entry.resident and entry.last_used - entry.stored_used > USED_STEP:
@@ -99,31 +114,23 @@ class Writeback:
             pages, blocks.dirty = blocks.dirty, set()
             if shelf.entries.get(cid) is entry:
                 for page in pages:
-                    batch.values[f"blocks/{cid}/{page}"] = blocks.encode(page, self._epoch)
+                    batch.values[f"blocks/{cid}/{page}"] = blocks.encode(page, self._ledger.epoch)
                 batch.files.append((cid, entry.size, entry.version))
                 batch.pages.append((content, pages))
                 touched.add(entry)
         for entry in touched:
             batch.values[f"content/{entry.cid}"] = summary_of(entry)
-            batch.pinned[entry.cid] = entry.pinned
             entry.stored_used = entry.last_used
+        batch.unlisted, shelf.unlisted = shelf.unlisted, set()
         shelf.removed = {}
         shelf.dirty = {}
         return batch
-
-    def _correct_pins(self, batch: _Batch) -> None:
-        """Write again what was pinned or unpinned while the batch was on its way."""
-        for cid, pinned in batch.pinned.items():
-            entry = self._shelf.entries.get(cid)
-            if entry is not None and entry.pinned != pinned:
-                self._ledger.set(f"content/{cid}", summary_of(entry))
-            elif entry is None and pinned:
-                self._ledger.delete(f"content/{cid}")
 
     def _take_back(self, batch: _Batch) -> None:
         """Make everything of a batch that was not written a change again."""
         shelf = self._shelf
         shelf.removed.update(batch.forget)
+        shelf.unlisted |= batch.unlisted
         for content, pages in batch.pages:
             content.map.dirty |= pages
             shelf.dirty[content.id] = content
@@ -145,6 +152,7 @@ class Writeback:
         forget += [key for key, value in batch.values.items() if value is None]
         values = {key: value for key, value in batch.values.items() if value is not None}
         self._ledger.apply(values, iter(forget))
+        self._ledger.settle()
         return measured
 
     def _settle(self) -> None:
@@ -154,15 +162,8 @@ class Writeback:
                 shelf.unsettled.pop(cid, None)
 
 
-def _disk_use(path: Path) -> int:
-    try:
-        return os.stat(path).st_blocks * 512
-    except OSError:
-        return 0
-
-
 def _tree_use(path: Path) -> int:
     try:
-        return _disk_use(path) + sum(_disk_use(Path(item)) for item in os.scandir(path))
+        return disk_use(path) + sum(disk_use(item.path) for item in os.scandir(path))
     except OSError:
         return 0

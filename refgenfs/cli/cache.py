@@ -75,7 +75,8 @@ def verify(mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: As
     else:
         write(f"{answer['checked']:,} blocks checked, {len(damaged):,} damaged")
         for item in damaged:
-            write(f"  {item if isinstance(item, str) else ' '.join(str(part) for part in item.values())}")
+            where = f"{item['key'] or '(in no catalog)'} {item['name']}"
+            write(f"  {where}: byte {item['offset']}, block {item['block']} of {item['path']}")
     if damaged:
         raise IntegrityError(
             f"{len(damaged):,} blocks were damaged and have been dropped; they are fetched again when read. "

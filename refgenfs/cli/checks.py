@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
+from refgenfs.cache.lock import PASSING
 from refgenfs.cli.configuration import token_problem
 from refgenfs.control_client import ControlClient
 from refgenfs.core.errors import ControlError, redact_url
@@ -203,7 +204,10 @@ def check_cache_dir(machine: Machine) -> Check:
             file.flush()
             punched = _punch(file.fileno())
     except OSError as exc:
-        advice = f"set cache.dir to a directory that {_user(machine.uid)} can write to"
+        if exc.errno in PASSING:
+            advice = "a mount comes up, and reads what is there, but keeps nothing until the disk takes writes again"
+        else:
+            advice = f"set cache.dir to a directory that {_user(machine.uid)} can write to"
         return Check("cache", "fail", f"{where} can't be written to: {exc.strerror}", advice)
     if not punched:
         advice = "set cache.dir to a local file system, such as ext4, xfs, btrfs or tmpfs"
@@ -241,7 +245,11 @@ def check_daemon(machine: Machine) -> Check:
         return Check("daemon", "ok", f"none is running for {point}")
     try:
         answer = client.call("status")
-        return Check("daemon", "ok", f"pid {answer['pid']}, up {human_duration(answer['uptime'])}, {answer['state']}")
+        found = f"pid {answer['pid']}, up {human_duration(answer['uptime'])}, {answer['state']}"
+        if answer["cache"]["uncached"]:
+            advice = "it goes on by itself when the disk takes writes again"
+            return Check("daemon", "warn", f"{found}; nothing is kept: {answer['cache']['error']}", advice)
+        return Check("daemon", "ok", found)
     except (ControlError, LookupError, TypeError) as exc:
         return Check(
             "daemon", "fail", f"{type(exc).__name__}: {exc}", f"refgenfs umount {point}, then mount it again"

@@ -123,6 +123,8 @@ def _write_cache(cache: dict[str, Any]) -> None:
     held = f"{files}, {human_bytes(cache['pinned'])} pinned"
     held += f", {cache['evictions']:,} evictions"
     _line((f"{held}; {human_bytes(cache['min_free'])} stays free in {cache['dir']}", ""))
+    if cache.get("opening"):
+        _line(("what it holds is still being looked through", "yellow"))
     if cache["uncached"]:
         _line(("the disk refuses: reads go on without the cache", "bold yellow"))
     if cache["error"]:

@@ -74,6 +74,7 @@ async def labelled(store: Store, belongs: Callable[[str, ContentId], bool]) -> d
 
     None of them when the labels can't be read.
     """
+    await store.ready()
     try:
         rows = await trio.to_thread.run_sync(lambda: dict(store.ledger.items("note/")))
     except CacheError:

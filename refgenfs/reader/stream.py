@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -82,11 +82,14 @@ class Archive:
         news, self.news = self.news, trio.Event()
         news.set()
 
-    async def save(self, ledger: Ledger) -> None:
-        """Write the member table, as it is now, to the ledger. One that refuses costs a stream later on."""
+    async def save(self, ledger: Ledger) -> bool:
+        """Write the member table, as it is now, to the ledger; False if that refuses: a stream more later on."""
         rows = self.table.to_json()  # here, not in the thread: it may change meanwhile
-        with suppress(CacheError):
+        try:
             await trio.to_thread.run_sync(ledger.set, table_key(self.ref), rows)
+        except CacheError:
+            return False
+        return True
 
     def wake_streams(self) -> None:
         """Let paused streams look again whether somebody waits."""
@@ -153,6 +156,7 @@ class ArchiveStream:
         self._current = ""
         self._next_index = 0
         self._ended = False
+        self._unrecorded = False  # the ledger does not know which object this is
         self._wake = trio.Event()
         self._born = store.stamp
         self._reservations: dict[tuple[str, int], Reservation] = {}
@@ -237,11 +241,13 @@ class ArchiveStream:
             self.rehearsal = not known or (self.validator == NO_VALIDATOR and not self._cleared)
             return
         same = table.validator == self.validator and bool(validator or others)
+        dropped = True
         if table.validator and not same:
             log.warning("%s: the origin has another archive now; dropping what was not confirmed", archive.ref.key)
-            await self._drop_all()
+            dropped = await self._drop_all()
         archive.table.validator = self.validator
-        await archive.save(self._store.ledger)
+        # What is stored must be known to be of this object, in the next life too; else nothing is.
+        self._unrecorded = not (dropped and await archive.save(self._store.ledger))
 
     async def take_back(self) -> None:
         """Drop what this stream has brought: it turned out to be wrong. Raises no CacheError."""
@@ -254,11 +260,15 @@ class ArchiveStream:
             for index in indices:
                 self._contents[name].drop(Run(index, index + 1))
         if self._stored:
+            await self._store.flush()
             archive.generation += 1
             archive.dropped([archive.content_id(name) for name in self._stored])
 
-    async def _drop_all(self) -> None:
-        """Drop every block of the archive's members, pinned or not, and the member table."""
+    async def _drop_all(self) -> bool:
+        """Drop every block of the archive's members, pinned or not, and the member table.
+
+        False when the disk has not taken that: then the ledger goes on to say what the blocks are of.
+        """
         archive = self.archive
         # By their labels: a daemon that ended in the middle of a stream did not keep that stream's headers.
         sizes = await labelled(self._store, lambda name, cid: archive.content_id(name) == cid)
@@ -275,7 +285,8 @@ class ArchiveStream:
         # A stream that runs on goes on storing: what it brings stays tied to its object.
         running = {stream.validator for stream in archive.streams if stream is not self} - {""}
         archive.table = MemberTable(validator=next(iter(running), ""))
-        await archive.save(self._store.ledger)  # or its sizes would be believed after a restart
+        # The blocks first: after a power cut they must not be there under the name of what comes now.
+        return await self._store.flush() and await archive.save(self._store.ledger)  # or its sizes would be believed
 
     def member(self, member: Member) -> None:
         """A header went by; the blocks that follow are this member's."""
@@ -376,7 +387,7 @@ class ArchiveStream:
 
     async def _content(self, name: str) -> Content | None:
         content = self._contents.get(name)
-        if content is None:
+        if content is None and not self._unrecorded:
             try:
                 content = await self._store.content(self.archive.content_id(name), self.members[name].size)
             except CacheError:

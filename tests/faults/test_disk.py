@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.world import ALIAS, BLOCK, Site, assert_log_is_clean, make_site
+from tests.support.disks import fill_up
 
 pytestmark = pytest.mark.needs_fuse
 
@@ -27,6 +28,53 @@ def _tmpfs(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.needs_root
+@ROUTES
+def test_a_mount_comes_up_on_a_disk_that_is_read_only(tmp_path: Path, remotes: bool) -> None:
+    """What is there is read, also with the origin away; the rest comes uncached; status and doctor say so."""
+    with _tmpfs(tmp_path / "cache", "40m") as folder, make_site(tmp_path, ["a", "b"], remotes=remotes) as site:
+        with site.mount():
+            site.read_right("a")
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        site.origin.reset_stats()
+        with site.mount() as m:
+            assert any("the cache" in problem for problem in m.ready["problems"]), m.ready
+            site.read_right("a")
+            assert site.origin.stats().matching(site.bytes_glob("a")).bytes == 0
+            site.read_right("b")
+            status = _cache_status(site)
+            assert status["uncached"], status
+            assert "ead-only" in str(status["error"])
+            assert "without the cache" in m.refgenfs("status").stdout
+            assert "nothing is kept" in m.refgenfs("doctor", check=False).stdout
+            subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+            _until(lambda: not _cache_status(site)["uncached"], 20)
+            _fresh_reads(site, "a", "b")
+            _until(lambda: _resident(site, "b") > 0, 4)
+            assert not m.call("cache_verify")["damaged"]
+            assert_log_is_clean(m)
+        site.origin.reset_stats()
+        with site.mount():
+            site.read_right("a", "b")
+        assert site.origin.stats().matching(site.bytes_glob("b")).bytes == 0
+
+
+@pytest.mark.needs_root
+@ROUTES
+def test_a_mount_comes_up_on_a_disk_that_is_full(tmp_path: Path, remotes: bool) -> None:
+    with _tmpfs(tmp_path / "cache", "6m") as folder, make_site(tmp_path, ["a", "b"], remotes=remotes) as site:
+        filler = folder / "lost+found"
+        fill_up(filler)
+        with site.mount() as m:
+            site.read_right("a", "b")
+            assert _cache_status(site)["uncached"]
+            filler.unlink()
+            _until(lambda: not _cache_status(site)["uncached"], 20)
+            _fresh_reads(site, "a")
+            _until(lambda: _resident(site, "a") > 0, 4)
+            assert_log_is_clean(m)
 
 
 def _cache_status(site: Site) -> dict[str, object]:
@@ -191,12 +239,14 @@ def test_damage_behind_the_daemons_back_and_kill(tmp_path: Path, remotes: bool) 
         assert stats.matching(site.bytes_glob("whole")).bytes == 0
 
 
-def _content_of(cache: Path, site: Site, asset: str) -> Path:
+def _content_of(cache: Path, site: Site, asset: str, *, at: int = 0) -> Path:
     """Return the content file of an asset's largest file, found by its first bytes."""
     with (site.world.unpacked(asset) / "a.big").open("rb") as file:
+        file.seek(at)
         head = file.read(4096)
     for path in _content_files(cache):
         with path.open("rb") as file:
+            file.seek(at)
             if file.read(4096) == head:
                 return path
     raise AssertionError(f"nothing of {asset} is in the cache")
@@ -214,10 +264,13 @@ def test_a_damaged_ledger(tmp_path: Path, remotes: bool) -> None:
                     data = bytearray(path.read_bytes())
                     data[len(data) // 3 : len(data) // 3 + 9_000] = os.urandom(9_000)
                     path.write_bytes(data)
+        site.origin.reset_stats()
         with site.mount() as m:
             site.read_right("a", "b")
             assert not m.call("cache_verify")["damaged"]
             assert "Traceback" not in m.log_text()
+        stats = site.origin.stats()
+        assert all(stats.matching(site.bytes_glob(asset)).bytes == 0 for asset in "ab"), "what was recorded is lost"
 
 
 @ROUTES
@@ -229,6 +282,7 @@ def test_verify_finds_a_flipped_bit(tmp_path: Path, remotes: bool) -> None:
         done = m.refgenfs("cache", "verify", check=False)
         text = done.stdout + done.stderr
         assert "a.big" in text, text
+        assert str(_content_of(m.cache, site, "a", at=BLOCK)) in text.replace("\n", ""), text
         assert str(5 * BLOCK) in text.replace(",", "").replace("_", ""), text
         _fresh_reads(site, "a", "b")
         assert m.call("cache_verify")["damaged"] == []

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shutil
 import threading
 from functools import partial
 from pathlib import Path
@@ -625,8 +626,22 @@ async def test_another_validator_drops_what_was_not_confirmed_first(tmp_path: Pa
         await assert_all_there(rig, archive, new)
 
 
+def _lose(what: str, tmp_path: Path) -> None:
+    [ledger] = tmp_path.rglob("ledger")
+    if what != "nothing":
+        shutil.rmtree(ledger)
+    if what == "both":
+        (ledger.parent / "contents" / "journal").unlink()
+
+
+LOST = pytest.mark.parametrize("lost", ["nothing", "ledger", "both"])
+
+
+@LOST
 @pytest.mark.parametrize("clean", [True, False])
-async def test_another_validator_after_a_restart_drops_what_was_not_confirmed(tmp_path: Path, clean: bool) -> None:
+async def test_another_validator_after_a_restart_drops_what_was_not_confirmed(
+    tmp_path: Path, clean: bool, lost: str
+) -> None:
     """The blocks outlive the daemon; so must the knowledge that they are not to be trusted."""
     old, new = pack(THREE), pack([entry(item.name, len(item.data), "new") for item in THREE])
     async with open_rig(tmp_path) as rig:
@@ -636,22 +651,25 @@ async def test_another_validator_after_a_restart_drops_what_was_not_confirmed(tm
         if not clean:  # as a daemon leaves it that is killed in the middle of its first stream
             row: Any = {"complete": False, "confirmed": "", "validator": '"1"', "members": []}
             await trio.to_thread.run_sync(rig.store.ledger.set, table_key(ref), row)
+    _lose(lost, tmp_path)
     async with open_rig(tmp_path) as rig:
         served, ref = rig.serve_archive(new)
         served.validator = '"2"'
         archive = await rig.open_archive(ref)
-        assert archive.table.validator == '"1"'
+        assert archive.table.validator == ("" if lost == "both" else '"1"')
         await rig.archives.pull(archive, list(new.data))
         await rig.settled(archive)
         await assert_all_there(rig, archive, new)
 
 
-async def test_after_a_restart_the_same_validator_keeps_what_came(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["nothing", "ledger"])
+async def test_after_a_restart_the_same_validator_keeps_what_came(tmp_path: Path, lost: str) -> None:
     packed = pack(THREE)
     async with open_rig(tmp_path) as rig:
         served, ref = rig.serve_archive(packed)
         archive = await rig.open_archive(ref)
         await interrupt(rig, archive, served, "a.fa", BLOCK, packed.after["b.bwt", 1])
+    _lose(lost, tmp_path)
     async with open_rig(tmp_path) as rig:
         served, ref = rig.serve_archive(packed)
         served.tap.flow_to(packed.after["b.bwt", -1])
@@ -661,13 +679,63 @@ async def test_after_a_restart_the_same_validator_keeps_what_came(tmp_path: Path
         assert rig.damaged == []
 
 
-async def test_the_member_table_outlives_the_daemon(tmp_path: Path) -> None:
+async def test_what_is_dropped_is_gone_from_the_disk_before_the_next_object_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut between the two would leave the old object's blocks under the new one's validator."""
+    old, new = pack(THREE), pack([entry(item.name, len(item.data), "new") for item in THREE])
+    async with open_rig(tmp_path) as rig:
+        served, ref = rig.serve_archive(old, digest=new.digest)
+        archive = await rig.open_archive(ref)
+        await interrupt(rig, archive, served, "a.fa", BLOCK, old.after["b.bwt", 1])
+        await rig.store.flush()
+        ledger, events = rig.store.ledger, []
+        apply, write = ledger.apply, ledger.set
+
+        def note_apply(values: Any, forget: Any) -> None:
+            gone = list(forget)
+            events.append("blocks gone" if any(key.startswith("blocks/") for key in gone) else "")
+            apply(values, iter(gone))
+
+        def note_set(key: str, value: Any) -> None:
+            events.append(f"validator {value['validator']}" if key == table_key(ref) else "")
+            write(key, value)
+
+        monkeypatch.setattr(ledger, "apply", note_apply)
+        monkeypatch.setattr(ledger, "set", note_set)
+        served, ref = rig.serve_archive(new)
+        served.validator = '"2"'
+        await rig.archives.pull(archive, list(new.data))
+        assert events.index("blocks gone") < events.index('validator "2"')
+
+
+async def test_nothing_is_stored_of_an_object_that_the_ledger_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = pack(THREE)
+    async with open_rig(tmp_path) as rig:
+        _, ref = rig.serve_archive(packed)
+        archive = await rig.open_archive(ref)
+
+        def refuse(_key: str, _value: Any) -> None:
+            raise CacheError("no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.store.ledger, "set", refuse)
+            file = await rig.open_member(archive, "a.fa")
+            assert await rig.read(file, 0, BLOCK) == packed.data["a.fa"][:BLOCK]
+            assert rig.store.summary() == []
+
+
+@pytest.mark.parametrize("lost", ["nothing", "ledger"])
+async def test_the_member_table_outlives_the_daemon(tmp_path: Path, lost: str) -> None:
     packed = pack(THREE)
     async with open_rig(tmp_path) as rig:
         _, ref = rig.serve_archive(packed)
         archive = await rig.open_archive(ref)
         await rig.archives.pull(archive, list(packed.data))
         members = archive.table.members
+    _lose(lost, tmp_path)
     async with open_rig(tmp_path) as rig:
         archive = await rig.open_archive(ref)  # nothing is served
         assert await rig.archives.members(archive) == members

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from refgenfs.cache.ledger import JSONValue, Ledger, RefusedValue, open_ledger
+from refgenfs.cache.ledger import JSONValue, Ledger
+from refgenfs.cache.startup import open_ledger
+from refgenfs.cache.textdisk import RefusedValue
 from refgenfs.core.errors import CacheError
 
 PROOF: list[str] = []

@@ -210,6 +210,49 @@ async def test_a_large_content_that_is_not_open_is_evicted_in_parts(tmp_path: Pa
                 assert_reads_right(content, index)
 
 
+async def test_the_quota_is_hard_with_two_thousand_contents_open(tmp_path: Path) -> None:
+    """Each is partly resident and held; what is pinned stays, all else gives way in parts."""
+    quota, size = 20 * MIB, 3 * BLOCK - 900
+    choose = random.Random(20)
+    async with open_store(tmp_path, CacheLimits(quota), owner="/genomes") as store:
+        sampler = Sampler(tmp_path)
+        held = [await store.content(name_of(number), size) for number in range(2000)]
+        pinned = held[:8]
+        for content in pinned:
+            assert fill(content, [1])
+            store.pin(content.id)
+        sampler.start()
+        try:
+            for turn in range(4000):
+                content = held[choose.randrange(2000)]
+                index = choose.randrange(3)
+                if content.missing(Run(index, index + 1)) >= 0:
+                    assert fill(content, [index])
+                assert_reads_right(content, index)
+                assert store.used <= quota
+                if turn % 100 == 0:
+                    await trio.sleep(0.005)
+        finally:
+            sampler.ending.set()
+            sampler.join()
+        assert store.evictions > 1000
+        for content in pinned:
+            assert content.missing(Run(1, 2)) == -1
+            assert_reads_right(content, 1)
+        assert sum(1 for content in held if 0 < content.resident() < size) > 20
+        store._shelf.sound = False
+    assert quota / 3 < sampler.most <= quota
+    (tmp_path / "ledger" / "cache.db").unlink()  # pins hold across this, too
+    async with open_store(tmp_path, CacheLimits(quota), owner="/genomes") as store:
+        assert all(store.is_pinned(content.id) for content in pinned)
+        others = [await store.content(name_of(number), size) for number in range(3000, 3200)]
+        for content in others:
+            assert fill(content, range(3))
+        for content in pinned:
+            assert store.resident_bytes(content.id) >= BLOCK
+        assert disk_use(tmp_path) <= quota
+
+
 async def test_a_smaller_quota_evicts_at_the_next_start(tmp_path: Path) -> None:
     ticks = itertools.count(1e9)
     async with open_store(tmp_path, CacheLimits(32 * MIB), owner="/genomes", now=lambda: next(ticks)) as store:
@@ -299,6 +342,25 @@ async def test_a_cancel_still_closes_the_cache_cleanly(tmp_path: Path) -> None:
     assert (tmp_path / "clean").exists()
     async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
         assert (await store.content(name_of(1), 10 * BLOCK)).missing(Run(0, 10)) == -1
+
+
+async def test_what_was_gathered_is_written_though_the_flush_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert fill(await store.content(name_of(1), 10 * BLOCK), range(10))
+        with trio.CancelScope() as scope:
+            real = store._writeback._gather
+
+            def gather() -> object:
+                scope.cancel()
+                return real()
+
+            monkeypatch.setattr(store._writeback, "_gather", gather)
+            await store.flush()
+        monkeypatch.undo()
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert store.resident_bytes(name_of(1)) == 10 * BLOCK
 
 
 async def test_a_flipped_bit_is_found_after_an_unclean_stop(tmp_path: Path) -> None:
@@ -555,12 +617,13 @@ async def test_a_full_disk_stops_caching_and_nothing_else(
             assert_reads_right(content, index)
 
 
-@pytest.mark.parametrize("damage", ["ledger", "file gone", "file short", "page"])
+@pytest.mark.parametrize("damage", ["both copies of the ledger", "file gone", "file short", "page"])
 async def test_what_others_broke_is_never_served(tmp_path: Path, damage: str) -> None:
     async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
         assert fill(await store.content(name_of(1), 10 * BLOCK), range(10))
-    if damage == "ledger":
+    if damage == "both copies of the ledger":
         (tmp_path / "ledger" / "cache.db").write_bytes(os.urandom(50_000))
+        (tmp_path / "contents" / "journal").write_bytes(os.urandom(50_000))
     elif damage == "page":
         ledger = Ledger(tmp_path / "ledger")
         ledger.set(f"blocks/{name_of(1)}/0", {"epoch": 1, "bits": "/////w==", "crc": ""})
@@ -604,7 +667,7 @@ async def test_files_that_no_row_names_are_removed(tmp_path: Path) -> None:
         if not marked:
             (tmp_path / "clean").unlink()
         async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
-            assert os.listdir(tmp_path / "contents") == [name_of(1)]
+            assert sorted(os.listdir(tmp_path / "contents")) == [name_of(1), "journal"]
             assert store.resident_bytes(name_of(1)) == 10 * BLOCK
 
 
@@ -638,7 +701,9 @@ async def test_a_map_read_before_an_eviction_is_not_believed(
             if whole:
                 store.evict(name_of(1))
             else:  # opened, changed, written and closed again
-                content = store._contents.open_now(store._shelf.entries[name_of(1)])
+                entry = store._shelf.entries.get(name_of(1))
+                assert entry is not None
+                content = store._contents.open_now(entry)
                 assert content is not None
                 content.drop(Run(0, 5))
                 batch = store._writeback._gather()

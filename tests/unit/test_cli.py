@@ -350,11 +350,12 @@ def test_status_tells_of_health_cache_and_traffic(start: Start, capsys: pytest.C
 
 
 def test_damage_that_verify_finds_is_a_failure(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
-    damaged = [{"key": "hg38/fasta:default", "name": "hg38.fa", "offset": 131072}]
+    block = {"key": "hg38/fasta:default", "name": "hg38.fa", "offset": 131072, "block": 1}
+    damaged = [{**block, "path": "/cache/contents/0f"}]
     start(cache_verify=lambda args: ok({"checked": 9, "damaged": damaged}))
     assert run(["cache", "verify"]) == 1
     captured = capsys.readouterr()
-    assert "hg38/fasta:default hg38.fa 131072" in captured.out
+    assert "hg38/fasta:default hg38.fa: byte 131072, block 1 of /cache/contents/0f" in captured.out
     assert "refgenfs: 1 blocks were damaged" in captured.err
 
 
