@@ -21,6 +21,7 @@ from benchmarks.results import GIB, OURS, Contest, Curve, Item, Sample
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOB = "blob.bin"
+SLOW = 20.0  # seconds
 
 
 @dataclass(slots=True)
@@ -88,15 +89,18 @@ class Bench:
     def item(self, item: Item, turns: Mapping[str, Callable[[], Sample]], *, runs: int = 0) -> Item:
         """Let all contestants take turns, A B C A B C, and return the item with what they reached.
 
-        Who fails once is out. A baseline that fails leaves the item without scores, not the bench without an end.
+        Who fails once is out, and who takes longer than `SLOW` for a turn has one turn only.
+        A baseline that fails leaves the item without scores, not the bench without an end.
         """
         item.when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
         item.commit, item.setting, item.quick = self.commit, item.setting or self.setting, self.quick
         item.contests += [Contest(name) for name in turns]
+        slow: set[str] = set()
         for run in range(runs or self.runs):
             for contest in item.contests:
-                if contest.failed or contest.name not in turns:
+                if contest.failed or contest.name not in turns or contest.name in slow:
                     continue
+                began = time.monotonic()
                 try:
                     sample = turns[contest.name]()
                 except Failed as exc:
@@ -105,6 +109,8 @@ class Bench:
                 else:
                     contest.samples.append(sample)
                     self.say(f"{item.name} {run + 1}: {contest.name}: {_said(sample, item.unit)}")
+                if time.monotonic() - began > SLOW and contest.name not in (OURS, item.baseline):
+                    slow.add(contest.name)
         return item
 
     def curve(self, curve: Curve) -> Curve:

@@ -17,6 +17,7 @@ import matplotlib as mpl
 mpl.use("svg")
 mpl.rcParams["svg.hashsalt"] = "refgenfs"  # the same results, the same file
 from matplotlib import pyplot as plt  # noqa: E402 - the backend is chosen first
+from matplotlib import ticker  # noqa: E402
 
 from benchmarks.results import OURS, Curve, Item, Results  # noqa: E402
 
@@ -101,19 +102,27 @@ def _wrapped(text: str, width: int = 62) -> str:
 
 def _curves(curves: list[Curve]) -> Any:
     """Return small multiples, log-log: a row a curve, a panel a metric, a line a series."""
-    across = max(len({metric for found in curve.series.values() for metric in found}) for curve in curves)
-    shown, grid = plt.subplots(
-        len(curves), across, figsize=(2.75 * across, 2.5 * len(curves)), squeeze=False, layout="constrained"
-    )
-    for row, curve in zip(grid, curves, strict=True):
-        metrics = list({metric: None for found in curve.series.values() for metric in found})
+    across = max(len(_metrics(curve)) for curve in curves)
+    shown = plt.figure(figsize=(2.5 * across, 2.75 * len(curves)), layout="constrained")
+    for part, curve in zip(_rows(shown.subfigures(len(curves), 1)), curves, strict=True):
+        part.suptitle(curve.title, fontsize=10, x=0.01, ha="left", fontweight="bold")
+        metrics = _metrics(curve)
+        row = part.subplots(1, across, squeeze=False)[0]
         for axes, metric in zip(row, metrics, strict=False):
             _panel(axes, curve, metric)
-        for axes in list(row)[len(metrics) :]:
+        for axes in row[len(metrics) :]:
             axes.set_visible(False)
-        row[0].legend(fontsize=7.5, frameon=False)
-        row[0].set_title(curve.title, fontsize=9.5, loc="left", fontweight="bold", pad=10)
+        row[0].legend(fontsize=7, frameon=False, loc="best")
     return shown
+
+
+def _rows(parts: Any) -> list[Any]:
+    """Return subfigures as a list; a single one is not in an array."""
+    return list(parts) if hasattr(parts, "__iter__") else [parts]
+
+
+def _metrics(curve: Curve) -> list[str]:
+    return list({metric: None for found in curve.series.values() for metric in found})
 
 
 def _panel(axes: Any, curve: Curve, metric: str) -> None:
@@ -128,19 +137,28 @@ def _panel(axes: Any, curve: Curve, metric: str) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     if values:
+        middle, reach = math.sqrt(min(values) * max(values)), max(10.0, 1.6 * max(values) / min(values))
+        axes.set_ylim(middle / math.sqrt(reach), middle * math.sqrt(reach))  # a decade at least: flat must look flat
         _guide(axes, curve, metric, min(values))
-        low, high = min(values), max(values)
-        if high / low < 10:  # a flat line must look flat
-            middle = math.sqrt(low * high)
-            axes.set_ylim(middle / 5, middle * 5)
+        wide = reach > 100
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=12))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(_short))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set_xlabel(curve.axis, fontsize=8)
-    axes.set_ylabel(metric, fontsize=8)
+    axes.set_title(metric, fontsize=8.5, loc="left")
     axes.grid(visible=True, which="major", color="#e6e6e6", linewidth=0.6)
     axes.tick_params(labelsize=7.5)
 
 
+def _short(value: float, _: object) -> str:
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+
+
 def _guide(axes: Any, curve: Curve, metric: str, low: float) -> None:
-    """Draw how the work grows, dotted."""
+    """Draw how the work grows, dotted, and leave the limits as they are."""
+    limits = axes.get_ylim()
     work = curve.work.get(metric, 0.0)
     first, last = curve.sizes[0], curve.sizes[-1]
     end = low * (last / first) ** work
@@ -149,6 +167,7 @@ def _guide(axes: Any, curve: Curve, metric: str, low: float) -> None:
     else:  # through the last value: there the work is what costs
         top = max(found[metric][-1] for found in curve.series.values() if found.get(metric))
         axes.plot([first, last], [top * low / end, top], color="#999999", linewidth=0.9, linestyle=":")
+    axes.set_ylim(*limits)
 
 
 if __name__ == "__main__":

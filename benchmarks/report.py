@@ -205,7 +205,7 @@ def _growth(curve: Curve) -> str:
 
 
 def _exponent(curve: Curve, series: str, metric: str) -> str:
-    found = curve.steepest(series, metric)
+    found = curve.exponent(series, metric)
     return f"n^{found:.2f} (work: n^{figure(curve.work.get(metric, 0.0))})" if found == found else "–"
 
 

@@ -6,14 +6,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
 OURS = "refgenfs"
 MIB = 1 << 20
 GIB = 1 << 30
-SLACK = 0.25  # of an exponent: what the noise of two measurements makes of the same cost
+SLACK = 0.25  # of an exponent: what noise makes of the same cost
 
 Sign = Literal["≥", "≤", "<"]
 
@@ -153,8 +152,8 @@ class Curve:
         for metric, value in values.items():
             self.series.setdefault(series, {}).setdefault(metric.replace("_", " "), []).append(value)
 
-    def steepest(self, series: str, metric: str) -> float:
-        """Return the exponent by which a metric grows at the large end; nan if it can't be told."""
+    def exponent(self, series: str, metric: str) -> float:
+        """Return the exponent by which a metric grows at the large end (see `growth`)."""
         values = self.series[series][metric]
         return growth(self.sizes[: len(values)], values)
 
@@ -164,7 +163,7 @@ class Curve:
             f"{series}, {metric}: exponent {found:.2f}"
             for series, metrics in self.series.items()
             for metric in metrics
-            if (found := self.steepest(series, metric)) > self.work.get(metric, 0.0) + SLACK
+            if (found := self.exponent(series, metric)) > self.work.get(metric, 0.0) + SLACK
         ]
 
 
@@ -229,14 +228,19 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def growth(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Return the steepest growth between two neighbouring sizes as an exponent: 1 grows as the work does.
+    """Return how values grow with sizes, as an exponent: 1 grows as the sizes do; nan if it can't be told.
 
-    Only the upper half of the sizes is looked at: below, what is there once and for all is still the larger part.
+    A least-squares line through the logarithms of the three largest sizes: below, what is there once and for all is
+    still the larger part, and of two measurements alone the noise would be told.
     """
-    pairs = [(s, v) for s, v in zip(sizes, values, strict=True) if s > 0 and v > 0 and not math.isnan(v)]
-    pairs = pairs[len(pairs) // 2 - (len(pairs) > 2) :]
-    slopes = [math.log(v2 / v1) / math.log(s2 / s1) for (s1, v1), (s2, v2) in pairwise(pairs) if s2 > s1]
-    return max(slopes, default=math.nan)
+    pairs = [(math.log(s), math.log(v)) for s, v in zip(sizes, values, strict=True) if s > 0 and v > 0]
+    pairs = pairs[-3:]
+    if len(pairs) < 2:
+        return math.nan
+    middle = sum(x for x, _ in pairs) / len(pairs)
+    height = sum(y for _, y in pairs) / len(pairs)
+    spread = sum((x - middle) ** 2 for x, _ in pairs)
+    return sum((x - middle) * (y - height) for x, y in pairs) / spread if spread else math.nan
 
 
 def figure(value: float) -> str:

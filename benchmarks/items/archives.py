@@ -9,7 +9,7 @@ from benchmarks.bench import Bench, each
 from benchmarks.contestants import ARCHIVE_STARTS, GIVE_UP, OURS, RATARMOUNT, Mount, empty, failing
 from benchmarks.data import Asset, fasta, noise
 from benchmarks.items.reading import CURL
-from benchmarks.machine import read_whole, timed
+from benchmarks.machine import drop_caches, read_whole, run, timed
 from benchmarks.origin import ROUND_TRIP
 from benchmarks.results import GIB, MIB, Goal, Item, Sample
 
@@ -65,15 +65,14 @@ def first_member(bench: Bench) -> Item:
     asset = bench.shop.archive("first", parts, level=0 if bench.quick else 1)
     assert asset.archive is not None
     starts = bench.select(ARCHIVE_STARTS)
-    patience = 30.0  # seconds
     requests: list[int] = []
 
     def mounted(name: str, url: str) -> Sample:
         def use(mount: Mount) -> float:
             path = mount.file(asset.files[0])
-            return 1000 * timed(
-                ["dd", f"if={path}", "of=/dev/null", "bs=1M", "count=1", "status=none"], timeout=patience
-            )
+            began = time.perf_counter() if name == OURS else mount.began
+            run(["dd", f"if={path}", "of=/dev/null", "bs=1M", "count=1", "status=none"], timeout=GIVE_UP)
+            return 1000 * (time.perf_counter() - began)
 
         sample = bench.cold(name, starts[name], bench.place(asset, url), use, work=MIB)
         if name == OURS:
@@ -96,7 +95,7 @@ def first_member(bench: Bench) -> Item:
     finally:
         bench.shop.remove(asset)
     item.notes.append(
-        f"{CURL}: the whole archive, reckoned from a 32nd of it. "
+        f"{CURL}: the whole archive, reckoned from a 32nd of it. ratarmount's time has its mounting in it. "
         f"Requests of refgenfs for the archive: {', '.join(map(str, requests))}. A round trip is 20 ms."
     )
     return item
@@ -107,7 +106,8 @@ def evicted_region(bench: Bench) -> Item:
     asset = _genome(bench)
     item = Item(
         "faidx-evicted", f"one faidx region of an evicted {asset.size / 1e9:.2g} GB FASTA in a tgz", "% of archive",
-        "The asset was read once and evicted (`refgenfs evict`); the region is 1,000 bases in the middle.",
+        "The asset was read once and evicted (`refgenfs evict`), every page dropped; 1,000 bases in its middle are "
+        "asked for. ratarmount has just made its index.",
         Goal("<", 1, " %"), "", "all of it",
     )  # fmt: skip
     assert asset.archive is not None
@@ -125,6 +125,7 @@ def evicted_region(bench: Bench) -> Item:
             assert mount.daemon is not None
             with failing():
                 mount.daemon.refgenfs("evict", asset.key)
+            drop_caches()
             bench.origin.clear()
             faidx(mount, OURS)
             _settle(mount)

@@ -14,7 +14,7 @@ from benchmarks.results import GIB, Sample
 EXT4 = "the disk"
 CURL = "curl"
 READER = str(Path(__file__).resolve().parents[1] / "reader.py")
-RANDOM_SECONDS = 5.0
+RANDOM_SECONDS = 3.0
 
 
 def rate(path: Path, size: int) -> float:

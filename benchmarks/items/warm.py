@@ -34,7 +34,7 @@ def second_read(bench: Bench) -> Item:
             read_whole(plain)
             return Sample(rate(plain, asset.size))
 
-        bench.item(item, {EXT4: native} | each(mounts, again))
+        bench.item(item, {EXT4: native} | each(mounts, again), runs=bench.runs if bench.quick else max(5, bench.runs))
     item.contests += left_out(failed)
     return item
 
@@ -104,12 +104,10 @@ def random_memory(bench: Bench) -> Item:
 
 def _random(bench: Bench, item: Item, make_state: Callable[[list[Path]], None], *, native: bool) -> Item:
     asset = bench.blob()
-    starts = bench.select(STARTS, OURS, PASSTHROUGH, RCLONE_NEW, RCLONE_SMALL, RCLONE_OLD, FSSPEC)
+    starts = bench.select(STARTS, OURS, PASSTHROUGH, RCLONE_NEW, RCLONE_SMALL, RCLONE_OLD)
     seconds = seconds_of_random(bench)
     drop_caches()
     with prepared(bench, starts, bench.place(asset), BLOB) as (mounts, failed):
-        if FSSPEC in mounts:
-            load_pages([asset.plain()])  # it keeps nothing: the origin answers every time
 
         def at_random(name: str) -> Sample:
             mount = mounts[name]
