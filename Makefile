@@ -8,8 +8,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help install runtime dev demo test check format clean
+.PHONY: help install runtime dev peers demo test bench check format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -22,11 +23,17 @@ runtime:
 dev:
 	@bash scripts/bootstrap.sh dev
 
+peers:
+	@bash scripts/bootstrap.sh bench
+
 demo: runtime ## build a small genome, serve it, mount it, align reads against the mount
 	@$(BIN)/refgenfs demo $(DEMO_ARGS)
 
 test: dev ## run every test (PYTEST_ARGS="tests/unit -k tar" runs some)
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+bench: peers ## measure beside peers (BENCH_ARGS="warm cold --quick" measures some, in small)
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 check: dev ## lint, formatting, types, layers, unit tests
 	$(BIN)/ruff check .

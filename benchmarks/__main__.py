@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -48,9 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _render(Results.from_json((stored or STORED).read_text()), stored or STORED)
         return 0
     results = _load(stored)
-    results.command = shlex.join(
-        ["make", "bench", *([f"BENCH_ARGS={shlex.join(arguments or sys.argv[1:])}"] if sys.argv[1:] else [])]
+    results.command = _command(
+        sys.argv[1:] if arguments is None else arguments, results.command, whole=not options.items
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that mounts and servers go, too
     try:
         failed = _measure(options, wanted, results, stored)
     except Failed as exc:
@@ -85,6 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--list", action="store_true", help="name what would be measured")
     return parser
+
+
+def _command(arguments: Sequence[str], before: str, *, whole: bool) -> str:
+    """Return the commands that the stored results come from: the last whole run, and what was measured since."""
+    words = shlex.join(arguments)
+    command = f'make bench BENCH_ARGS="{words}"' if words else "make bench"
+    earlier = [] if whole or not before else [each for each in before.split("; ") if each != command]
+    return "; ".join([*earlier, command])
 
 
 def _select(names: Sequence[str]) -> list[str]:

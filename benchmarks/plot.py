@@ -79,7 +79,7 @@ def _bar(axes: Any, item: Item) -> None:
         axes.plot([score.low, score.high], [row, row], color="#333333", linewidth=1)
         axes.text(max(score.median, score.high), row, f" {score.median:.2f}", va="center")
     axes.set_yticks(range(len(contests)), [contest.name for contest in reversed(contests)])
-    axes.set_ylim(-0.6, len(contests) - 0.4)
+    axes.set_ylim(min(-0.6, len(contests) - 3.4), len(contests) - 0.4)  # a single bar must not fill the panel
     if item.goal is not None:
         axes.axvline(item.goal.value, color="#c8553d", linewidth=1.2, linestyle="--")
     axes.set_xlim(0, max([axes.get_xlim()[1], item.goal.value if item.goal else 0]) * 1.12)
@@ -91,7 +91,7 @@ def _bar(axes: Any, item: Item) -> None:
     axes.set_title(_wrapped(item.title), fontsize=9.5, loc="left")
 
 
-def _wrapped(text: str, width: int = 62) -> str:
+def _wrapped(text: str, width: int = 50) -> str:
     lines = [""]
     for word in text.split():
         if len(lines[-1]) + len(word) > width:

@@ -36,7 +36,7 @@ def read_random(path: str, count: int, seconds: float, seed: int, pid: int) -> d
         if len(data) != SIZE:
             sys.exit(f"{path}: {len(data)} bytes at {page * SIZE}")
     os.close(fd)
-    return {"reads": len(taken), "seconds": now - began, **_spread(taken)}
+    return {"reads": len(taken), "seconds": now - began, **spread(taken)}
 
 
 def is_running(pid: int) -> bool:
@@ -66,7 +66,8 @@ def open_all(listed: Path) -> dict[str, float]:
     return {"open": times[1] - times[0], "read": times[2] - times[1], "close": clock() - before}
 
 
-def _spread(taken: Sequence[float]) -> dict[str, float]:
+def spread(taken: Sequence[float]) -> dict[str, float]:
+    """Return median, 99th percentile (nearest rank) and longest; zeros of nothing."""
     if not taken:
         return {"p50": 0.0, "p99": 0.0, "max": 0.0}
     ordered = sorted(taken)

@@ -11,7 +11,7 @@ LIMITS = ("bare pyfuse3",)  # no peer: the least that FUSE from Python takes
 MEMORY_GOAL = 150 * MIB
 MEMORY_PEER = "113 MiB–4.7 GiB"
 
-_MARKED = r"<!-- begin {name}[^>]*-->\n(.*?)<!-- end {name} -->"
+_MARKED = r"<!-- begin {name}[^>]*-->(.*?)<!-- end {name} -->"
 
 
 class NoMarker(ValueError):

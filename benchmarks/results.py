@@ -219,14 +219,6 @@ def ratios(values: Sequence[float], baseline: Sequence[float]) -> list[float]:
     return [value / base for value in values] if base else []
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the value below which so many percent lie (nearest rank); nan of nothing."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
-
-
 def growth(sizes: Sequence[float], values: Sequence[float]) -> float:
     """Return how values grow with sizes, as an exponent: 1 grows as the sizes do; nan if it can't be told.
 

@@ -88,7 +88,7 @@ def _cold(bench: Bench, genome: str, title: str, *, far: bool) -> Item:
     place_name = "20 ms, 20 MB/s a connection" if far else "loopback"
     item = Item(
         f"bwa-cold-{genome}" + ("" if far else "-near"),
-        f"the same, cold, {title}, {place_name}: through the mount ÷ (pull, then run)", "s",
+        f"bwa mem, {title}, cold, {place_name}: through the mount ÷ (pull, then run)", "s",
         f"An empty cache, no page in memory but the origin's; the asset is an archive; {READS:,} reads, {THREADS} "
         "threads. `refgenie pull` stands as what it does at the least: `curl | tar xz`.",
         Goal("≤", 0.9), PULL, "1",

@@ -39,7 +39,7 @@ def sequential(bench: Bench) -> Item:
 def far(bench: Bench) -> Item:
     """Read a plain file in order, over a network."""
     item = Item(
-        "cold-far", "the same, origin of 20 MB/s a connection and 20 ms", "MB/s",
+        "cold-far", "cold sequential, plain file ÷ one curl, origin of 20 MB/s a connection and 20 ms", "MB/s",
         "As before, with a proxy before the origin: 20 ms a round trip, 20 MB/s a connection, TCP's slow start.",
         Goal("≥", 4), CURL, "–",
     )  # fmt: skip
