@@ -9,6 +9,8 @@ from benchmarks.results import MIB, OURS, Contest, Curve, Item, Results, Score, 
 
 LIMITS = ("bare pyfuse3",)  # no peer: the least that FUSE from Python takes
 MEMORY_GOAL = 150 * MIB
+RATIOS = "![Every contestant's score, and the goal as a dashed line](images/performance-ratios.svg)"
+GROWTH = "![Cost against readers, assets, contents and open files](images/performance-growth.svg)"
 MEMORY_PEER = "113 MiB–4.7 GiB"
 
 _MARKED = r"<!-- begin {name}[^>]*-->(.*?)<!-- end {name} -->"
@@ -74,7 +76,8 @@ def goals(results: Results) -> str:
     if not rows:
         return "_Nothing was measured yet._"
     head = ("", "goal", "measured", "", "best peer in this run", "best peer seen before", "bare pyfuse3")
-    return table(head, rows)
+    drawn = any(item.baseline for item in results.items.values())
+    return table(head, rows) + (f"\n\n{RATIOS}" if drawn else "")
 
 
 def details(results: Results) -> str:
@@ -84,7 +87,9 @@ def details(results: Results) -> str:
 
 def curves(results: Results) -> str:
     """Return the tables of how cost grows, and what grows faster than the work."""
-    return "\n\n".join(_growth(curve) for curve in results.curves.values()) or "_Nothing was measured yet._"
+    if not results.curves:
+        return "_Nothing was measured yet._"
+    return "\n\n".join([GROWTH, *(_growth(curve) for curve in results.curves.values())])
 
 
 def verdict(item: Item, score: Score | None) -> str:

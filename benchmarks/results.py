@@ -147,10 +147,10 @@ class Curve:
     commit: str = ""
     quick: bool = False
 
-    def note(self, series: str, **values: float) -> None:
-        """Add a value to each metric of a series, as the next size's; `_` in a name is a blank."""
+    def note(self, series: str, values: Mapping[str, float]) -> None:
+        """Add a value to each metric of a series, as the next size's."""
         for metric, value in values.items():
-            self.series.setdefault(series, {}).setdefault(metric.replace("_", " "), []).append(value)
+            self.series.setdefault(series, {}).setdefault(metric, []).append(value)
 
     def exponent(self, series: str, metric: str) -> float:
         """Return the exponent by which a metric grows at the large end (see `growth`)."""

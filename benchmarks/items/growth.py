@@ -48,12 +48,12 @@ def readers(bench: Bench) -> Curve:
     for count in sizes:
         share = most // count
         groups = [names[i * share : (i + 1) * share] for i in range(count)]
-        curve.note("different files", **_read_at_once(bench, parts, [["cat", *group] for group in groups], total))
+        curve.note("different files", _read_at_once(bench, parts, [["cat", *group] for group in groups], total))
         megs = total // MIB // count
         slices = [
             ["dd", "bs=1M", "status=none", f"count={megs}", f"skip={i * megs}", f"if={BLOB}"] for i in range(count)
         ]
-        curve.note("one file, a part each", **_read_at_once(bench, whole, slices, total))
+        curve.note("one file, a part each", _read_at_once(bench, whole, slices, total))
         bench.say(f"readers: {count} done")
     return bench.curve(curve)
 
@@ -70,8 +70,8 @@ def _read_at_once(bench: Bench, asset: Asset, commands: Sequence[Sequence[str]],
         after = mount.usage()
     return {
         "seconds": seconds,
-        "CPU_s_a_GiB": (after.cpu - before.cpu) / total * GIB,
-        "peak_MiB": after.memory / MIB,
+        "CPU s a GiB": (after.cpu - before.cpu) / total * GIB,
+        "peak MiB": after.memory / MIB,
     }
 
 
@@ -92,8 +92,8 @@ def catalog(bench: Bench) -> Curve:
         asset = Asset("a0", ("file.bin",), 0, shop.home)
         with serving(root, bench.scratch / "catalog-nginx") as origin:
             made = setup(Place(origin.url, asset), bench.folder("catalog"))
-            curve.note("first start", **_look_around(made, count))
-            curve.note("again", **_look_around(made, count))
+            curve.note("first start", _look_around(made, count))
+            curve.note("again", _look_around(made, count))
         bench.say(f"catalog: {count} done")
     empty(bench.scratch / "catalog")
     return bench.curve(curve)
@@ -123,11 +123,11 @@ def _look_around(made: Setup, count: int) -> dict[str, float]:
         looked = min(timed(["stat", "-c", "%i", *_assets(daemon.path, genomes, dice)]) for _ in range(5))
         peak = usage(daemon.process.pid).memory
     return {
-        "ready_s": ready,
-        "peak_MiB": peak / MIB,
-        "ls_/_ms": root * 1000,
-        "ls_genome_ms": min(listed) * 1000,
-        "lookup_ms": looked / LOOKUPS * 1000,
+        "ready s": ready,
+        "peak MiB": peak / MIB,
+        "ls / ms": root * 1000,
+        "ls genome ms": min(listed) * 1000,
+        "lookup ms": looked / LOOKUPS * 1000,
     }
 
 
@@ -162,9 +162,9 @@ def contents(bench: Bench) -> Curve:
         fill_cache(made.folder / "cache", count, size)
         with mounted(made):  # which puts the additions in its own order
             pass
-        curve.note("after a clean stop", **_start_and_read(made, path))
+        curve.note("after a clean stop", _start_and_read(made, path))
         (made.folder / "cache" / "clean").unlink()
-        curve.note("after a power cut", **_start_and_read(made, path))
+        curve.note("after a power cut", _start_and_read(made, path))
         bench.say(f"contents: {count} done")
         empty(made.folder)
     return bench.curve(curve)
@@ -202,9 +202,9 @@ def _start_and_read(made: Setup, path: Path) -> dict[str, float]:
         run(["dd", f"if={daemon.path / path}", "of=/dev/null", "bs=4k", "count=1", "status=none"])
         read = time.monotonic() - began
         return {
-            "ready_s": daemon.seconds,
-            "peak_MiB": usage(daemon.process.pid).memory / MIB,
-            "first_read_ms": read * 1000,
+            "ready s": daemon.seconds,
+            "peak MiB": usage(daemon.process.pid).memory / MIB,
+            "first read ms": read * 1000,
         }
 
 
@@ -231,11 +231,8 @@ def open_files(bench: Bench) -> Curve:
             listed.write_text("".join(f"{mount.file(name)}\n" for name in names[first : first + size]))
             first += size
             told, resident = _open_and_hold(listed, mount.pid)
-            curve.note(
-                "refgenfs",
-                **{f"{step}_µs_a_file": told[step] / size * 1e6 for step in ("open", "read", "close")},
-                RSS_MiB=resident / MIB,
-            )
+            steps = {f"{step} µs a file": told[step] / size * 1e6 for step in ("open", "read", "close")}
+            curve.note("refgenfs", {**steps, "RSS MiB": resident / MIB})
             bench.say(f"open-files: {size} done")
     return bench.curve(curve)
 

@@ -76,8 +76,8 @@ def test_what_grows_faster_than_the_work_is_a_defect() -> None:
     sizes = [1.0, 10.0, 100.0]
     curve = Curve("n", "t", "files", sizes, {"total s": 1, "lookup ms": 0})
     for size in sizes:
-        curve.note("all", total_s=size * 2, lookup_ms=5)
-        curve.note("bad", total_s=size**2, lookup_ms=size)
+        curve.note("all", {"total s": size * 2, "lookup ms": 5})
+        curve.note("bad", {"total s": size**2, "lookup ms": size})
     assert [text.partition(":")[0] for text in curve.defects()] == ["bad, total s", "bad, lookup ms"]
 
 
@@ -153,8 +153,8 @@ def measured() -> Results:
     )
     cold.when = "2026-01-02 03:04"
     curve = Curve("open", "Open files", "files", [1.0, 10.0], {"open µs": 0})
-    curve.note("all", open_µs=50.0)
-    curve.note("all", open_µs=51.0)
+    curve.note("all", {"open µs": 50.0})
+    curve.note("all", {"open µs": 51.0})
     return Results({"kernel": "6.1"}, "make bench", {"cold": cold}, {"open": curve})
 
 
@@ -189,7 +189,7 @@ def test_a_document_without_markers_is_refused() -> None:
 
 def test_results_survive_as_json() -> None:
     results = measured()
-    results.curves["open"].note("other", open_µs=math.nan)
+    results.curves["open"].note("other", {"open µs": math.nan})
     again = Results.from_json(results.to_json())
     assert again.items == results.items
     assert again.to_json() == results.to_json()
