@@ -69,10 +69,6 @@ class Origin:
         """Return the body bytes of files and archives sent since `clear`: catalogs and listings are not counted."""
         return sum(one.bytes for one in self.served() if is_bulk(one.path))
 
-    def requests(self) -> int:
-        """Return the requests for files and archives since `clear`."""
-        return sum(is_bulk(one.path) for one in self.served())
-
     def clear(self) -> None:
         """Begin to count anew."""
         self.served()

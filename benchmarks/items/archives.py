@@ -70,13 +70,15 @@ def first_member(bench: Bench) -> Item:
     def mounted(name: str, url: str) -> Sample:
         def use(mount: Mount) -> float:
             path = mount.file(asset.files[0])
+            if name == OURS:
+                bench.origin.clear()
             began = time.perf_counter() if name == OURS else mount.began
             run(["dd", f"if={path}", "of=/dev/null", "bs=1M", "count=1", "status=none"], timeout=GIVE_UP)
             return 1000 * (time.perf_counter() - began)
 
         sample = bench.cold(name, starts[name], bench.place(asset, url), use, work=MIB)
         if name == OURS:
-            requests.append(bench.origin.requests())
+            requests.append(len(bench.origin.served()))
         return sample
 
     def pulled(url: str) -> Sample:
@@ -96,7 +98,7 @@ def first_member(bench: Bench) -> Item:
         bench.shop.remove(asset)
     item.notes.append(
         f"{CURL}: the whole archive, reckoned from a 32nd of it. ratarmount's time has its mounting in it. "
-        f"Requests of refgenfs for the archive: {', '.join(map(str, requests))}. A round trip is 20 ms."
+        f"Requests of refgenfs from its first lookup on, for anything: {', '.join(map(str, requests))}."
     )
     return item
 

@@ -45,7 +45,7 @@ def far(bench: Bench) -> Item:
     )  # fmt: skip
     asset = bench.blob(max(MIB, bench.size // 4))
     item.setting = f"{asset.size // MIB} MiB, {bench.runs} runs"
-    names = (OURS, RCLONE_NEW, RCLONE_STREAMS, RCLONE_OLD, FSSPEC)
+    names = (OURS, RCLONE_NEW, RCLONE_STREAMS, FSSPEC)
     with bench.far() as url:
         return _sequential(bench, item, bench.place(asset, url), bench.select(STARTS, *names))
 
