@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks import report
@@ -126,6 +127,7 @@ def _measure(options: argparse.Namespace, wanted: Sequence[str], results: Result
     results.machine = describe(scratch) | versions()
     failed = False
     with ExitStack() as stack:
+        stack.enter_context(_alone(scratch))
         shop = Shop(scratch / "origin")
         origin = stack.enter_context(serving(shop.root, scratch / "nginx"))
         stack.callback(shutil.rmtree, scratch / "run", ignore_errors=True)
@@ -147,6 +149,17 @@ def _measure(options: argparse.Namespace, wanted: Sequence[str], results: Result
             if stored is not None:
                 _store(results, stored)
     return failed
+
+
+@contextmanager
+def _alone(scratch: Path) -> Iterator[None]:
+    """Keep a second run out of the scratch folder. Raises Failed when there is a first one."""
+    with (scratch / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise Failed(f"another run works in {scratch}; REFGENFS_BENCH_DIR names another folder") from exc
+        yield
 
 
 def _store(results: Results, path: Path) -> None:

@@ -87,7 +87,7 @@ class Bench:
     # --- taking turns ---
 
     def item(self, item: Item, turns: Mapping[str, Callable[[], Sample]], *, runs: int = 0) -> Item:
-        """Let all contestants take turns, A B C A B C, and return the item with what they reached.
+        """Let all contestants take turns, A B C, B C A, and return the item with what they reached.
 
         Who fails once is out, and who takes longer than `SLOW` for a turn has one turn only.
         A baseline that fails leaves the item without scores, not the bench without an end.
@@ -97,7 +97,7 @@ class Bench:
         item.contests += [Contest(name) for name in turns]
         slow: set[str] = set()
         for run in range(runs or self.runs):
-            for contest in item.contests:
+            for contest in rotated(item.contests, run):
                 if contest.failed or contest.name not in turns or contest.name in slow:
                     continue
                 began = time.monotonic()
@@ -170,6 +170,12 @@ def prepared(
 def fill(mount: Mount, name: str) -> None:
     """Have a contestant fetch a whole file, and let what it writes reach the disk."""
     read_whole(mount.file(name), timeout=GIVE_UP)
+
+
+def rotated(contests: Sequence[Contest], run: int) -> list[Contest]:
+    """Return contestants in the order of a run: each time another one is first, and who is first pays for that."""
+    start = run % max(1, len(contests))
+    return [*contests[start:], *contests[:start]]
 
 
 def each(names: Iterable[str], measure: Callable[[str], Sample]) -> dict[str, Callable[[], Sample]]:

@@ -212,12 +212,12 @@ def describe(scratch: Path) -> dict[str, str]:
     """Return what a reader of the figures has to know of this machine."""
     cpu = next(_fields(Path("/proc/cpuinfo"), "model name"), platform.machine())
     memory = next(_fields(Path("/proc/meminfo"), "MemTotal"), "0 kB")
-    kind = subprocess.run(["stat", "-f", "-c", "%T", str(scratch)], capture_output=True, text=True, check=False)
+    kind = subprocess.run(["df", "--output=fstype", str(scratch)], capture_output=True, text=True, check=False)
     return {
         "processor": f"{len(os.sched_getaffinity(0))} × {cpu}",
         "memory": f"{int(memory.split()[0]) / (1 << 20):.0f} GiB",
         "kernel": platform.release(),
-        "disk": f"{kind.stdout.strip()} at {_throughput(scratch)}",
+        "disk": f"{kind.stdout.split()[-1]} at {_throughput(scratch)}",
         "python": platform.python_version(),
         "nginx": version("nginx", "-v"),
         "curl": version("curl", "--version"),

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from benchmarks.bench import Bench, each
 from benchmarks.contestants import ARCHIVE_STARTS, GIVE_UP, OURS, RATARMOUNT, Mount, empty, failing
 from benchmarks.data import Asset, fasta, noise
-from benchmarks.items.reading import CURL
 from benchmarks.machine import drop_caches, read_whole, run, timed
 from benchmarks.origin import ROUND_TRIP
 from benchmarks.results import GIB, MIB, Goal, Item, Sample
 
 CURL_TAR = "curl | tar xz"
+PULL = "curl of the whole archive"
 GENOME = "genome"
 
 
@@ -92,12 +92,12 @@ def first_member(bench: Bench) -> Item:
 
     try:
         with bench.far() as url:
-            turns: dict[str, Callable[[], Sample]] = {CURL: lambda: pulled(url)}
+            turns: dict[str, Callable[[], Sample]] = {PULL: lambda: pulled(url)}
             bench.item(item, turns | each(starts, lambda name: mounted(name, url)))
     finally:
         bench.shop.remove(asset)
     item.notes.append(
-        f"{CURL}: the whole archive, reckoned from a 32nd of it. ratarmount's time has its mounting in it. "
+        f"{PULL}: the whole archive, reckoned from a 32nd of it. ratarmount's time has its mounting in it. "
         f"Requests of refgenfs from its first lookup on, for anything: {', '.join(map(str, requests))}."
     )
     return item

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
+from benchmarks.bench import rotated
 from benchmarks.data import fasta
 from benchmarks.origin import Served, is_bulk, parse_log
 from benchmarks.reader import spread
@@ -79,6 +80,12 @@ def test_what_grows_faster_than_the_work_is_a_defect() -> None:
         curve.note("all", {"total s": size * 2, "lookup ms": 5})
         curve.note("bad", {"total s": size**2, "lookup ms": size})
     assert [text.partition(":")[0] for text in curve.defects()] == ["bad, total s", "bad, lookup ms"]
+
+
+def test_another_contestant_is_first_in_each_run() -> None:
+    contests = [contest("a"), contest("b"), contest("c")]
+    orders = ["".join(one.name for one in rotated(contests, run)) for run in range(4)]
+    assert orders == ["abc", "bca", "cab", "abc"]
 
 
 # --- goals --------------------------------------------------------------------------------------------------
