@@ -19,7 +19,7 @@ from benchmarks.bench import ROOT, Bench, commit_of
 from benchmarks.contestants import PEERS, versions
 from benchmarks.data import MIB, Shop
 from benchmarks.items import CURVES, GROUPS, ITEMS
-from benchmarks.machine import Failed, describe, may_drop
+from benchmarks.machine import FAILURES, Failed, describe, may_drop
 from benchmarks.origin import serving
 from benchmarks.results import GIB, OURS, Results
 from refgenfs.core.units import parse_size
@@ -143,7 +143,7 @@ def _measure(options: argparse.Namespace, wanted: Sequence[str], results: Result
                     failed |= ours is None or bool(ours.failed)
                 else:
                     results.curves[name] = CURVES[name](bench)
-            except Failed as exc:
+            except FAILURES as exc:
                 bench.say(f"{name} FAILED: {exc}")
                 failed = True
             if stored is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.contestants import GIVE_UP, Mount, Place, Start, empty
 from benchmarks.data import MIB, Asset, Part, Shop, noise
-from benchmarks.machine import Failed, drop_caches, load_pages, read_whole
+from benchmarks.machine import FAILURES, drop_caches, load_pages, read_whole
 from benchmarks.origin import Origin, shaped
 from benchmarks.results import GIB, OURS, Contest, Curve, Item, Sample
 
@@ -103,8 +103,8 @@ class Bench:
                 began = time.monotonic()
                 try:
                     sample = turns[contest.name]()
-                except Failed as exc:
-                    contest.failed = str(exc)
+                except FAILURES as exc:
+                    contest.failed = str(exc) or type(exc).__name__
                     self.say(f"{item.name}: {contest.name} FAILED: {exc}")
                 else:
                     contest.samples.append(sample)
@@ -159,7 +159,7 @@ def prepared(
             try:
                 mount = stack.enter_context(start(place, bench.folder(contestant)))
                 fill(mount, name)
-            except Failed as exc:
+            except FAILURES as exc:
                 failed[contestant] = str(exc)
                 bench.say(f"{contestant} FAILED: {exc}")
             else:

@@ -21,6 +21,10 @@ class Failed(Exception):
     """A contestant, or something it needs, did not do what it should; the text says what."""
 
 
+# What a contestant that fails may raise here: it is out then, and the others go on.
+FAILURES = (Failed, OSError, ValueError, subprocess.SubprocessError)
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What processes took so far: user and system seconds, and the sum of their peaks of resident bytes."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.bench import BLOB, Bench, each, fill, left_out, prepared
 from benchmarks.contestants import FSSPEC, OURS, PASSTHROUGH, RCLONE_NEW, RCLONE_OLD, RCLONE_SMALL, STARTS
 from benchmarks.items.reading import EXT4, random_rate, rate, seconds_of_random, through
-from benchmarks.machine import Failed, drop_caches, drop_pages, load_pages, read_whole
+from benchmarks.machine import FAILURES, Failed, drop_caches, drop_pages, load_pages, read_whole
 from benchmarks.results import GIB, Goal, Item, Sample
 
 PASSES = 3
@@ -70,7 +70,7 @@ def remount(bench: Bench) -> Item:
             with start(place, folder) as mount:
                 fill(mount, BLOB)
             folders[name] = folder
-        except Failed as exc:
+        except FAILURES as exc:
             failed[name] = str(exc)
 
     def anew(name: str) -> Sample:
