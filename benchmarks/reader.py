@@ -66,6 +66,16 @@ def open_all(listed: Path) -> dict[str, float]:
     return {"open": times[1] - times[0], "read": times[2] - times[1], "close": clock() - before}
 
 
+def stat_all(listed: Path) -> dict[str, float]:
+    """Look every path up, one after the other."""
+    taken = []
+    for path in listed.read_text().splitlines():
+        before = time.perf_counter()
+        os.stat(path)
+        taken.append(time.perf_counter() - before)
+    return {"seconds": sum(taken), **spread(taken)}
+
+
 def spread(taken: Sequence[float]) -> dict[str, float]:
     """Return median, 99th percentile (nearest rank) and longest; zeros of nothing."""
     if not taken:
@@ -78,7 +88,7 @@ def spread(taken: Sequence[float]) -> dict[str, float]:
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("random", "open"))
+    parser.add_argument("what", choices=("random", "open", "stat"))
     parser.add_argument("path")
     parser.add_argument("--count", type=int, default=1 << 30)
     parser.add_argument("--seconds", type=float, default=1e9)
@@ -87,8 +97,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "random":
         told = read_random(options.path, options.count, options.seconds, options.seed, options.while_running)
-    else:
+    elif options.what == "open":
         told = open_all(Path(options.path))
+    else:
+        told = stat_all(Path(options.path))
     print(json.dumps(told))
 
 
