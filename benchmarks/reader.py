@@ -2,6 +2,7 @@
 
 python reader.py random PATH [--count N] [--seconds S] [--seed N] [--while-running PID]
 python reader.py open LIST              LIST: a file with one path a line
+python reader.py stat LIST
 """
 
 from __future__ import annotations
