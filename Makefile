@@ -9,8 +9,9 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 STRESS_SECONDS ?= 180
+BENCH_ARGS ?=
 
-.PHONY: help install runtime dev demo test stress check format clean
+.PHONY: help install runtime dev peers demo test stress bench check format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +24,9 @@ runtime:
 dev:
 	@bash scripts/bootstrap.sh dev
 
+peers:
+	@bash scripts/bootstrap.sh bench
+
 demo: runtime ## build a small genome, serve it, mount it, align reads against the mount
 	@$(BIN)/refgenfs demo $(DEMO_ARGS)
 
@@ -32,6 +36,9 @@ test: dev ## run every test (PYTEST_ARGS="tests/unit -k tar" runs some)
 stress: dev ## minutes of 16 readers on a failing origin, and of random stories on real mounts (STRESS_SECONDS=180)
 	@REFGENFS_STRESS_SECONDS=$(STRESS_SECONDS) REFGENFS_MODEL_EXAMPLES=60 REFGENFS_MODEL_STEPS=40 \
 	  $(BIN)/python -m pytest -q -rP --show-capture=no tests/faults/test_stress.py tests/model
+
+bench: peers ## measure beside peers (BENCH_ARGS="warm cold --quick" measures some, in small)
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 check: dev ## lint, formatting, types, layers, unit tests
 	$(BIN)/ruff check .

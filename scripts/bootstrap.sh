@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Install what refgenfs needs on Debian or Ubuntu, and refgenfs itself into .venv. Quick when nothing is missing.
 #
-#   scripts/bootstrap.sh [runtime|dev]      runtime: to run it and its demo;  dev: also to test and check it
+#   scripts/bootstrap.sh [runtime|dev|bench]
+#
+#   runtime: to run it and its demo;  dev: also to test and check it;  bench: also what it is measured against
 #
 # Environment:
 #   PYTHON             the Python to use (default: the first of python3, python3.14 ... python3.11 that will do)
@@ -11,9 +13,9 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 level=${1:-runtime}
 case $level in
-    runtime | dev) ;;
+    runtime | dev | bench) ;;
     *)
-        echo "usage: scripts/bootstrap.sh [runtime|dev]" >&2
+        echo "usage: scripts/bootstrap.sh [runtime|dev|bench]" >&2
         exit 2
         ;;
 esac
@@ -31,6 +33,11 @@ dev_packages=(
     git rsync curl attr strace util-linux procps iproute2  # look at the mount, and at the daemon
     mount e2fsprogs                                    # disks of a test's own, to fill and to break
     debootstrap                                        # makes the bare root that the install test starts from
+)
+bench_packages=(
+    nginx-light curl samtools util-linux                # the origin, and who reads
+    rclone                                              # a peer, as Debian has it
+    'libfuse2|libfuse2t64'                              # what fsspec's FUSE stands on
 )
 
 log=.venv/bootstrap.log
@@ -103,6 +110,7 @@ apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock
 install_packages() {
     local missing wanted=("${runtime_packages[@]}")
     if [[ $level == dev ]]; then wanted+=("${dev_packages[@]}"); fi
+    if [[ $level == bench ]]; then wanted+=("${bench_packages[@]}"); fi
     if ! command -v dpkg-query >/dev/null; then
         say "not a Debian system, so this is for you to install: ${wanted[*]%%|*}"
         return
@@ -201,6 +209,7 @@ make_venv() {
 
 install_python() {
     local target=. python=
+    if [[ $level == bench ]]; then level=runtime; fi  # of refgenfs itself the benchmarks need no more
     if is_current; then return; fi
     # An environment that was made for tests stays one.
     if [[ $level == dev || -x .venv/bin/pytest ]]; then
@@ -215,6 +224,19 @@ install_python() {
     say "ready ($SECONDS s)"
 }
 
+# Peers, and what draws the figures, in an environment of their own: nothing of theirs changes what refgenfs runs with.
+install_peers() {
+    local list=benchmarks/peers.txt made=.venv/peers/made-from
+    if [[ -x .venv/peers/bin/python ]] && cmp -s "$list" "$made"; then return; fi
+    logged "making .venv/peers" .venv/bin/python -m venv --clear .venv/peers
+    logged "pip install -r $list" \
+        .venv/peers/bin/python -m pip install --no-input --disable-pip-version-check -r "$list"
+    cp "$list" "$made"
+}
+
+wants_peers=
+if [[ $level == bench ]]; then wants_peers=yes; fi
 install_packages
 check_fuse
 install_python
+if [[ -n $wants_peers ]]; then install_peers; fi
