@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -16,6 +15,7 @@ from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError, w
 from refgenfs.fetch.http import Http
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.uncached import UncachedContent
+from refgenfs.reader.writes import Writes
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ def split_runs(indices: Iterable[int], longest: int = LONGEST_RUN) -> Iterator[R
 class RangeRun:
     """One run of blocks on its way: a flight of each block, one HTTP request for all.
 
-    Bytes go to the content file (unless there is no reservation: then to the waiting readers only) from a
-    thread, become resident on the trio thread, and wake those who wait.
+    Bytes go to the content file (unless there is no reservation: then to the waiting readers only) from
+    another thread, become resident on the trio thread, and wake those who wait.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class RangeRun:
         run: Run,
         reservation: Reservation | None,
         board: FlightBoard,
+        writes: Writes,
         account: str,
     ) -> None:
         self.content = content
@@ -58,6 +59,7 @@ class RangeRun:
         self._extent = extent
         self._reservation = reservation
         self._board = board
+        self._writes = writes
         self._account = account
         self._error: RefgenfsError = OriginUnavailable(f"the fetch of {content.id} was given up")
         self._token: trio.lowlevel.TrioToken | None = None
@@ -83,9 +85,8 @@ class RangeRun:
             self._reservation.release()
 
     async def write(self, offset: int, data: memoryview) -> None:
-        """Take whole blocks from the asyncio loop: store them in a thread, then tell the trio thread."""
-        loop = asyncio.get_running_loop()
-        crcs = await loop.run_in_executor(None, self._store, offset, data)
+        """Take whole blocks on the asyncio loop: store them, then tell the trio thread."""
+        crcs = await self._writes.run(partial(self._store, offset, data))
         if self._token is not None:
             self._token.run_sync_soon(partial(self._land, offset, data, crcs))
 

@@ -36,6 +36,7 @@ from refgenfs.reader.labels import label
 from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, split_runs
 from refgenfs.reader.stream import Archive
 from refgenfs.reader.uncached import UncachedContent
+from refgenfs.reader.writes import Writes
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Reader:
         self._slots = trio.CapacityLimiter(self._runs)
         self._launched = 0  # runs that fly or wait for a slot
         self._nursery = nursery
+        self._writes = Writes()
 
     async def open(self, facts: FileFacts, archive: Archive | None = None) -> OpenFile:
         """Open a content for reading; an archive's member brings its archive."""
@@ -251,13 +253,13 @@ class Reader:
             for short in split_runs(sorted(i for i in must if run.first <= i < run.stop)):
                 if not self._start_stored(content, extent, source, short):
                     self.counts.uncached += _bytes(content, short)
-                    self._start(RangeRun(content, extent, short, None, self._board, source))
+                    self._start(RangeRun(content, extent, short, None, self._board, self._writes, source))
 
     def _start_stored(self, content: AnyContent, extent: ByteRange, source: str, run: Run) -> bool:
         reservation = content.reserve(run)
         if reservation is None:
             return False
-        self._start(RangeRun(content, extent, run, reservation, self._board, source))
+        self._start(RangeRun(content, extent, run, reservation, self._board, self._writes, source))
         return True
 
     def _start(self, flight: RangeRun) -> None:
