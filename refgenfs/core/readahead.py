@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from refgenfs.core.content import BLOCK, Run, block_count
 
 # The first window after the second read in order: small, since most files of an index are small.
-FIRST_WINDOW = 4  # blocks, 512 KiB
-# 16 MiB in flight fills a link of 1 Gbit/s at 100 ms and costs no memory: blocks go to the disk as they land.
-LARGEST_WINDOW = 128  # blocks
+FIRST_WINDOW = 512 * 1024 // BLOCK  # blocks
+# 32 MiB are eight requests of 4 MiB, on as many connections: what an origin gives one connection may be little.
+# It costs no memory: blocks go to the disk as they land.
+LARGEST_WINDOW = 32 * 1024 * 1024 // BLOCK  # blocks
 # The kernel splits and reorders a reader's requests (two readahead windows of up to 1 MiB each in flight),
 # and loaders skip headers: that is still reading in order.
 TOLERANCE = 4 * 1024 * 1024  # bytes
@@ -34,17 +35,19 @@ class Window:
     def advance(self, offset: int, length: int) -> Run | None:
         """Note a read; return the run of blocks beyond it that should start to arrive, if any."""
         end = offset + length
-        if not self._in_order(offset):
+        if not self._in_order(offset, length):
             self._expected = end
             self._blocks = self._horizon = 0
             return None
         self._expected = max(self._expected, end)
         return self._extend()
 
-    def _in_order(self, offset: int) -> bool:
+    def _in_order(self, offset: int, length: int) -> bool:
         if self._expected < 0:
             return offset < BLOCK  # who begins at the beginning is taken to go on
-        return abs(offset - self._expected) <= TOLERANCE
+        # Small reads here and there come close to one another by chance: who is not known yet has to fit better.
+        tolerance = TOLERANCE if self._blocks else max(BLOCK, 2 * length)
+        return abs(offset - self._expected) <= tolerance
 
     def _extend(self) -> Run | None:
         reached = -(-self._expected // BLOCK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 from hypothesis import given
@@ -24,8 +25,10 @@ def test_a_sequential_reader_gets_windows_that_double_up_to_the_limit() -> None:
     window = Window(SIZE)
     runs = [run for at in range(0, SIZE // 4, READ) if (run := window.advance(at, READ))]
     lengths = [len(run) for run in runs]
-    assert lengths[:6] == [4, 8, 16, 32, 64, 128]
-    assert set(lengths[5:]) == {LARGEST_WINDOW}
+    doubling = [FIRST_WINDOW << n for n in range(7)]
+    assert lengths[:7] == doubling
+    assert set(lengths[6:]) == {LARGEST_WINDOW}
+    assert LARGEST_WINDOW * BLOCK >= 16 << 20
     assert all(a.stop == b.first for a, b in pairwise(runs))
 
 
@@ -33,6 +36,14 @@ def test_random_readers_get_nothing() -> None:
     window = Window(SIZE)
     offsets = [900_000_000, 10_000_000, 500_000_000, 700_000_000, 100_000_000]
     assert [window.advance(at, 4096) for at in offsets] == [None] * 5
+
+
+def test_reads_that_are_near_by_chance_are_no_order() -> None:
+    rng = random.Random(5)
+    window = Window(SIZE)
+    window.advance(SIZE - 4096, 4096)
+    ahead = [window.advance(rng.randrange(SIZE // 4096) * 4096, 4096) for _ in range(1000)]
+    assert sum(len(run) for run in ahead if run) <= 2 * FIRST_WINDOW
 
 
 def test_reordering_and_small_skips_are_still_in_order() -> None:
