@@ -20,6 +20,8 @@ LARGEST_WINDOW = 32 * 1024 * 1024 // BLOCK  # blocks
 # The kernel splits and reorders a reader's requests (two readahead windows of up to 1 MiB each in flight),
 # and loaders skip headers: that is still reading in order.
 TOLERANCE = 4 * 1024 * 1024  # bytes
+# What a reader in order has left behind is told in steps of this: seldom, and not before it is surely behind.
+STEP = 16 * 1024 * 1024 // BLOCK  # blocks
 
 
 @dataclass(slots=True)
@@ -31,6 +33,7 @@ class Window:
     _expected: int = -1  # offset at which a reader in order would go on; -1 before the first read
     _blocks: int = 0  # the present window, in blocks; 0 while the reader is not known to go in order
     _horizon: int = 0  # blocks below this were asked for
+    _behind: int = 0  # blocks below this were told to be left behind, or were not read in order
 
     def advance(self, offset: int, length: int) -> Run | None:
         """Note a read; return the run of blocks beyond it that should start to arrive, if any."""
@@ -38,9 +41,18 @@ class Window:
         if not self._in_order(offset, length):
             self._expected = end
             self._blocks = self._horizon = 0
+            self._behind = offset // BLOCK
             return None
         self._expected = max(self._expected, end)
         return self._extend()
+
+    def leave_behind(self) -> Run | None:
+        """Return the blocks that a reader in order has passed since they were last told, when they are many."""
+        stop = (self._expected - TOLERANCE) // BLOCK
+        if not self._blocks or stop - self._behind < STEP:
+            return None
+        first, self._behind = self._behind, stop
+        return Run(first, stop)
 
     def _in_order(self, offset: int, length: int) -> bool:
         if self._expected < 0:

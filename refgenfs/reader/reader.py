@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import trio
 
-from refgenfs.cache.content import Content
 from refgenfs.cache.shelf import BlockDamaged
 from refgenfs.cache.store import Store
 from refgenfs.core.content import (
@@ -31,11 +30,12 @@ from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, 
 from refgenfs.core.readahead import Window
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archives import Archives
+from refgenfs.reader.disk import Disk
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import label
 from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, split_runs
 from refgenfs.reader.stream import Archive
-from refgenfs.reader.uncached import UncachedContent
+from refgenfs.reader.uncached import AnyContent, UncachedContent
 from refgenfs.reader.writes import Writes
 
 log = logging.getLogger(__name__)
@@ -47,9 +47,6 @@ ROUNDS = 16
 # What one run holds in memory at the most: the piece being filled, and the one on its way to the disk.
 RUN_MEMORY = 2 * 1024 * 1024
 NO_ROOM = "no room in the cache for all of it; raise cache.size or unpin something"
-
-
-AnyContent = Content | UncachedContent
 
 
 @dataclass(slots=True)
@@ -102,6 +99,7 @@ class Reader:
         self._launched = 0  # runs that fly or wait for a slot
         self._nursery = nursery
         self._writes = Writes()
+        self._disk = Disk()
 
     async def open(self, facts: FileFacts, archive: Archive | None = None) -> OpenFile:
         """Open a content for reading; an archive's member brings its archive."""
@@ -145,10 +143,15 @@ class Reader:
         if content.missing(Run(offset // BLOCK, -(-(offset + length) // BLOCK))) >= 0:
             return None
         try:
-            data = content.read(offset, length)
+            data = self._disk.read(content, offset, length)
         except BlockDamaged as exc:
             log.warning("%s; fetching it again", exc)
             return None
+        if data is None:
+            return None
+        behind = file.window.leave_behind()
+        if behind is not None:
+            self._nursery.start_soon(self._disk.pass_by, content, behind)
         if file.ahead is not None:  # only now: room for it may be made of these very blocks
             self._prefetch(file, content, file.ahead)
         if archive is not None:
@@ -186,6 +189,8 @@ class Reader:
                         raise StaleContent(f"{file.facts.content}: the origin has another version now")
                     continue
                 file.generation = generation
+            if len(landed) < len(run) and not self._disk.quick:
+                await self._disk.bring(content, offset, length, self._patience)
             data = _assemble(content, run, landed, offset, length)
             if data is not None:
                 return data

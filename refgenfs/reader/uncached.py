@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from refgenfs.cache.content import Content
 from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import ContentId, Run
 from refgenfs.core.errors import CacheError
@@ -28,6 +29,16 @@ class UncachedContent:
         """Raise CacheError: nothing is resident."""
         raise CacheError(f"content {self.id} is not in the cache")
 
+    def read_at_once(self, offset: int, length: int) -> bytes | memoryview | None:
+        """Raise CacheError: nothing is resident."""
+        return self.read(offset, length)
+
+    def bring(self, offset: int, length: int) -> None:
+        """Do nothing: nothing is on the disk."""
+
+    def pass_by(self, run: Run) -> None:
+        """Do nothing: nothing is on the disk."""
+
     def write(self, index: int, data: memoryview) -> int:
         """Raise CacheError: nothing can be stored."""
         raise CacheError(f"content {self.id} can't be stored")
@@ -35,3 +46,6 @@ class UncachedContent:
     def commit(self, index: int, crc: int, reservation: Reservation | None = None) -> bool:
         """Return False: nothing becomes resident."""
         return False
+
+
+AnyContent = Content | UncachedContent

@@ -3,8 +3,7 @@
 A write into the page cache takes a third of a millisecond a MiB. To hand it to a thread and hear of its end
 costs about as much again, most of it in waking a thread that sleeps, with the interpreter's lock held. But a
 disk that makes writers wait (dirty pages above their limit, a journal, a server of files) would make every
-connection wait: the first write that takes long sends those that follow to threads, until the disk has been
-quick for a while.
+connection wait: writes go to threads until it is quick again.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
+from refgenfs.core.pace import Pace
+
 T = TypeVar("T")
 
-SLOW = 0.05  # seconds; fifty times what a MiB takes when nothing is in the way
-WARY = 5.0  # seconds after a slow write in which writes go to threads
+SLOW = 0.01  # seconds on the average; thirty times what a MiB takes when nothing is in the way
 THREADS = 4  # of these writes alone: what waits for the disk must not keep a host's name from being resolved
 
 
@@ -28,12 +28,12 @@ class Writes:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._wary_until = float("-inf")
+        self._pace = Pace(SLOW)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="refgenfs-write")
 
     async def run(self, write: Callable[[], T]) -> T:
         """Call `write` and return its result; what it raises passes through."""
-        if self._clock() >= self._wary_until:
+        if self._pace.quick:
             return self._timed(write)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(self._timed, write))
@@ -43,6 +43,4 @@ class Writes:
         try:
             return write()
         finally:
-            ended = self._clock()
-            if ended - began > SLOW:
-                self._wary_until = ended + WARY
+            self._pace.note(self._clock() - began)

@@ -15,6 +15,7 @@ Promises:
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from refgenfs.core.errors import (
     StaleContent,
 )
 from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW
+from refgenfs.reader import disk
 from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, split_runs
 from refgenfs.reader.reader import RUN_MEMORY, OpenFile
 from tests.support.scripted import MIB, SOURCE, Rig, eventually, gather, letters, open_rig, room_for
@@ -261,6 +263,48 @@ async def test_a_damaged_block_is_fetched_again(tmp_path: Path, caplog: pytest.L
         assert await rig.read_once(facts, 2 * BLOCK, BLOCK) == served.body[2 * BLOCK : 3 * BLOCK]
         assert blocks(rig.http.ranges) == [2, 2]
     assert "fetching it again" in caplog.text
+
+
+async def test_a_slow_disk_is_waited_for_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then only what memory has is read on the spot; and what goes while the thread waits is fetched again."""
+    async with open_rig(tmp_path) as rig:
+        served, facts = rig.serve_file("hg38.fa", 8 * BLOCK)
+        file = await rig.reader.open(facts)
+        assert await rig.read(file, 0, 8 * BLOCK) == served.body
+        threads: list[str] = []
+
+        def bring(content: Content, offset: int, length: int) -> None:
+            threads.append(threading.current_thread().name)
+            if len(threads) == 2:
+                trio.from_thread.run_sync(content.evict, Run(0, 8))
+
+        monkeypatch.setattr(Content, "bring", bring)
+        monkeypatch.setattr(Content, "read_at_once", lambda *_: None)
+        assert await rig.read(file, 5, BLOCK) == served.body[5 : BLOCK + 5]
+        assert threads == []
+        monkeypatch.setattr(disk, "SLOW", -1.0)
+        rig.reader._disk = disk.Disk()  # for which every answer is a slow one
+        for _ in range(3):
+            assert await rig.read(file, 5, BLOCK) == served.body[5 : BLOCK + 5]
+    assert len(threads) >= 2
+    assert threading.main_thread().name not in threads
+
+
+async def test_what_is_in_memory_is_read_at_once_from_a_slow_disk(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        served, facts = rig.serve_file("hg38.fa", 8 * BLOCK)
+        file = await rig.reader.open(facts)
+        content = content_of(file)
+        assert await rig.read(file, 0, 8 * BLOCK) == served.body
+        found = content.read_at_once(BLOCK - 3, 2 * BLOCK)
+        assert found is not None
+        assert bytes(found) == served.body[BLOCK - 3 : 3 * BLOCK - 3]
+        content.pass_by(Run(0, 8))  # a hint: bytes stay right whatever the system does with it
+        content.bring(0, 8 * BLOCK)
+        assert content.read(0, 8 * BLOCK) == served.body
+        content.evict(Run(2, 3))
+        with pytest.raises(CacheError):
+            content.read_at_once(BLOCK, 2 * BLOCK)
 
 
 async def test_a_run_that_ends_takes_no_newer_flight_with_it(tmp_path: Path) -> None:

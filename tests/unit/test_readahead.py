@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refgenfs.core.content import BLOCK, block_count
-from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW, Window
+from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW, STEP, TOLERANCE, Window
 
 SIZE = 1 << 30
 READ = 128 * 1024
@@ -62,6 +62,36 @@ def test_a_jump_ends_it_and_it_starts_small_again() -> None:
     run = window.advance(SIZE // 2 + READ, READ)
     assert run is not None
     assert len(run) == FIRST_WINDOW
+
+
+def test_what_a_sequential_reader_left_behind_is_told_once() -> None:
+    window = Window(SIZE)
+    told = []
+    for at in range(0, SIZE // 4, READ):
+        window.advance(at, READ)
+        run = window.leave_behind()
+        if run is not None:
+            assert run.stop * BLOCK <= at + READ - TOLERANCE
+            told.append(run)
+    assert told[0].first == 0
+    assert all(a.stop == b.first for a, b in pairwise(told))
+    assert told[-1].stop * BLOCK >= SIZE // 4 - TOLERANCE - STEP * BLOCK
+
+
+def test_a_random_reader_leaves_nothing_behind() -> None:
+    rng = random.Random(6)
+    window = Window(SIZE)
+    for _ in range(200):
+        window.advance(rng.randrange(SIZE // 4096) * 4096, 4096)
+        assert window.leave_behind() is None
+
+
+def test_after_a_jump_only_what_follows_it_is_left_behind() -> None:
+    window = Window(SIZE)
+    for at in range(SIZE // 2, SIZE // 2 + (64 << 20), READ):
+        window.advance(at, READ)
+        run = window.leave_behind()
+        assert run is None or run.first * BLOCK >= SIZE // 2
 
 
 @given(
