@@ -20,7 +20,7 @@ from refgenfs.reader.writes import Writes
 log = logging.getLogger(__name__)
 
 # One HTTP request. Long enough to amortise a round trip, short enough that a window has several in flight.
-LONGEST_RUN = 32  # blocks, 4 MiB
+LONGEST_RUN = 4 * 1024 * 1024 // BLOCK  # blocks
 
 
 def split_runs(indices: Iterable[int], longest: int = LONGEST_RUN) -> Iterator[Run]:

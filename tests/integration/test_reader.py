@@ -574,13 +574,13 @@ async def test_a_reader_does_not_wait_for_what_another_reads_ahead(tmp_path: Pat
 
 async def test_reading_ahead_takes_no_room_from_the_read_itself(tmp_path: Path) -> None:
     """In a full cache, room for the window is made of what was used least recently: of the very block asked for."""
-    async with open_rig(tmp_path, size=room_for(6)) as rig:
+    async with open_rig(tmp_path, size=room_for(FIRST_WINDOW + 2)) as rig:
         served, facts = rig.serve_file("hg38.fa", 40 * BLOCK)
         _, facts_other = rig.serve_file("other", 40 * BLOCK)
         oldest = await rig.reader.open(facts)
         oldest.window.limit = 0
         await rig.read(oldest, 0, 10)
-        for index in (10, 15, 20, 25):
+        for index in range(FIRST_WINDOW + 2, 3 * FIRST_WINDOW + 2, 2):
             await rig.read_once(facts_other, index * BLOCK, 10)
         await rig.settled()
         assert content_of(oldest).missing(Run(0, 1)) < 0
@@ -588,7 +588,7 @@ async def test_reading_ahead_takes_no_room_from_the_read_itself(tmp_path: Path) 
         file = await rig.reader.open(facts)
         assert await rig.read(file, 0, BLOCK) == served.body[:BLOCK]
         await rig.settled()
-        assert blocks(rig.http.ranges)[:5] == [0, 1, 2, 3, 4]
+        assert blocks(rig.http.ranges)[: FIRST_WINDOW + 1] == list(range(FIRST_WINDOW + 1))
         assert rig.store.evictions > 0
 
 
