@@ -36,6 +36,15 @@ def split_runs(indices: Iterable[int], longest: int = LONGEST_RUN) -> Iterator[R
         yield Run(first, stop)
 
 
+class Traffic:
+    """What all runs together have brought, in bytes."""
+
+    __slots__ = ("landed",)
+
+    def __init__(self) -> None:
+        self.landed = 0
+
+
 class RangeRun:
     """One run of blocks on its way: a flight of each block, one HTTP request for all.
 
@@ -51,18 +60,25 @@ class RangeRun:
         reservation: Reservation | None,
         board: FlightBoard,
         writes: Writes,
+        traffic: Traffic,
         account: str,
     ) -> None:
         self.content = content
         self.run = run
-        self.progress = 0
+        self._landed = 0
         self._extent = extent
         self._reservation = reservation
         self._board = board
         self._writes = writes
+        self._traffic = traffic
         self._account = account
         self._error: RefgenfsError = OriginUnavailable(f"the fetch of {content.id} was given up")
         self._token: trio.lowlevel.TrioToken | None = None
+
+    @property
+    def progress(self) -> int:
+        """Change with the bytes that land; with those of all runs while this one awaits its turn."""
+        return self._landed or -1 - self._traffic.landed
 
     async def fly(self, http: Http) -> None:
         """Fetch the run; what goes wrong goes to those who wait. Raises only a cancellation."""
@@ -101,7 +117,8 @@ class RangeRun:
         return [checksum(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK)]
 
     def _land(self, offset: int, data: memoryview, crcs: list[int] | None) -> None:
-        self.progress += len(data)
+        self._landed += len(data)
+        self._traffic.landed += len(data)
         first = offset // BLOCK
         for number, at in enumerate(range(0, len(data), BLOCK)):
             if crcs is not None and self._reservation is not None:

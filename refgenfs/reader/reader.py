@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from refgenfs.cache.shelf import BlockDamaged
+from refgenfs.cache.shelf import BlockDamaged, Reservation
 from refgenfs.cache.store import Store
 from refgenfs.core.content import (
     BLOCK,
@@ -33,7 +33,7 @@ from refgenfs.reader.archives import Archives
 from refgenfs.reader.disk import Disk
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import label
-from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, split_runs
+from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, Traffic, split_runs
 from refgenfs.reader.stream import Archive
 from refgenfs.reader.uncached import AnyContent, UncachedContent
 from refgenfs.reader.writes import Writes
@@ -99,6 +99,7 @@ class Reader:
         self._launched = 0  # runs that fly or wait for a slot
         self._nursery = nursery
         self._writes = Writes()
+        self._traffic = Traffic()
         self._disk = Disk()
 
     async def open(self, facts: FileFacts, archive: Archive | None = None) -> OpenFile:
@@ -258,16 +259,19 @@ class Reader:
             for short in split_runs(sorted(i for i in must if run.first <= i < run.stop)):
                 if not self._start_stored(content, extent, source, short):
                     self.counts.uncached += _bytes(content, short)
-                    self._start(RangeRun(content, extent, short, None, self._board, self._writes, source))
+                    self._start(content, extent, source, short, None)
 
     def _start_stored(self, content: AnyContent, extent: ByteRange, source: str, run: Run) -> bool:
         reservation = content.reserve(run)
         if reservation is None:
             return False
-        self._start(RangeRun(content, extent, run, reservation, self._board, self._writes, source))
+        self._start(content, extent, source, run, reservation)
         return True
 
-    def _start(self, flight: RangeRun) -> None:
+    def _start(
+        self, content: AnyContent, extent: ByteRange, source: str, run: Run, reservation: Reservation | None
+    ) -> None:
+        flight = RangeRun(content, extent, run, reservation, self._board, self._writes, self._traffic, source)
         self._board.launch(flight.content.id, range(flight.run.first, flight.run.stop), flight)
         self._launched += 1
         self._nursery.start_soon(self._fly, flight)

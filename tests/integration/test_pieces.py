@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refgenfs.core.content import BLOCK
-from refgenfs.fetch import pieces
+from refgenfs.core.retry import Remedy, Retry, RetryPolicy
+from refgenfs.fetch import attempts, pieces
+from refgenfs.fetch.answers import AttemptFailed
+from refgenfs.fetch.attempts import Progress
 from refgenfs.fetch.pieces import PIECE, Assembler
 
 CHUNK = 100_000
@@ -126,3 +129,31 @@ def test_whatever_the_chunks_every_byte_arrives_once(chunks: list[int], haste: f
         pieces.HASTE = before
     assert b"".join(data for _, data in got) == DATA[:stop]
     assert all(offset % BLOCK == 0 and 0 < len(data) <= PIECE for offset, data in got)
+
+
+def test_who_brings_less_than_a_block_in_a_long_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "DRIBLET", 0.05)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        progress = Progress(0)
+        retry = Retry(["http://a"], RetryPolicy(), loop.time(), lambda: 0.5)
+        progress.report_to(retry)
+        for position in range(0, 8 * BLOCK, BLOCK // 2):
+            await asyncio.sleep(0.01)
+            progress.reached(position)
+        await progress.exclude(asyncio.sleep(0.1))  # the sink's time is no origin's fault
+        progress.reached(8 * BLOCK)
+
+        async def dribble() -> None:
+            for position in range(8 * BLOCK, 9 * BLOCK, 1000):
+                await asyncio.sleep(0.01)
+                progress.reached(position)
+
+        with pytest.raises(AttemptFailed, match="less than") as caught:
+            await dribble()
+        assert caught.value.remedy is Remedy.AGAIN
+        progress.report_to(retry)  # another attempt gets its time
+        progress.reached(8 * BLOCK + 1000)
+
+    asyncio.run(main())

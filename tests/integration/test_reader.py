@@ -479,6 +479,30 @@ async def test_silence_ends_in_a_deadline(tmp_path: Path) -> None:
         await rig.settled()
 
 
+async def test_a_wait_for_a_turn_is_no_silence_while_others_get_theirs(tmp_path: Path) -> None:
+    """Two requests at a time, and a third: it waits for longer than a reader would for a silent origin."""
+    patience = 0.2
+    async with open_rig(tmp_path, patience=patience, memory=2 * RUN_MEMORY) as rig:
+        served, facts = rig.serve_file("hg38.fa", 200 * BLOCK)
+        served.tap.shut()
+        async with trio.open_nursery() as nursery:
+            for first in (20, 60):
+                nursery.start_soon(rig.read_once, facts, first * BLOCK, 16 * BLOCK)
+            await eventually(lambda: rig.http.under_way == 2)
+            waited: list[bytes] = []
+
+            async def wait() -> None:
+                waited.append(await rig.read_once(facts, 10 * BLOCK, 10))
+
+            nursery.start_soon(wait)
+            for block in range(20, 76):
+                if block in range(20, 36) or block >= 60:
+                    served.tap.flow_to((block + 1) * BLOCK)
+                    await trio.sleep(patience / 4)
+        assert waited == [served.body[10 * BLOCK : 10 * BLOCK + 10]]
+        assert rig.http.ranges[-1] == Run(10, 11)
+
+
 async def test_a_cancelled_daemon_gives_all_room_back(tmp_path: Path) -> None:
     """`open_rig` cancels what flies, and looks at what is left."""
     async with open_rig(tmp_path) as rig:
