@@ -37,7 +37,7 @@ from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
 from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead, why_refused
-from refgenfs.processes import tame_allocator
+from refgenfs.processes import tame_allocator, tame_collector
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import Reader
@@ -65,6 +65,7 @@ def run(loaded: LoadedConfig, *, ready_fd: int | None = None) -> int:
     """
     config = loaded.config
     tame_allocator()
+    tame_collector()
     _set_up_logging(config.log.level)
     announce = partial(_announce, ready_fd)
     try:

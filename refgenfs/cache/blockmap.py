@@ -9,7 +9,7 @@ from base64 import b64decode, b64encode
 from itertools import compress
 
 from refgenfs.cache.ledger import JSONValue
-from refgenfs.core.content import Run, block_count
+from refgenfs.core.content import BLOCK, Run, block_count
 
 PAGE = 1024  # blocks a page of the ledger: at most 5.7 KB of text, rewritten when one of them changes
 
@@ -59,7 +59,12 @@ class BlockMap:
             crcs = array("I", compress(crcs, flags))
         if sys.byteorder == "big":
             crcs.byteswap()
-        row: dict[str, JSONValue] = {"epoch": epoch, "bits": _pack(bits), "crc": b64encode(crcs).decode()}
+        row: dict[str, JSONValue] = {
+            "epoch": epoch,
+            "block": BLOCK,
+            "bits": _pack(bits),
+            "crc": b64encode(crcs).decode(),
+        }
         if doubts := int(bytes(flags).translate(_DOUBTS), 2):
             row["doubt"] = _pack(doubts)
         return row
@@ -72,8 +77,8 @@ class BlockMap:
         first = page * PAGE
         count = min(PAGE, len(self.flags) - first)
         try:
-            if not isinstance(row, dict) or count <= 0 or page < 0:
-                return False
+            if not isinstance(row, dict) or count <= 0 or page < 0 or row["block"] != BLOCK:
+                return False  # a page of blocks of another size says nothing of these
             flags = _unpack(row["bits"], count)
             doubts = _unpack(row["doubt"], count) if "doubt" in row else bytes(count)
             crcs = array("I", b64decode(str(row["crc"]), validate=True))

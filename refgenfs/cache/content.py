@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
 
 from isal import isal_zlib
 
@@ -17,6 +18,9 @@ from refgenfs.core.errors import CacheError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+D = TypeVar("D")
 
 
 def checksum(data: Buffer) -> int:
@@ -89,6 +93,13 @@ class Content:
         Blocks that were not checked since an unclean stop are checked first. Raises BlockDamaged when the
         disk does not have what it should; the damaged blocks are then no longer resident.
         """
+        return bytes(self._read(offset, length, self._pread))
+
+    def read_at_once(self, offset: int, length: int) -> bytes | memoryview | None:
+        """Do as `read`; but None where the disk would have to be waited for."""
+        return self._read(offset, length, self._pread_at_once)
+
+    def _read(self, offset: int, length: int, pread: Callable[[Run, int, int], D]) -> bytes | D:
         if length <= 0:
             return b""
         first, stop = offset // BLOCK, -(-(offset + length) // BLOCK)
@@ -97,7 +108,7 @@ class Content:
             raise CacheError(f"bytes {offset} to {offset + length} of content {self.id} are not all resident")
         if flags.find(DOUBTFUL, first, stop) >= 0:
             self._check(Run(first, stop))
-        data = self._pread(Run(first, stop), length, offset)
+        data = pread(Run(first, stop), length, offset)
         self.touch(Run(first, stop))
         return data
 
@@ -107,6 +118,19 @@ class Content:
         for segment in range(run.first // shelf.segment_blocks, (run.stop - 1) // shelf.segment_blocks + 1):
             shelf.index.touch(self.id, segment)
         self._entry.last_used = shelf.now()
+
+    def bring(self, offset: int, length: int) -> None:
+        """Bring bytes from the disk into memory, for a read that follows; for any thread. Never raises OSError."""
+        with suppress(OSError), self._shelf.handles.lease(self.id, self.size, create=False) as fd:
+            os.pread(fd, length, offset)
+
+    def pass_by(self, run: Run) -> None:
+        """Let the system forget these blocks' pages, but for those not on the disk yet; for any thread.
+
+        Who has read them has them in pages of the mount. Never raises OSError.
+        """
+        with suppress(OSError), self._shelf.handles.lease(self.id, self.size, create=False) as fd:
+            os.posix_fadvise(fd, run.first * BLOCK, len(run) * BLOCK, os.POSIX_FADV_DONTNEED)
 
     def write(self, index: int, data: Buffer) -> int:
         """Write whole consecutive blocks from block `index` on and return their number; for any thread.
@@ -217,11 +241,7 @@ class Content:
 
     def _pread(self, run: Run, length: int, offset: int) -> bytes:
         try:
-            handle = self._handle
-            if handle is None or handle.fd < 0:
-                handle = self._handle = self._shelf.handles.get(self.id, self.size, create=False)
-            handle.recent = True
-            data = os.pread(handle.fd, length, offset)
+            data = os.pread(self._descriptor(), length, offset)
         except (FileNotFoundError, WrongSize) as exc:
             self._ruin()
             raise BlockDamaged(self.id, run.first, exc.strerror or "") from exc
@@ -232,6 +252,24 @@ class Content:
             self._ruin()
             raise BlockDamaged(self.id, run.first, "its file is too short")
         return data
+
+    def _pread_at_once(self, run: Run, length: int, offset: int) -> bytes | memoryview | None:
+        buffer = bytearray(length)
+        try:
+            if os.preadv(self._descriptor(), [buffer], offset, os.RWF_NOWAIT) == length:
+                return memoryview(buffer)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return self._pread(run, length, offset)  # it can't be asked so (EOPNOTSUPP); or that tells what is wrong
+        return None
+
+    def _descriptor(self) -> int:
+        handle = self._handle
+        if handle is None or handle.fd < 0:
+            handle = self._handle = self._shelf.handles.get(self.id, self.size, create=False)
+        handle.recent = True
+        return handle.fd
 
     def _ruin(self) -> None:
         """Forget all blocks, and the file, which is not what was left there."""

@@ -11,16 +11,17 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from refgenfs.cache.lock import PASSING
+from refgenfs.cli.check import Check, Machine, State
 from refgenfs.cli.configuration import token_problem
+from refgenfs.cli.kernel_checks import check_background, check_readahead
 from refgenfs.control_client import ControlClient
 from refgenfs.core.errors import ControlError, redact_url
 from refgenfs.core.refgenie import v3_url
@@ -30,34 +31,12 @@ from refgenfs.mountpoint import permits_allow_other
 from refgenfs.paths import socket_path
 
 if TYPE_CHECKING:
-    from refgenfs.config import Config, RefgenieSource
+    from refgenfs.config import RefgenieSource
 
-State = Literal["ok", "warn", "fail"]
 _SOURCE_SECONDS = 8.0
 _LIST_BYTES = 64 << 20
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 _PACKAGES = ("pyfuse3", "trio", "aiohttp", "pydantic", "diskcache", "isal", "pysam", "typer", "rich")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What one check found; `advice` says what to do where something is wrong."""
-
-    name: str
-    state: State
-    found: str
-    advice: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What the checks look at, so that tests can show them another machine."""
-
-    config: Config
-    environ: Mapping[str, str]
-    uid: int
-    fuse_device: Path = Path("/dev/fuse")
-    fuse_conf: Path = Path("/etc/fuse.conf")
 
 
 def run_checks(machine: Machine) -> Iterator[Check]:
@@ -70,6 +49,7 @@ def run_checks(machine: Machine) -> Iterator[Check]:
         check_allow_other,
         check_mountpoint,
         check_readahead,
+        check_background,
         check_cache_dir,
         check_space,
         check_daemon,
@@ -169,29 +149,6 @@ def check_mountpoint(machine: Machine) -> Check:
         return Check("mountpoint", "fail", f"{point} isn't this user's to mount on", advice)
     what = "is there" if parent == point else "will be made"
     return Check("mountpoint", "ok", f"{point} {what}")
-
-
-def check_readahead(machine: Machine) -> Check:
-    """See whether the kernel's readahead is what the configuration asks for: it is worth a factor of four."""
-    wanted = machine.config.mount.readahead
-    mounted = mount_at(machine.config.mount.point)
-    if mounted is None or not mounted.is_refgenfs:
-        if machine.uid == 0:
-            return Check("readahead", "ok", f"{format_size(wanted)}, set when mounting")
-        return Check(
-            "readahead", "warn", "128KiB: only root can raise it", "once mounted, run `refgenfs doctor` again"
-        )
-    setting = Path(f"/sys/class/bdi/{mounted.device}/read_ahead_kb")
-    try:
-        now = int(setting.read_text()) * 1024
-    except (OSError, ValueError):
-        return Check("readahead", "warn", f"{setting} can't be read", "none: it only tells how fast reading is")
-    if now >= wanted:
-        return Check("readahead", "ok", format_size(now))
-    advice = f"as root: echo {wanted // 1024} > {setting}"
-    return Check(
-        "readahead", "warn", f"{format_size(now)} instead of {format_size(wanted)}: reading is slower", advice
-    )
 
 
 def check_cache_dir(machine: Machine) -> Check:

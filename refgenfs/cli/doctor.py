@@ -19,7 +19,8 @@ _MARKS = {"ok": ("✓", "green"), "warn": ("!", "bold yellow"), "fail": ("✗", 
 
 def doctor(mountpoint: MountDir = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Check whether this machine can mount: FUSE, permissions, cache, disk, sources."""
-    from refgenfs.cli.checks import Check, Machine, run_checks
+    from refgenfs.cli.check import Check, Machine
+    from refgenfs.cli.checks import run_checks
     from refgenfs.config import load_config
 
     loaded = load_config(config, {}, os.environ)

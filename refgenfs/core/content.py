@@ -10,8 +10,8 @@ import hashlib
 from dataclasses import dataclass
 
 # A random reader costs one block at the least, so small; a sequential reader asks for runs of many, and a
-# checksum a block must not make the maps large: 128 KiB is 40,000 blocks (200 KB of map) for hg38's index.
-BLOCK = 128 * 1024
+# checksum a block must not make the maps large: 64 KiB is 80,000 blocks (400 KB of map) for hg38's index.
+BLOCK = 64 * 1024
 
 ContentId = str  # 40 hex digits; a name in the cache directory
 

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from refgenfs.core.content import BLOCK, Run, block_count
 
 # The first window after the second read in order: small, since most files of an index are small.
-FIRST_WINDOW = 4  # blocks, 512 KiB
-# 16 MiB in flight fills a link of 1 Gbit/s at 100 ms and costs no memory: blocks go to the disk as they land.
-LARGEST_WINDOW = 128  # blocks
+FIRST_WINDOW = 512 * 1024 // BLOCK  # blocks
+# 32 MiB are eight requests of 4 MiB, on as many connections: what an origin gives one connection may be little.
+# It costs no memory: blocks go to the disk as they land.
+LARGEST_WINDOW = 32 * 1024 * 1024 // BLOCK  # blocks
 # The kernel splits and reorders a reader's requests (two readahead windows of up to 1 MiB each in flight),
 # and loaders skip headers: that is still reading in order.
 TOLERANCE = 4 * 1024 * 1024  # bytes
+# What a reader in order has left behind is told in steps of this: seldom, and not before it is surely behind.
+STEP = 16 * 1024 * 1024 // BLOCK  # blocks
 
 
 @dataclass(slots=True)
@@ -30,21 +33,33 @@ class Window:
     _expected: int = -1  # offset at which a reader in order would go on; -1 before the first read
     _blocks: int = 0  # the present window, in blocks; 0 while the reader is not known to go in order
     _horizon: int = 0  # blocks below this were asked for
+    _behind: int = 0  # blocks below this were told to be left behind, or were not read in order
 
     def advance(self, offset: int, length: int) -> Run | None:
         """Note a read; return the run of blocks beyond it that should start to arrive, if any."""
         end = offset + length
-        if not self._in_order(offset):
+        if not self._in_order(offset, length):
             self._expected = end
             self._blocks = self._horizon = 0
+            self._behind = offset // BLOCK
             return None
         self._expected = max(self._expected, end)
         return self._extend()
 
-    def _in_order(self, offset: int) -> bool:
+    def leave_behind(self) -> Run | None:
+        """Return the blocks that a reader in order has passed since they were last told, when they are many."""
+        stop = (self._expected - TOLERANCE) // BLOCK
+        if not self._blocks or stop - self._behind < STEP:
+            return None
+        first, self._behind = self._behind, stop
+        return Run(first, stop)
+
+    def _in_order(self, offset: int, length: int) -> bool:
         if self._expected < 0:
             return offset < BLOCK  # who begins at the beginning is taken to go on
-        return abs(offset - self._expected) <= TOLERANCE
+        # Small reads here and there come close to one another by chance: who is not known yet has to fit better.
+        tolerance = TOLERANCE if self._blocks else max(BLOCK, 2 * length)
+        return abs(offset - self._expected) <= tolerance
 
     def _extend(self) -> Run | None:
         reached = -(-self._expected // BLOCK)

@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from refgenfs.core.content import BLOCK
-from refgenfs.core.errors import DeadlineExceeded, redact_url
+from refgenfs.core.errors import DeadlineExceeded, OriginUnavailable, redact_url
 from refgenfs.core.retry import Ask, Health, Remedy, Retry, RetryPolicy
 from refgenfs.fetch.answers import AttemptFailed
 
 T = TypeVar("T")
 Attempt = Callable[[str, Retry], Awaitable[T]]
+
+# A connection that brings less than a block in this time is given up: it holds a slot that others wait for.
+DRIBLET = 30.0  # seconds
 
 log = logging.getLogger(__name__)
 
@@ -106,19 +109,26 @@ class Progress:
     def __init__(self, start: int) -> None:
         self._mark = start
         self._retry: Retry | None = None
+        self._since = 0.0  # when the mark was set, or the present attempt began
 
     def report_to(self, retry: Retry) -> None:
-        """Report to this retry from now on."""
+        """Report to this retry from now on: an attempt begins."""
         self._retry = retry
+        self._since = asyncio.get_running_loop().time()
 
     def reached(self, position: int) -> None:
-        """Note that all bytes below `position` were received."""
+        """Note that all bytes below `position` were received; raise AttemptFailed when they come in driblets."""
+        now = asyncio.get_running_loop().time()
         if position >= self._mark + BLOCK and self._retry is not None:
-            self._mark = position
-            self._retry.progressed(asyncio.get_running_loop().time())
+            self._mark, self._since = position, now
+            self._retry.progressed(now)
+        elif now - self._since > DRIBLET:
+            what = f"less than {BLOCK // 1024} KiB came in {DRIBLET:g} s"
+            raise AttemptFailed(OriginUnavailable, what, Remedy.AGAIN)
 
     def excluded(self, seconds: float) -> None:
         """Take a wait out of the budget."""
+        self._since += seconds
         if self._retry is not None:
             self._retry.excluded(seconds)
 

@@ -14,6 +14,8 @@ from refgenfs.core.retry import Remedy
 from refgenfs.fetch.answers import AttemptFailed
 
 PIECE = 1024 * 1024  # bytes; large enough that handing one over costs little, small enough to show progress
+# A whole block is handed over after this long also when its piece is not full: a reader may wait for it.
+HASTE = 0.02  # seconds
 FEED = 512 * 1024  # bytes; the largest piece a stream's sink is fed
 
 
@@ -81,9 +83,9 @@ async def read_body(
 
 
 class Assembler:
-    """Fills pieces from chunks and hands them to a sink, one piece ahead of it.
+    """Joins chunks into pieces and hands them to a sink, one piece ahead of it.
 
-    At most two pieces exist: the one at the sink, and the one being filled. What was received stays when a
+    At most two pieces exist: the one at the sink, and the one that gathers. What was received stays when a
     connection breaks: `position` is where the next request has to begin. The last piece is handed over by
     `finish` only, which the caller calls when it has seen the body end as it should.
     """
@@ -91,36 +93,41 @@ class Assembler:
     def __init__(self, start: int, stop: int, sink: RangeSink) -> None:
         self._stop = stop
         self._sink = sink
-        self._offset = start  # of the piece being filled
-        self._length = BLOCK  # of that piece: small at first, since a reader waits for the first bytes
+        self._offset = start  # of the piece that gathers
+        self._parts: list[memoryview] = []
+        self._gathered = 0
+        self._since = asyncio.get_running_loop().time()  # of the last hand-over
         self._writing: asyncio.Task[None] | None = None
-        self._allocate()
 
     @property
     def position(self) -> int:
         """The offset of the first byte that was not received."""
-        return self._offset + self._filled
+        return self._offset + self._gathered
 
     def forget_piece(self) -> None:
-        """Drop the piece being filled: the answer that it came from turned out wrong."""
-        self._filled = 0
+        """Drop the piece that gathers: the answer that it came from turned out wrong."""
+        self._parts, self._gathered = [], 0
 
     async def push(self, chunk: memoryview) -> None:
         """Take the bytes at `position`; waits while the sink is a piece behind. Raises SinkFailed."""
         while chunk:
-            taken = min(len(chunk), len(self._piece) - self._filled)
-            self._piece[self._filled : self._filled + taken] = chunk[:taken]
-            self._filled += taken
-            chunk = chunk[taken:]
-            if self._filled == len(self._piece) and self.position < self._stop:
-                await self._hand_over()
-                self._length = min(2 * self._length, PIECE)
-                self._allocate()
+            taken = chunk[: PIECE - self._gathered]
+            self._parts.append(taken)
+            self._gathered += len(taken)
+            chunk = chunk[len(taken) :]
+            if self.position < self._stop and self._is_due():
+                await self._hand_over(self._gathered // BLOCK * BLOCK)
+
+    def _is_due(self) -> bool:
+        if self._gathered < BLOCK or self._gathered == PIECE:
+            return self._gathered == PIECE
+        idle = self._writing is None or self._writing.done()
+        return idle and asyncio.get_running_loop().time() - self._since >= HASTE
 
     async def finish(self) -> None:
         """Hand over the last piece and wait until the sink has it."""
         assert self.position == self._stop
-        await self._hand_over()
+        await self._hand_over(self._gathered)
         await self._wait_for_sink()
 
     async def aclose(self) -> None:
@@ -132,15 +139,19 @@ class Assembler:
             if not writing.cancelled():
                 writing.exception()  # seen: the caller has an error of its own to tell
 
-    def _allocate(self) -> None:
-        self._piece = memoryview(bytearray(min(self._length, self._stop - self._offset)))
-        self._filled = 0
-
-    async def _hand_over(self) -> None:
+    async def _hand_over(self, length: int) -> None:
         await self._wait_for_sink()
-        self._writing = asyncio.create_task(deliver(self._sink.write(self._offset, self._piece)))
-        self._offset += self._filled
-        self._filled = 0
+        piece = self._cut(length)
+        self._writing = asyncio.create_task(deliver(self._sink.write(self._offset, piece)))
+        self._offset += length
+        self._since = asyncio.get_running_loop().time()
+
+    def _cut(self, length: int) -> memoryview:
+        """Take the first bytes that gathered, in one stretch of memory of their own."""
+        joined = memoryview(b"".join(self._parts))
+        rest = joined[length:]
+        self._parts, self._gathered = [rest] if rest else [], len(rest)
+        return joined[:length]
 
     async def _wait_for_sink(self) -> None:
         if self._writing is not None:

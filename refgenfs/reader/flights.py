@@ -20,7 +20,7 @@ class Carrier(Protocol):
 
     @property
     def progress(self) -> int:
-        """A number that grows whenever bytes come in."""
+        """A number that changes whenever bytes come in."""
         ...
 
 

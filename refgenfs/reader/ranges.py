@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -16,11 +15,12 @@ from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError, w
 from refgenfs.fetch.http import Http
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.uncached import UncachedContent
+from refgenfs.reader.writes import Writes
 
 log = logging.getLogger(__name__)
 
 # One HTTP request. Long enough to amortise a round trip, short enough that a window has several in flight.
-LONGEST_RUN = 32  # blocks, 4 MiB
+LONGEST_RUN = 4 * 1024 * 1024 // BLOCK  # blocks
 
 
 def split_runs(indices: Iterable[int], longest: int = LONGEST_RUN) -> Iterator[Run]:
@@ -36,11 +36,20 @@ def split_runs(indices: Iterable[int], longest: int = LONGEST_RUN) -> Iterator[R
         yield Run(first, stop)
 
 
+class Traffic:
+    """What all runs together have brought, in bytes."""
+
+    __slots__ = ("landed",)
+
+    def __init__(self) -> None:
+        self.landed = 0
+
+
 class RangeRun:
     """One run of blocks on its way: a flight of each block, one HTTP request for all.
 
-    Bytes go to the content file (unless there is no reservation: then to the waiting readers only) from a
-    thread, become resident on the trio thread, and wake those who wait.
+    Bytes go to the content file (unless there is no reservation: then to the waiting readers only) from
+    another thread, become resident on the trio thread, and wake those who wait.
     """
 
     def __init__(
@@ -50,17 +59,26 @@ class RangeRun:
         run: Run,
         reservation: Reservation | None,
         board: FlightBoard,
+        writes: Writes,
+        traffic: Traffic,
         account: str,
     ) -> None:
         self.content = content
         self.run = run
-        self.progress = 0
+        self._landed = 0
         self._extent = extent
         self._reservation = reservation
         self._board = board
+        self._writes = writes
+        self._traffic = traffic
         self._account = account
         self._error: RefgenfsError = OriginUnavailable(f"the fetch of {content.id} was given up")
         self._token: trio.lowlevel.TrioToken | None = None
+
+    @property
+    def progress(self) -> int:
+        """Change with the bytes that land; with those of all runs while this one awaits its turn."""
+        return self._landed or -1 - self._traffic.landed
 
     async def fly(self, http: Http) -> None:
         """Fetch the run; what goes wrong goes to those who wait. Raises only a cancellation."""
@@ -83,9 +101,8 @@ class RangeRun:
             self._reservation.release()
 
     async def write(self, offset: int, data: memoryview) -> None:
-        """Take whole blocks from the asyncio loop: store them in a thread, then tell the trio thread."""
-        loop = asyncio.get_running_loop()
-        crcs = await loop.run_in_executor(None, self._store, offset, data)
+        """Take whole blocks on the asyncio loop: store them, then tell the trio thread."""
+        crcs = await self._writes.run(partial(self._store, offset, data))
         if self._token is not None:
             self._token.run_sync_soon(partial(self._land, offset, data, crcs))
 
@@ -100,7 +117,8 @@ class RangeRun:
         return [checksum(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK)]
 
     def _land(self, offset: int, data: memoryview, crcs: list[int] | None) -> None:
-        self.progress += len(data)
+        self._landed += len(data)
+        self._traffic.landed += len(data)
         first = offset // BLOCK
         for number, at in enumerate(range(0, len(data), BLOCK)):
             if crcs is not None and self._reservation is not None:

@@ -13,8 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from refgenfs.cache.content import Content
-from refgenfs.cache.shelf import BlockDamaged
+from refgenfs.cache.shelf import BlockDamaged, Reservation
 from refgenfs.cache.store import Store
 from refgenfs.core.content import (
     BLOCK,
@@ -30,11 +29,13 @@ from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, 
 from refgenfs.core.readahead import Window
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archives import Archives
+from refgenfs.reader.disk import Disk
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import Versions
-from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, split_runs
+from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, Traffic, split_runs
 from refgenfs.reader.stream import Archive
-from refgenfs.reader.uncached import UncachedContent
+from refgenfs.reader.uncached import AnyContent, UncachedContent
+from refgenfs.reader.writes import Writes
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +46,6 @@ ROUNDS = 16
 # What one run holds in memory at the most: the piece being filled, and the one on its way to the disk.
 RUN_MEMORY = 2 * 1024 * 1024
 NO_ROOM = "no room in the cache for all of it; raise cache.size or unpin something"
-
-
-AnyContent = Content | UncachedContent
 
 
 @dataclass(slots=True)
@@ -117,6 +115,9 @@ class Reader:
         self._launched = 0  # runs that fly or wait for a slot
         self._landed = trio.lowlevel.ParkingLot()  # of those that wait for a run to land
         self._nursery = nursery
+        self._writes = Writes()
+        self._traffic = Traffic()
+        self._disk = Disk()
 
     async def open(self, facts: FileFacts, archive: Archive | None = None) -> OpenFile:
         """Open a content for reading; an archive's member brings its archive."""
@@ -169,10 +170,15 @@ class Reader:
         if content.missing(Run(offset // BLOCK, -(-(offset + length) // BLOCK))) >= 0:
             return None
         try:
-            data = content.read(offset, length)
+            data = self._disk.read(content, offset, length)
         except BlockDamaged as exc:
             log.warning("%s; fetching it again", exc)
             return None
+        if data is None:
+            return None
+        behind = file.window.leave_behind()
+        if behind is not None:
+            self._nursery.start_soon(self._disk.pass_by, content, behind)
         if file.ahead is not None:  # only now: room for it may be made of these very blocks
             self._prefetch(file, content, file.ahead)
         if archive is not None and file.generation != archive.generation:
@@ -204,6 +210,9 @@ class Reader:
             generation = file.archive.generation if file.archive is not None else 0
             await self._await_blocks(file, content, run, landed, ahead)
             ahead = None
+            if len(landed) < len(run) and not self._disk.quick:
+                await self._disk.bring(content, offset, length, self._patience)
+            # no await from here on: what is resident is of the generation that was just looked at
             if file.archive is not None:
                 if generation != file.archive.generation:  # what landed may be of two versions
                     landed.clear()
@@ -288,7 +297,7 @@ class Reader:
             for short in split_runs(sorted(i for i in must if run.first <= i < run.stop)):
                 if not self._start_stored(content, extent, source, short):
                     self.counts.uncached += _bytes(content, short)
-                    self._start(RangeRun(content, extent, short, None, self._board, source))
+                    self._start(content, extent, source, short, None)
 
     def _start_stored(
         self, content: AnyContent, extent: ByteRange, source: str, run: Run, older_than: int | None = None
@@ -296,10 +305,13 @@ class Reader:
         reservation = content.reserve(run, older_than=older_than)
         if reservation is None:
             return False
-        self._start(RangeRun(content, extent, run, reservation, self._board, source))
+        self._start(content, extent, source, run, reservation)
         return True
 
-    def _start(self, flight: RangeRun) -> None:
+    def _start(
+        self, content: AnyContent, extent: ByteRange, source: str, run: Run, reservation: Reservation | None
+    ) -> None:
+        flight = RangeRun(content, extent, run, reservation, self._board, self._writes, self._traffic, source)
         self._board.launch(flight.content.id, range(flight.run.first, flight.run.stop), flight)
         self._launched += 1
         self._nursery.start_soon(self._fly, flight)

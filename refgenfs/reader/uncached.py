@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from refgenfs.cache.content import Content
 from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import ContentId, Run
 from refgenfs.core.errors import CacheError
@@ -31,6 +32,16 @@ class UncachedContent:
     def touch(self, run: Run) -> None:
         """Do nothing: nothing is resident."""
 
+    def read_at_once(self, offset: int, length: int) -> bytes | memoryview | None:
+        """Raise CacheError: nothing is resident."""
+        return self.read(offset, length)
+
+    def bring(self, offset: int, length: int) -> None:
+        """Do nothing: nothing is on the disk."""
+
+    def pass_by(self, run: Run) -> None:
+        """Do nothing: nothing is on the disk."""
+
     def write(self, index: int, data: memoryview) -> int:
         """Raise CacheError: nothing can be stored."""
         raise CacheError(f"content {self.id} can't be stored")
@@ -38,3 +49,6 @@ class UncachedContent:
     def commit(self, index: int, crc: int, reservation: Reservation | None = None) -> bool:
         """Return False: nothing becomes resident."""
         return False
+
+
+AnyContent = Content | UncachedContent

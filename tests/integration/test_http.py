@@ -181,8 +181,6 @@ async def test_pieces_cover_whole_blocks(http: Http, origin: Origin) -> None:
     sink = Pieces(BLOCK)
     await http.fetch_range(ByteRange((origin.url,), '"v1"'), BLOCK, SIZE, SIZE, sink, account="lab")
     *most, last = (len(piece) for piece in sink.pieces)
-    assert most[0] == BLOCK  # the first comes soon
-    assert max(most) == PIECE
     assert all(length % BLOCK == 0 for length in most)
     assert sum(most) + last == SIZE - BLOCK
 
@@ -291,7 +289,7 @@ async def test_a_wrong_answer_is_never_used(http: Http, origin: Origin, fault: F
     with pytest.raises(IntegrityError):
         await fetch(http, origin.url)
     # a few times, and the times that a part of it got further
-    assert len(origin.requests) <= 2 + 1 + QUICK.doubts + 2
+    assert len(origin.requests) <= 2 + 1 + QUICK.doubts + PIECE // BLOCK
 
 
 async def test_a_chunked_body_that_is_short_is_asked_for_again(http: Http, origin: Origin) -> None:

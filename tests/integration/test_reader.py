@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gc
 import random
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from refgenfs.core.errors import (
     StaleContent,
 )
 from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW
+from refgenfs.reader import disk
 from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, split_runs
 from refgenfs.reader.reader import RUN_MEMORY, OpenFile
 from tests.support.scripted import MIB, SOURCE, Rig, eventually, gather, letters, open_rig, room_for
@@ -264,6 +266,48 @@ async def test_a_damaged_block_is_fetched_again(tmp_path: Path, caplog: pytest.L
     assert "fetching it again" in caplog.text
 
 
+async def test_a_slow_disk_is_waited_for_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then only what memory has is read on the spot; and what goes while the thread waits is fetched again."""
+    async with open_rig(tmp_path) as rig:
+        served, facts = rig.serve_file("hg38.fa", 8 * BLOCK)
+        file = await rig.reader.open(facts)
+        assert await rig.read(file, 0, 8 * BLOCK) == served.body
+        threads: list[str] = []
+
+        def bring(content: Content, offset: int, length: int) -> None:
+            threads.append(threading.current_thread().name)
+            if len(threads) == 2:
+                trio.from_thread.run_sync(content.evict, Run(0, 8))
+
+        monkeypatch.setattr(Content, "bring", bring)
+        monkeypatch.setattr(Content, "read_at_once", lambda *_: None)
+        assert await rig.read(file, 5, BLOCK) == served.body[5 : BLOCK + 5]
+        assert threads == []
+        monkeypatch.setattr(disk, "SLOW", -1.0)
+        rig.reader._disk = disk.Disk()  # for which every answer is a slow one
+        for _ in range(3):
+            assert await rig.read(file, 5, BLOCK) == served.body[5 : BLOCK + 5]
+    assert len(threads) >= 2
+    assert threading.main_thread().name not in threads
+
+
+async def test_what_is_in_memory_is_read_at_once_from_a_slow_disk(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        served, facts = rig.serve_file("hg38.fa", 8 * BLOCK)
+        file = await rig.reader.open(facts)
+        content = content_of(file)
+        assert await rig.read(file, 0, 8 * BLOCK) == served.body
+        found = content.read_at_once(BLOCK - 3, 2 * BLOCK)
+        assert found is not None
+        assert bytes(found) == served.body[BLOCK - 3 : 3 * BLOCK - 3]
+        content.pass_by(Run(0, 8))  # a hint: bytes stay right whatever the system does with it
+        content.bring(0, 8 * BLOCK)
+        assert content.read(0, 8 * BLOCK) == served.body
+        content.evict(Run(2, 3))
+        with pytest.raises(CacheError):
+            content.read_at_once(BLOCK, 2 * BLOCK)
+
+
 async def test_a_run_that_ends_takes_no_newer_flight_with_it(tmp_path: Path) -> None:
     """A block that landed uncached is fetched by a second run while the first still flies."""
     async with open_rig(tmp_path, size=room_for(0)) as rig:
@@ -436,6 +480,30 @@ async def test_silence_ends_in_a_deadline(tmp_path: Path) -> None:
         await rig.settled()
 
 
+async def test_a_wait_for_a_turn_is_no_silence_while_others_get_theirs(tmp_path: Path) -> None:
+    """Two requests at a time, and a third: it waits for longer than a reader would for a silent origin."""
+    patience = 0.2
+    async with open_rig(tmp_path, patience=patience, memory=2 * RUN_MEMORY) as rig:
+        served, facts = rig.serve_file("hg38.fa", 200 * BLOCK)
+        served.tap.shut()
+        async with trio.open_nursery() as nursery:
+            for first in (20, 60):
+                nursery.start_soon(rig.read_once, facts, first * BLOCK, 16 * BLOCK)
+            await eventually(lambda: rig.http.under_way == 2)
+            waited: list[bytes] = []
+
+            async def wait() -> None:
+                waited.append(await rig.read_once(facts, 10 * BLOCK, 10))
+
+            nursery.start_soon(wait)
+            for block in range(20, 76):
+                if block in range(20, 36) or block >= 60:
+                    served.tap.flow_to((block + 1) * BLOCK)
+                    await trio.sleep(patience / 4)
+        assert waited == [served.body[10 * BLOCK : 10 * BLOCK + 10]]
+        assert rig.http.ranges[-1] == Run(10, 11)
+
+
 async def test_a_cancelled_daemon_gives_all_room_back(tmp_path: Path) -> None:
     """`open_rig` cancels what flies, and looks at what is left."""
     async with open_rig(tmp_path) as rig:
@@ -531,13 +599,13 @@ async def test_a_reader_does_not_wait_for_what_another_reads_ahead(tmp_path: Pat
 
 async def test_reading_ahead_takes_no_room_from_the_read_itself(tmp_path: Path) -> None:
     """In a full cache, room for the window is made of what was used least recently: of the very block asked for."""
-    async with open_rig(tmp_path, size=room_for(6)) as rig:
+    async with open_rig(tmp_path, size=room_for(FIRST_WINDOW + 2)) as rig:
         served, facts = rig.serve_file("hg38.fa", 40 * BLOCK)
         _, facts_other = rig.serve_file("other", 40 * BLOCK)
         oldest = await rig.reader.open(facts)
         oldest.window.limit = 0
         await rig.read(oldest, 0, 10)
-        for index in (10, 15, 20, 25):
+        for index in range(FIRST_WINDOW + 2, 3 * FIRST_WINDOW + 2, 2):
             await rig.read_once(facts_other, index * BLOCK, 10)
         await rig.settled()
         assert content_of(oldest).missing(Run(0, 1)) < 0
@@ -545,7 +613,7 @@ async def test_reading_ahead_takes_no_room_from_the_read_itself(tmp_path: Path) 
         file = await rig.reader.open(facts)
         assert await rig.read(file, 0, BLOCK) == served.body[:BLOCK]
         await rig.settled()
-        assert blocks(rig.http.ranges)[:5] == [0, 1, 2, 3, 4]
+        assert blocks(rig.http.ranges)[: FIRST_WINDOW + 1] == list(range(FIRST_WINDOW + 1))
         assert rig.store.evictions > 0
 
 
@@ -683,6 +751,6 @@ async def test_parts_of_contents_that_nobody_has_open_are_evicted_once(
             assert await rig.read_once(facts, 0, 14 * BLOCK) == served.body
             await rig.settled()
             shelf = rig.store._shelf
-            segments = [shelf.index.segments(cid) for cid in shelf.entries]
+            segments = [shelf.index.segments(entry.cid) for entry in shelf.entries.objects()]
             assert shelf.index.total == sum(sum(sizes.values()) for sizes in segments)
             assert len(shelf.index) == sum(map(len, segments))

@@ -839,6 +839,7 @@ def test_config_check(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_doctor_finds_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from refgenfs.cli import checks
+    from refgenfs.cli.check import Machine
     from refgenfs.config import Config
 
     conf = tmp_path / "fuse.conf"
@@ -851,7 +852,7 @@ def test_doctor_finds_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
         }
     )
     environ = {"PATH": str(tmp_path), "REFGENFS_RUNTIME_DIR": str(tmp_path / "r")}
-    machine = checks.Machine(config, environ, 4711, tmp_path / "no-fuse", conf)
+    machine = Machine(config, environ, 4711, tmp_path / "no-fuse", conf)
     found = {check.name: check for check in checks.run_checks(machine)}
     for name in ("device", "fusermount3", "other users", "source"):
         assert found[name].state == "fail"
@@ -875,6 +876,7 @@ def test_doctor_asks_a_source_what_the_daemon_asks(path: str, body: bytes, state
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     from refgenfs.cli import checks
+    from refgenfs.cli.check import Machine
     from refgenfs.config import Config
 
     class Handler(BaseHTTPRequestHandler):
@@ -890,7 +892,7 @@ def test_doctor_asks_a_source_what_the_daemon_asks(path: str, body: bytes, state
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         config = Config.model_validate({"source": [{"name": "a", "type": "refgenie", "url": url + path}]})
-        (check,) = checks.check_sources(checks.Machine(config, {}, 4711))
+        (check,) = checks.check_sources(Machine(config, {}, 4711))
         server.shutdown()
     assert (check.state, wanted in check.found) == (state, True), check
     assert (check.advice == f"leave /v3 off url: {url}") == bool(path)
@@ -899,7 +901,7 @@ def test_doctor_asks_a_source_what_the_daemon_asks(path: str, body: bytes, state
 def test_doctor_ends_with_1_where_a_check_failed(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from refgenfs.cli.checks import Check
+    from refgenfs.cli.check import Check
 
     rows = [Check("device", "ok", "opens"), Check("cache", "fail", "full", "make room")]
     monkeypatch.setattr("refgenfs.cli.checks.run_checks", lambda machine: iter(rows))

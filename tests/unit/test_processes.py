@@ -171,3 +171,21 @@ def _pending(pid: int, number: signal.Signals) -> bool:
     with open(f"/proc/{pid}/status", encoding="ascii") as file:
         masks = dict(line.split(":", 1) for line in file if line.startswith(("SigPnd", "ShdPnd")))
     return any(int(mask, 16) >> (number - 1) & 1 for mask in masks.values())
+
+
+FAULTS = """
+import resource
+from refgenfs.processes import tame_allocator
+tame_allocator()
+for _ in range(8):
+    bytearray(1 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(64):
+    bytearray(1 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_a_buffer_of_a_mebibyte_is_used_again() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) < 1024, "each was mapped anew: 256 page faults a buffer"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from refgenfs.core.content import BLOCK, block_count
-from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW, Window
+from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW, STEP, TOLERANCE, Window
 
 SIZE = 1 << 30
 READ = 128 * 1024
@@ -24,8 +25,10 @@ def test_a_sequential_reader_gets_windows_that_double_up_to_the_limit() -> None:
     window = Window(SIZE)
     runs = [run for at in range(0, SIZE // 4, READ) if (run := window.advance(at, READ))]
     lengths = [len(run) for run in runs]
-    assert lengths[:6] == [4, 8, 16, 32, 64, 128]
-    assert set(lengths[5:]) == {LARGEST_WINDOW}
+    doubling = [FIRST_WINDOW << n for n in range(7)]
+    assert lengths[:7] == doubling
+    assert set(lengths[6:]) == {LARGEST_WINDOW}
+    assert LARGEST_WINDOW * BLOCK >= 16 << 20
     assert all(a.stop == b.first for a, b in pairwise(runs))
 
 
@@ -33,6 +36,14 @@ def test_random_readers_get_nothing() -> None:
     window = Window(SIZE)
     offsets = [900_000_000, 10_000_000, 500_000_000, 700_000_000, 100_000_000]
     assert [window.advance(at, 4096) for at in offsets] == [None] * 5
+
+
+def test_reads_that_are_near_by_chance_are_no_order() -> None:
+    rng = random.Random(5)
+    window = Window(SIZE)
+    window.advance(SIZE - 4096, 4096)
+    ahead = [window.advance(rng.randrange(SIZE // 4096) * 4096, 4096) for _ in range(1000)]
+    assert sum(len(run) for run in ahead if run) <= 2 * FIRST_WINDOW
 
 
 def test_reordering_and_small_skips_are_still_in_order() -> None:
@@ -51,6 +62,36 @@ def test_a_jump_ends_it_and_it_starts_small_again() -> None:
     run = window.advance(SIZE // 2 + READ, READ)
     assert run is not None
     assert len(run) == FIRST_WINDOW
+
+
+def test_what_a_sequential_reader_left_behind_is_told_once() -> None:
+    window = Window(SIZE)
+    told = []
+    for at in range(0, SIZE // 4, READ):
+        window.advance(at, READ)
+        run = window.leave_behind()
+        if run is not None:
+            assert run.stop * BLOCK <= at + READ - TOLERANCE
+            told.append(run)
+    assert told[0].first == 0
+    assert all(a.stop == b.first for a, b in pairwise(told))
+    assert told[-1].stop * BLOCK >= SIZE // 4 - TOLERANCE - STEP * BLOCK
+
+
+def test_a_random_reader_leaves_nothing_behind() -> None:
+    rng = random.Random(6)
+    window = Window(SIZE)
+    for _ in range(200):
+        window.advance(rng.randrange(SIZE // 4096) * 4096, 4096)
+        assert window.leave_behind() is None
+
+
+def test_after_a_jump_only_what_follows_it_is_left_behind() -> None:
+    window = Window(SIZE)
+    for at in range(SIZE // 2, SIZE // 2 + (64 << 20), READ):
+        window.advance(at, READ)
+        run = window.leave_behind()
+        assert run is None or run.first * BLOCK >= SIZE // 2
 
 
 @given(
