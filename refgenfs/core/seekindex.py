@@ -46,7 +46,7 @@ def spacing_for(archive_size: int | None) -> int:
     """
     if archive_size is None or archive_size > 1_000_000_000:
         return 4 * _MiB
-    return 2 * _MiB if archive_size >= 128_000_000 else _MiB
+    return 2 * _MiB if archive_size >= 32_000_000 else _MiB
 
 
 def span_digest(window: bytes) -> hashlib.blake2b:

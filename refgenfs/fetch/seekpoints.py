@@ -27,7 +27,7 @@ class NotIndexed(RefgenfsError):
 
 
 class IndexBuilder:
-    """Inflates an archive, and collects its points; windows go to the file `spill` at once.
+    """Inflates an archive, and collects its points; windows go to a file at `spill` at once.
 
     `inflate` and `ended` are those of a `GzipInflater`; they go on when no index can be made any more, which is
     logged, and said by `failed`. Not thread-safe, but tied to no thread. `close` must be called.
@@ -36,7 +36,8 @@ class IndexBuilder:
     def __init__(self, spill: Path, spacing: int) -> None:
         """Take a path for the windows, where nothing is, and the least number of unpacked bytes of a span.
 
-        Raises LibzMissing where the system has no zlib. The file is made when the first window comes.
+        Raises LibzMissing where the system has no zlib. The file is made when the first window comes, and is never
+        seen: it has no name once it is open.
         """
         self.failed = ""
         self._spill = spill
@@ -54,6 +55,21 @@ class IndexBuilder:
     def ended(self) -> bool:
         """Say whether the last gzip member that began has ended, with the right checksum."""
         return self._inflater.ended
+
+    @property
+    def packed(self) -> int:
+        """Packed bytes that have gone by."""
+        return self._inflater.packed
+
+    @property
+    def out(self) -> int:
+        """Unpacked bytes that have gone by."""
+        return self._inflater.out
+
+    @property
+    def spans(self) -> int:
+        """How many spans have begun."""
+        return len(self._table.bits)
 
     def inflate(self, data: bytes) -> Iterator[memoryview]:
         """Give what the data inflates to, at most `STEP` bytes at once, never empty; raise ArchiveError."""
@@ -101,7 +117,7 @@ class IndexBuilder:
         return size
 
     def close(self) -> None:
-        """Give back memory, and remove what was spilled. Idempotent."""
+        """Give back memory and the room of what was spilled. Idempotent."""
         self._inflater.close()
         self._drop_windows()
 
@@ -109,9 +125,7 @@ class IndexBuilder:
         windows, self._windows = self._windows, None
         if windows is not None:
             with contextlib.suppress(OSError):
-                windows.close()
-            with contextlib.suppress(OSError):
-                self._spill.unlink()
+                windows.close()  # may have something left to write
 
     def _fail(self, reason: str) -> None:
         """Go on without an index."""
@@ -162,6 +176,7 @@ class IndexBuilder:
         if window and self._windows is None:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._windows = os.fdopen(os.open(self._spill, flags, 0o600), "w+b")
+            self._spill.unlink()  # goes with the process, however that ends
         if self._windows is not None:
             self._windows.write(window)
 

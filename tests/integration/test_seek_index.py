@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import random
+import subprocess
+import sys
+import tempfile
+import zlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from refgenfs.core.seekindex import spacing_for
-from tests.support.seekindexes import PACKERS, build_index, inflate, parse_index, pieces, sample_tar
-from tests.support.tars import parse
+from refgenfs.core.errors import ArchiveError, IntegrityError
+from refgenfs.core.seekindex import MAX_SPAN, spacing_for, span_digest, unpack_window
+from refgenfs.fetch import libz
+from refgenfs.fetch.inflating import STEP, GzipInflater
+from refgenfs.fetch.seekpoints import IndexBuilder, NotIndexed
+from refgenfs.fetch.spans import inflate_span
+from tests.support.seekindexes import PACKERS, SPACING, build_index, inflate, parse_index, pieces, sample_tar
+from tests.support.tars import END, entry, parse
 
 TAR = sample_tar()
 
@@ -48,3 +60,161 @@ def test_the_index_does_not_depend_on_how_the_archive_arrives(packer: str, tmp_p
 
 def test_spacing() -> None:
     assert spacing_for(10**6) <= spacing_for(5 * 10**8) <= spacing_for(10**10) == spacing_for(None) == 4 << 20
+
+
+# ---------------------------------------------------------------- what is wrong is noticed
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    """An archive and its index."""
+    archive = PACKERS["gzip-6"](TAR)
+    return archive, build_index([archive], tmp_path_factory.mktemp("index"))[0]
+
+
+def test_a_flipped_bit_in_a_span(packed: tuple[bytes, bytes]) -> None:
+    archive, file = packed
+    span = parse_index(file).span(3)
+    for at in (span.packed_start, span.packed_stop - 1, (span.packed_start + span.packed_stop) // 2):
+        damaged = bytearray(archive)
+        damaged[at] ^= 8
+        with pytest.raises(IntegrityError, match="another digest"):
+            inflate(file, bytes(damaged), 3)
+    with pytest.raises(IntegrityError, match="packed bytes instead of"):
+        inflate(file, archive[: span.packed_stop - 1], 3)
+
+
+def test_another_window_is_not_used(packed: tuple[bytes, bytes]) -> None:
+    archive, file = packed
+    index = parse_index(file)
+    span, other = index.span(3), index.span(4)
+    window = unpack_window(file[other.window_start : other.window_stop])
+    with pytest.raises(IntegrityError, match="another digest"):
+        inflate_span(span, window, archive[span.packed_start : span.packed_stop])
+
+
+@pytest.mark.parametrize("change", [{"bits": 3}, {"out_stop": 1 << 40}, {"packed_start": 1000}])
+def test_an_index_that_lies(packed: tuple[bytes, bytes], change: dict[str, Any]) -> None:
+    archive, file = packed
+    index = parse_index(file)
+    for number in range(1, 6):
+        span = replace(index.span(number), **change)
+        data = archive[span.packed_start : span.packed_stop]
+        window = unpack_window(file[span.window_start : span.window_stop])
+        digest = span_digest(window)
+        digest.update(data)
+        got = b""
+        try:
+            for piece in inflate_span(replace(span, digest=digest.digest()), window, data):
+                got += piece
+        except ArchiveError:
+            pass
+        assert len(got) <= span.out_stop - span.out_start
+
+
+def test_bytes_come_in_pieces_and_never_more_than_promised(packed: tuple[bytes, bytes]) -> None:
+    zeros = PACKERS["python"](entry(b"t/zeros", bytes(20 << 20)) + END)
+    with tempfile.TemporaryDirectory() as folder:
+        file, _ = build_index([zeros], Path(folder), 16 << 20)
+    span = parse_index(file).span(0)
+    window = unpack_window(file[span.window_start : span.window_stop])
+    data = zeros[span.packed_start : span.packed_stop]
+    sizes = [len(piece) for piece in inflate_span(span, window, memoryview(data))]
+    assert max(sizes) == STEP
+    assert sum(sizes) == span.out_stop
+    less = replace(span, out_stop=STEP + 1)
+    assert [len(piece) for piece in inflate_span(less, window, data)] == [STEP, 1]
+
+
+# ---------------------------------------------------------------- when no index can be made
+
+
+def drain(builder: IndexBuilder, archive: bytes) -> bytes:
+    try:
+        return b"".join(piece for part in pieces(archive) for piece in builder.inflate(part))
+    finally:
+        assert builder.ended
+
+
+def test_a_spill_that_can_not_be_written_costs_the_index_only(
+    packed: tuple[bytes, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    builder = IndexBuilder(tmp_path / "missing" / "windows", SPACING)
+    with caplog.at_level("INFO"):
+        assert drain(builder, packed[0]) == TAR
+    assert "no seek index of this archive: its windows can't be kept in" in caplog.text
+    assert len(caplog.records) == 1
+    with pytest.raises(NotIndexed, match="No such file"):
+        builder.finish([], "0" * 32, tmp_path / "index")
+    builder.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_under_the_windows(packed: tuple[bytes, bytes], tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from typing import Any
+from refgenfs.fetch.seekpoints import IndexBuilder, NotIndexed
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+builder = IndexBuilder(Path(sys.argv[1]), int(sys.argv[2]))
+length = sum(map(len, builder.inflate(sys.stdin.buffer.read())))
+try:
+    builder.finish([], "0" * 32, Path(sys.argv[1] + ".index"))
+except NotIndexed as exc:
+    print(length, exc)
+builder.close()
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "windows"), str(SPACING)]
+    done = subprocess.run(command, input=packed[0], capture_output=True, check=True, timeout=60)
+    assert done.stdout.decode().startswith(f"{len(TAR)} its windows can't be kept")
+    assert done.stderr == b""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_span_without_end_is_not_indexed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    builder = IndexBuilder(tmp_path / "windows", SPACING)
+    bits = zlib.compressobj(9, wbits=31, strategy=zlib.Z_FIXED, memLevel=9)
+    archive = b"".join([bits.compress(bytes(MAX_SPAN // 2)) for _ in range(6)]) + bits.flush()
+    monster = IndexBuilder(tmp_path / "other", MAX_SPAN * 2)
+    for one, wanted in ((builder, ""), (monster, "no boundary of deflate blocks within 32 MiB")):
+        total = sum(len(piece) for part in pieces(archive) for piece in one.inflate(part))
+        assert total == 3 * MAX_SPAN
+        assert one.failed == wanted
+        one.close()
+
+
+def test_a_system_without_zlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    libz._load.cache_clear()
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    with pytest.raises(libz.LibzMissing, match="install the package zlib1g"):
+        IndexBuilder(tmp_path / "windows", SPACING)
+
+
+def test_an_index_of_half_an_archive_is_not_written(packed: tuple[bytes, bytes], tmp_path: Path) -> None:
+    builder = IndexBuilder(tmp_path / "windows", SPACING)
+    for part in pieces(packed[0][:-1]):
+        for _ in builder.inflate(part):
+            pass
+    with pytest.raises(NotIndexed, match="not gone by whole"):
+        builder.finish([], "0" * 32, tmp_path / "index")
+    builder.close()
+    builder.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["damaged", "followed"])
+def test_damaged_archives_are_refused_as_without_an_index(
+    packed: tuple[bytes, bytes], tmp_path: Path, what: str
+) -> None:
+    archive = packed[0]
+    wrong = archive + b"<html>" * 10 if what == "followed" else archive[:-8] + bytes(4) + archive[-4:]
+    for inflater in (IndexBuilder(tmp_path / "windows", SPACING), GzipInflater()):
+        with pytest.raises(ArchiveError, match=f"gzip data is {what}"):
+            [piece for part in pieces(wrong) for piece in inflater.inflate(part)]
+        if isinstance(inflater, IndexBuilder):
+            inflater.close()
