@@ -20,6 +20,7 @@ from refgenfs.fetch.libz import BlockInflater
 log = logging.getLogger(__name__)
 
 _NEVER = 1 << 63  # an offset that no archive reaches
+_ZEROS = memoryview(bytes(1 << 16))
 
 
 class NotIndexed(RefgenfsError):
@@ -83,22 +84,20 @@ class IndexBuilder:
         if not self.failed:
             self._hash(inflater.member_stop if inflater.ended else inflater.packed, data, base)
             self._last = data[-1:] or self._last
-            if inflater.packed - self._packed_start > MAX_SPAN or inflater.out - self._out_start > MAX_SPAN:
-                # As in an archive that repeats one byte for ever; but a span must fit into a reader's memory.
-                self._fail(f"no boundary of deflate blocks within {MAX_SPAN >> 20} MiB")
+            self._check_length()
 
     def finish(self, members: Sequence[Member], archive_digest: str, path: Path) -> int:
         """Write the whole index file to `path`, synced, and return its size; `archive_digest` is an MD5 (hex).
 
         What was at `path` is replaced at once by the whole file or stays. Raises NotIndexed where no index could be
-        made, and OSError.
+        made, IntegrityError where it would be too large, and OSError.
         """
         inflater = self._inflater
         if self.failed or self._digest is None or not inflater.ended:
             raise NotIndexed(self.failed or "the archive has not gone by whole")
         self._end_span(inflater.member_stop)
-        head = encode_head(self._table, members, archive_digest, inflater.packed, inflater.out)
         self._digest = None  # once only
+        head = encode_head(self._table, members, archive_digest, inflater.packed, inflater.out)
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             with partial.open("xb") as target:
@@ -135,8 +134,19 @@ class IndexBuilder:
         self._drop_windows()
         log.info("no seek index of this archive: %s", reason)
 
+    def _check_length(self) -> None:
+        """Give up where a span gets too long: it must fit into a reader's memory."""
+        inflater = self._inflater
+        if inflater.packed - self._packed_start > MAX_SPAN or inflater.out - self._out_start > MAX_SPAN:
+            self._fail(f"no boundary of deflate blocks within {MAX_SPAN >> 20} MiB")
+        elif self.spans > MAX_SPANS:
+            self._fail(f"it has more than {MAX_SPANS} spans")
+
     def _attempt_point(self, bits: int, data: bytes, base: int) -> None:
         inflater = self._inflater
+        self._check_length()
+        if self.failed:
+            return
         self._hash(inflater.packed, data, base)
         consumed = inflater.packed - base
         shared = (data[consumed - 1 : consumed] if consumed else self._last) if bits else b""
@@ -153,8 +163,6 @@ class IndexBuilder:
             table.packed_start = start
         else:
             self._end_span(inflater.packed)
-        if len(table) >= MAX_SPANS or inflater.packed - self._packed_start > MAX_SPAN:
-            raise OSError(0, "too many or too large spans")
         window = inflater.window()
         packed_window = pack_window(window)
         self._keep(packed_window)
@@ -185,6 +193,8 @@ class IndexBuilder:
         start, self._hashed = self._hashed, max(stop, self._hashed)
         if self._digest is None or stop <= start:
             return
-        if start < base:  # zeros between two gzip members, held back as long as they might be the end
-            self._digest.update(bytes(min(base, stop) - start))
+        for at in range(
+            start, min(base, stop), len(_ZEROS)
+        ):  # between gzip members; held back, for it might be the end
+            self._digest.update(_ZEROS[: min(base, stop) - at])
         self._digest.update(memoryview(data)[max(start - base, 0) : max(stop - base, 0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gzip
 import hashlib
 import random
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from refgenfs.core.errors import ArchiveError, IntegrityError
 from refgenfs.core.seekindex import MAX_SPAN, spacing_for, span_digest, unpack_window
@@ -22,7 +25,7 @@ from refgenfs.fetch.inflating import STEP, GzipInflater
 from refgenfs.fetch.seekpoints import IndexBuilder, NotIndexed
 from refgenfs.fetch.spans import inflate_span
 from tests.support.seekindexes import PACKERS, SPACING, build_index, inflate, parse_index, pieces, sample_tar
-from tests.support.tars import END, entry, parse
+from tests.support.tars import END, entry, header, parse
 
 TAR = sample_tar()
 
@@ -56,6 +59,53 @@ def test_the_index_does_not_depend_on_how_the_archive_arrives(packer: str, tmp_p
     for most in (300, 5000, 200_000):
         sizes = [dice.randint(1, most) for _ in range(1000)]
         assert build_index(pieces(archive, sizes), tmp_path)[0] == whole
+
+
+def make(kind: str, length: int, before: bytes, dice: random.Random) -> bytes:
+    match kind:
+        case "bases":
+            return bytes(dice.choices(b"ACGT", k=length))
+        case "noise":
+            return dice.randbytes(length)
+        case "echo":  # of what came 32 KiB before
+            return (before[-32_768:] * 2)[:length]
+        case _:
+            return bytes(length)
+
+
+STEPS = st.tuples(
+    st.sampled_from(("bases", "noise", "zeros", "echo")),
+    st.integers(0, 40_000),
+    st.sampled_from((zlib.Z_NO_FLUSH, zlib.Z_PARTIAL_FLUSH, zlib.Z_SYNC_FLUSH, zlib.Z_FULL_FLUSH, zlib.Z_FINISH)),
+    st.sampled_from(((0, 0), (1, 0), (9, 0), (6, zlib.Z_FIXED), (6, zlib.Z_HUFFMAN_ONLY), (6, zlib.Z_RLE))),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(STEPS, min_size=1, max_size=12), st.integers(0, 1 << 30))
+def test_every_boundary_can_be_a_point(steps: list[tuple[str, int, int, tuple[int, int]]], seed: int) -> None:
+    dice = random.Random(seed)
+    body = [b""]
+    for kind, length, _, _ in steps:
+        body.append(make(kind, length, b"".join(body), dice))
+    total = sum(map(len, body))
+    body[0] = header(b"t/x", size=total)
+    archive, packer = b"", None
+    for data, (_, _, flush, (level, strategy)) in zip(body, [("", 0, zlib.Z_NO_FLUSH, (6, 0)), *steps], strict=True):
+        packer = packer or zlib.compressobj(level, wbits=31, strategy=strategy, memLevel=dice.randint(1, 9))
+        archive += packer.compress(data) + packer.flush(flush)
+        packer = None if flush == zlib.Z_FINISH else packer
+    archive += packer.flush() if packer else b""
+    tail = bytes(-total % 512) + END
+    archive += bytes(seed % 3) + gzip.compress(tail, mtime=0)
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = [dice.randint(1, 30_000) for _ in range(9)]
+        file, tar = build_index(pieces(archive, sizes), Path(folder), 1)
+    assert tar == b"".join(body) + tail
+    index = parse_index(file)
+    for number in range(len(index)):
+        span = index.span(number)
+        assert inflate(file, archive, number) == tar[span.out_start : span.out_stop]
 
 
 def test_spacing() -> None:
