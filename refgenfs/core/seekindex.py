@@ -225,7 +225,8 @@ def head_size(first: bytes) -> int:
     _, version, spans, archive_size, _, unpacked_size, packed, tables, windows = _HEADER.unpack_from(first)
     if version != _VERSION:
         raise IntegrityError(f"the seek index has version {version}; version {_VERSION} can be read")
-    if not 0 < spans <= MAX_SPANS or not spans * _ROW + 8 <= tables <= MAX_TABLES or packed > 2 * tables:
+    most = tables + (tables >> 10) + 64  # more than deflate adds to what it can't pack
+    if not 0 < spans <= MAX_SPANS or not spans * _ROW + 8 <= tables <= MAX_TABLES or packed > most:
         raise IntegrityError("the seek index has tables of an impossible size")
     if max(archive_size, unpacked_size) >= 1 << 62 or windows > spans << 16:
         raise IntegrityError("the seek index has an impossible size")

@@ -50,7 +50,6 @@ class IndexBuilder:
         self._hashed = 0  # packed offset up to which it has
         self._packed_start = 0  # of that span
         self._out_start = 0
-        self._last = b""  # the last byte of what was inflated before
 
     @property
     def ended(self) -> bool:
@@ -83,7 +82,6 @@ class IndexBuilder:
                 self._attempt_point(event, data, base)
         if not self.failed:
             self._hash(inflater.member_stop if inflater.ended else inflater.packed, data, base)
-            self._last = data[-1:] or self._last
             self._check_length()
 
     def finish(self, members: Sequence[Member], archive_digest: str, path: Path) -> int:
@@ -149,7 +147,8 @@ class IndexBuilder:
             return
         self._hash(inflater.packed, data, base)
         consumed = inflater.packed - base
-        shared = (data[consumed - 1 : consumed] if consumed else self._last) if bits else b""
+        assert consumed or not bits, "what ends a block needs bits of the newest byte, or had ended it before"
+        shared = data[consumed - 1 : consumed] if bits else b""
         try:
             self._begin_span(bits, shared)
         except OSError as exc:

@@ -176,6 +176,16 @@ def test_bytes_come_in_pieces_and_never_more_than_promised(packed: tuple[bytes, 
     assert [len(piece) for piece in inflate_span(less, window, data)] == [STEP, 1]
 
 
+def test_the_end_of_a_large_gzip_member_inside_a_span(tmp_path: Path) -> None:
+    first = header(b"t/x", size=17 << 20)
+    archive = gzip.compress(first + bytes(17 << 20), 1, mtime=0)  # the last byte of its length isn't zero
+    assert archive[-1]
+    archive += gzip.compress(END, mtime=0)
+    file, tar = build_index(pieces(archive), tmp_path, 24 << 20)
+    assert len(parse_index(file)) == 1
+    assert inflate(file, archive, 0) == tar
+
+
 # ---------------------------------------------------------------- when no index can be made
 
 
