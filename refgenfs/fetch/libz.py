@@ -77,6 +77,8 @@ class BlockInflater:
         self.member_stop = 0  # packed offset behind the last gzip member that has ended
         self.next_point = 0
         self._libz = _load()
+        self._buffer = bytearray()  # that is being filled
+        self._shown = 0  # bytes of it that were given
         self._seen = 0  # members that ended well
         self._between = False  # a member has ended, and nothing but zeros came since
         self._stream = _Stream()
@@ -106,31 +108,35 @@ class BlockInflater:
 
         Raises ArchiveError for data that is no gzip, or that differs from the length or CRC that gzip has of it.
         """
-        stream = self._stream
+        stream, full = self._stream, False
         stream.next_in, stream.avail_in = ctypes.cast(c_char_p(data), c_void_p).value, len(data)
-        buffer, full = self._take_buffer(), False
         while stream.avail_in or full:
             if self._between and not self._begin_member(data):
                 break
+            if not stream.avail_out:
+                self._take_buffer()
             code = self._step()
             at_boundary = code == _Z_OK and stream.data_type & (_AT_BOUNDARY | _LAST) == _AT_BOUNDARY
             if at_boundary and self.out >= self.next_point:
                 yield stream.data_type & 7
             full = not stream.avail_out
             if full:
-                yield memoryview(buffer)
-                buffer = self._take_buffer()
+                yield self._new_output()
             if code == _Z_BUF_ERROR:
                 break
-        if stream.avail_out < STEP:
-            yield memoryview(buffer)[: STEP - stream.avail_out]
+        if output := self._new_output():
+            yield output
 
-    def _take_buffer(self) -> bytearray:
-        """Return a new buffer for the next output: the last one belongs to who was given it."""
-        buffer = bytearray(STEP)
-        self._stream.next_out = ctypes.addressof((c_char * STEP).from_buffer(buffer))
+    def _take_buffer(self) -> None:
+        """Go on in new memory: what was filled belongs to who was given it."""
+        self._buffer, self._shown = bytearray(STEP), 0
+        self._stream.next_out = ctypes.addressof((c_char * STEP).from_buffer(self._buffer))
         self._stream.avail_out = STEP
-        return buffer
+
+    def _new_output(self) -> memoryview:
+        """Return what came into the buffer since the last time."""
+        start, self._shown = self._shown, len(self._buffer) - self._stream.avail_out
+        return memoryview(self._buffer)[start : self._shown]
 
     def _step(self) -> int:
         """Inflate up to the next boundary, or the end of what is in or of the room for what comes out."""
