@@ -49,17 +49,24 @@ def file_cost(resident: int) -> int:
 class Entry:
     """What is known of a content whether it is open or not. `version` changes with the block map."""
 
-    __slots__ = ("cid", "last_used", "pinned", "resident", "size", "stored_used", "version")
+    __slots__ = ("cid", "kept", "last_used", "pinned", "resident", "size", "stored_used", "version")
 
     def __init__(
-        self, cid: ContentId, size: int, resident: int = 0, last_used: float = 0.0, pinned: bool = False
+        self,
+        cid: ContentId,
+        size: int,
+        resident: int = 0,
+        last_used: float = 0.0,
+        pinned: bool = False,
+        kept: bool = False,
     ) -> None:
         self.cid = cid
         self.size = size
         self.resident = resident
         self.last_used = last_used  # Unix seconds
         self.stored_used = last_used  # the same, as the ledger has it
-        self.pinned = pinned
+        self.pinned = pinned  # by people
+        self.kept = kept  # by the daemon itself, within a bound (see `Keeping`)
         self.version = 0
 
 

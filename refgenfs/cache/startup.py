@@ -20,6 +20,7 @@ from refgenfs.core.errors import CacheError
 
 MARKER = "clean"  # its text is the epoch; it is there only while the cache is closed and in order
 STATE = "store/state"
+SCRATCH = "scratch"  # files of work under way; nothing in it outlives the daemon
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def load_image(directory: Path) -> Image:
     try:
         contents = directory / "contents"
         contents.mkdir(mode=0o700, exist_ok=True)
+        _empty(directory / SCRATCH)
         punch = can_punch(contents)
         marked = _take_marker(directory)
     except OSError as exc:
@@ -93,12 +95,13 @@ def rows_of(ledger: Ledger, cid: ContentId, size: int) -> Iterator[str]:
 
 def summary_of(entry: Entry) -> JSONValue:
     """Return the row of a content."""
-    return {
+    row: dict[str, JSONValue] = {
         "size": entry.size,
         "resident": entry.resident,
         "last_used": round(entry.last_used, 3),
         "pinned": entry.pinned,
     }
+    return {**row, "kept": True} if entry.kept else row
 
 
 def _load(directory: Path, marked: str, punch: bool) -> Image:
@@ -136,7 +139,7 @@ def _entry(cid: str, row: JSONValue) -> Entry | None:
         return None
     if not 0 <= resident <= size:
         return None
-    return Entry(cid, size, resident, float(used), row.get("pinned") is True)
+    return Entry(cid, size, resident, float(used), row.get("pinned") is True, row.get("kept") is True)
 
 
 def _agree(contents: Path, image: Image) -> None:
@@ -183,6 +186,14 @@ def _trim(path: str, facts: os.stat_result, entry: Entry, image: Image) -> None:
             os.close(fd)
     if used > file_cost(entry.resident):
         image.excess[entry.cid] = used - file_cost(entry.resident)
+
+
+def _empty(scratch: Path) -> None:
+    """Make the folder for scratch files, and remove what a daemon that was killed left in it. Raises OSError."""
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    with os.scandir(scratch) as found:
+        for item in found:
+            _remove(item.path)
 
 
 def _remove(path: str) -> None:

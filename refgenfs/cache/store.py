@@ -17,12 +17,13 @@ from pathlib import Path
 import trio
 
 from refgenfs.cache.content import Content
+from refgenfs.cache.keeping import Keeping
 from refgenfs.cache.ledger import JSONValue, Ledger
 from refgenfs.cache.lock import DirectoryLock
 from refgenfs.cache.opened import OpenContents
 from refgenfs.cache.room import Room
 from refgenfs.cache.shelf import DiskErrors, Reservation, Shelf, file_cost
-from refgenfs.cache.startup import Image, leave_marker, load_image, summary_of
+from refgenfs.cache.startup import SCRATCH, Image, leave_marker, load_image, summary_of
 from refgenfs.cache.verify import VerifyReport, verify_content
 from refgenfs.cache.writeback import Writeback
 from refgenfs.core.content import ContentId, Run
@@ -78,6 +79,7 @@ class Store:
         self._contents = OpenContents(shelf, image.ledger, image.epoch, self._reserve)
         self._room = Room(shelf, self._contents, self._hurry)
         self._writeback = Writeback(shelf, image.ledger, self._contents, image.epoch)
+        self._keeping = Keeping(shelf, image.ledger)
         self._wake = trio.Event()
         self._token = token
         self._adopt(image)
@@ -88,6 +90,8 @@ class Store:
             shelf.entries[entry.cid] = entry
             if entry.pinned:
                 shelf.index.pin(entry.cid)
+            if entry.kept:
+                self._keeping.adopt(entry)
             if entry.resident:
                 shelf.account.files += file_cost(entry.resident)
                 shelf.index.grow(entry.cid, WHOLE, file_cost(entry.resident))
@@ -155,7 +159,8 @@ class Store:
 
     def is_pinned(self, cid: ContentId) -> bool:
         """Say whether a content is pinned."""
-        return self._shelf.index.is_pinned(cid)
+        entry = self._shelf.entries.get(cid)
+        return entry is not None and entry.pinned
 
     def set_note(self, cid: ContentId, note: JSONValue) -> None:
         """Attach to a content what people know it by; it goes when the content does. Writes to the ledger."""
@@ -211,7 +216,7 @@ class Store:
 
     def unpin(self, cid: ContentId) -> None:
         """Let a content be evicted again; one that is not known is passed over."""
-        if self._shelf.index.is_pinned(cid):
+        if self.is_pinned(cid):
             self._set_pin(cid, False)
 
     def _set_pin(self, cid: ContentId, pinned: bool) -> None:
@@ -238,11 +243,25 @@ class Store:
             del shelf.entries[cid]
             self.ledger.delete(f"content/{cid}")
 
+    def keep(self, content: Content) -> None:
+        """Keep a content from eviction while all such contents take a small share of the quota (see `Keeping`).
+
+        That is the daemon's own doing, and no pin: `evict` and `clear` take it away.
+        """
+        self._keeping.keep(content.entry)
+        self._shelf.dirty[content.id] = content  # so that the next flush writes it down
+
+    @property
+    def scratch(self) -> Path:
+        """The folder for files of work under way; what they take has to be reserved. Emptied at each start."""
+        return self.directory / SCRATCH
+
     def evict(self, cid: ContentId) -> int:
         """Remove the resident blocks of a content, unless it is pinned; return how many bytes those were."""
         entry = self._shelf.entries.get(cid)
         if entry is None or entry.pinned:
             return 0
+        self._keeping.release(cid)
         content = self._contents.get(cid)
         if content is None:
             return self._contents.discard(entry)
@@ -291,6 +310,7 @@ class Store:
 
         An error is noted in `errors`, and the next flush tries again.
         """
+        self._keeping.trim()
         await self._writeback.flush()
         self._room.make(self.used - self.quota)  # the ledger was measured, and may be larger than was thought
 
