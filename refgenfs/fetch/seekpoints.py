@@ -84,6 +84,11 @@ class IndexBuilder:
             self._hash(inflater.member_stop if inflater.ended else inflater.packed, data, base)
             self._check_length()
 
+    @property
+    def spilled(self) -> int:
+        """How many bytes the windows take that went to the file so far. For any thread."""
+        return sum(self._table.windows)
+
     def finish(self, members: Sequence[Member], archive_digest: str, path: Path) -> int:
         """Write the whole index file to `path`, synced, and return its size; `archive_digest` is an MD5 (hex).
 
