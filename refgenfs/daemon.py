@@ -158,6 +158,7 @@ class _Running:
                 url=source.url,
                 mirrors=source.mirrors,
                 remotes=source.remotes,
+                seek_index=source.seek_index,
                 timeout=source.timeout,
             )
             for source in config.source
@@ -171,7 +172,9 @@ class _Running:
             self._recheck,
             self._on_damage,
             ArchiveSettings(
-                patience=config.limits.read_deadline, streams=max(1, min(STREAMS, config.limits.connections - 2))
+                patience=config.limits.read_deadline,
+                streams=max(1, min(STREAMS, config.limits.connections - 2)),
+                memory=config.limits.memory // 2,
             ),
             nursery,
         )

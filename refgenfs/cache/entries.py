@@ -18,17 +18,24 @@ _WIDTH = 20  # bytes of an identity
 class Entry:
     """What is known of a content whether it is open or not. `version` changes with the block map."""
 
-    __slots__ = ("cid", "last_used", "pinned", "resident", "size", "stored_used", "version")
+    __slots__ = ("cid", "kept", "last_used", "pinned", "resident", "size", "stored_used", "version")
 
     def __init__(
-        self, cid: ContentId, size: int, resident: int = 0, last_used: float = 0.0, pinned: bool = False
+        self,
+        cid: ContentId,
+        size: int,
+        resident: int = 0,
+        last_used: float = 0.0,
+        pinned: bool = False,
+        kept: bool = False,
     ) -> None:
         self.cid = cid
         self.size = size
         self.resident = resident
         self.last_used = last_used  # Unix seconds
         self.stored_used = last_used  # the same, as the ledger has it
-        self.pinned = pinned
+        self.pinned = pinned  # by people
+        self.kept = kept  # by the daemon itself, within a bound (see `Keeping`)
         self.version = 0
 
 
@@ -41,6 +48,7 @@ class EntryRow:
     resident: int
     pinned: bool
     last_used: float
+    kept: bool = False
 
 
 class Table:
@@ -53,11 +61,14 @@ class Table:
         self.residents = array("Q")
         self._used = array("d")
         self._pinned = bytearray()
+        self._kept = bytearray()
         self._gone = bytearray()
         self._order = array("I")  # positions, the least recently used first
         self._ranks = array("I")  # the inverse of it
 
-    def add(self, cid: ContentId, size: int, resident: int, last_used: float, pinned: bool) -> bool:
+    def add(
+        self, cid: ContentId, size: int, resident: int, last_used: float, pinned: bool, kept: bool = False
+    ) -> bool:
         """Add a row; False, and nothing is added, unless its identity is one and follows all others."""
         try:
             raw = bytes.fromhex(cid)
@@ -70,6 +81,7 @@ class Table:
         self.residents.append(resident)
         self._used.append(last_used)
         self._pinned.append(pinned)
+        self._kept.append(kept)
         self._gone.append(0)
         self.left += 1
         return True
@@ -122,18 +134,19 @@ class Table:
             self.residents[position],
             bool(self._pinned[position]),
             self._used[position],
+            bool(self._kept[position]),
         )
 
-    def pinned(self) -> list[int]:
-        """Return the positions of what is pinned."""
-        return [position for position in self.positions() if self._pinned[position]]
+    def held(self) -> list[int]:
+        """Return the positions of what is pinned or kept."""
+        return [position for position in self.positions() if self._pinned[position] or self._kept[position]]
 
     def take(self, position: int) -> Entry:
         """Take a row out of the table."""
         self._gone[position] = 1
         self.left -= 1
         row = self.row(position)
-        return Entry(row.cid, row.size, row.resident, row.last_used, row.pinned)
+        return Entry(row.cid, row.size, row.resident, row.last_used, row.pinned, row.kept)
 
 
 class Entries:
@@ -146,9 +159,9 @@ class Entries:
         self._taken_up = taken_up
 
     def adopt(self, table: Table) -> None:
-        """Know the contents of a table, which is sorted, in place of the last one's; take up what is pinned."""
+        """Know the contents of a table, which is sorted, in place of the last one's; take up what is held."""
         self._table, self._next = table, 0
-        for position in table.pinned():
+        for position in table.held():
             self._take(position)
 
     def get(self, cid: ContentId) -> Entry | None:
@@ -177,7 +190,7 @@ class Entries:
     def rows(self) -> Iterator[EntryRow]:
         """Return all contents, and take none up."""
         for entry in self._objects.values():
-            yield EntryRow(entry.cid, entry.size, entry.resident, entry.pinned, entry.last_used)
+            yield EntryRow(entry.cid, entry.size, entry.resident, entry.pinned, entry.last_used, entry.kept)
         for position in self._table.positions():
             yield self._table.row(position)
 

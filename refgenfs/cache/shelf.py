@@ -181,7 +181,7 @@ class Shelf:
 
     def _index_again(self, entry: Entry, rank: int) -> None:
         """Put a content into the index, as old as it is."""
-        if entry.pinned:
+        if entry.pinned or entry.kept:
             self.index.pin(entry.cid)
         if entry.resident:
             self.index.restore(Segment(entry.cid, WHOLE, file_cost(entry.resident), self._first_stamp + rank))

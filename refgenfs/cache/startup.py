@@ -24,6 +24,7 @@ from refgenfs.core.content import BLOCK, ContentId, block_count
 from refgenfs.core.errors import CacheError
 
 MARKER = "clean"  # its text is the epoch, and the journal's mark; it is there only while the cache is in order
+SCRATCH = "scratch"  # files of work under way; nothing in it outlives the daemon
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ def open_for_writing(directory: Path, ledger: Ledger | None = None) -> Opened:
         contents.mkdir(mode=0o700, exist_ok=True)
         changed = os.stat(contents).st_mtime_ns
         marked = _take_marker(directory)  # first: a full disk takes that, and nothing may change before it is gone
+        _empty(directory / SCRATCH)
         punch = can_punch(contents)
         shutil.rmtree(directory / "ledger.new", ignore_errors=True)  # of a kill while it was made anew
     except OSError as exc:
@@ -231,12 +233,13 @@ def rows_of(ledger: Ledger, cid: ContentId, size: int) -> Iterator[str]:
 
 def summary_of(entry: Entry | EntryRow) -> JSONValue:
     """Return the row of a content."""
-    return {
+    row: dict[str, JSONValue] = {
         "size": entry.size,
         "resident": entry.resident,
         "last_used": round(entry.last_used, 3),
         "pinned": entry.pinned,
     }
+    return {**row, "kept": True} if entry.kept else row
 
 
 def _table(ledger: Ledger) -> Table:
@@ -253,7 +256,10 @@ def _add(table: Table, cid: str, row: JSONValue) -> bool:
     size, resident, used = row.get("size"), row.get("resident"), row.get("last_used")
     if not isinstance(size, int) or not isinstance(resident, int) or not isinstance(used, int | float):
         return False
-    return 0 <= resident <= size < 1 << 63 and table.add(cid, size, resident, float(used), row.get("pinned") is True)
+    if not 0 <= resident <= size < 1 << 63:
+        return False
+    pinned, kept = row.get("pinned") is True, row.get("kept") is True
+    return table.add(cid, size, resident, float(used), pinned, kept)
 
 
 def _agree(opened: Opened, image: Image) -> None:
@@ -305,6 +311,14 @@ def _trim(path: str, row: EntryRow, opened: Opened, image: Image) -> None:
         os.close(fd)
     if used > file_cost(row.resident):
         image.excess[row.cid] = used - file_cost(row.resident)
+
+
+def _empty(scratch: Path) -> None:
+    """Make the folder for scratch files, and remove what a daemon that was killed left in it. Raises OSError."""
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    with os.scandir(scratch) as found:
+        for item in found:
+            _remove(item.path)
 
 
 def _remove(path: str) -> None:

@@ -18,12 +18,14 @@ import trio
 
 from refgenfs.cache.content import Content
 from refgenfs.cache.entries import EntryRow, Table
+from refgenfs.cache.keeping import Keeping
 from refgenfs.cache.ledger import JSONValue, Ledger
 from refgenfs.cache.lock import DirectoryLock
 from refgenfs.cache.opened import OpenContents
 from refgenfs.cache.room import Room
 from refgenfs.cache.shelf import RETRY_AFTER, DiskErrors, Reservation, Shelf
 from refgenfs.cache.startup import (
+    SCRATCH,
     Image,
     Opened,
     leave_marker,
@@ -77,6 +79,7 @@ class Store:
         self._contents = OpenContents(shelf, opened.ledger, self._reserve)
         self._room = Room(shelf, self._contents, self._hurry)
         self._writeback = Writeback(shelf, opened.ledger, self._contents)
+        self._keeping = Keeping(shelf)
         self._wake = trio.Event()
         self._known = trio.Event()  # what is resident has been read
         self._asked = trio.Event()  # somebody wants to know it
@@ -114,6 +117,7 @@ class Store:
             self._opened.refused = str(exc)
             image = Image(Table())
         self._shelf.adopt(image.table, image.charged)
+        self._keeping.adopt()
         self._reckon(image)
         self._known.set()
 
@@ -139,6 +143,7 @@ class Store:
         self._opened = opened
         self._shelf.punch = opened.punch
         self._contents.restart(image, maps)
+        self._keeping.adopt()
         self._contents.rewrite_all()
         self._shelf.errors.barred = False
         self._reckon(image)
@@ -213,7 +218,8 @@ class Store:
 
     def is_pinned(self, cid: ContentId) -> bool:
         """Say whether a content is pinned."""
-        return self._shelf.index.is_pinned(cid)
+        entry = self._shelf.entries.get(cid)
+        return entry is not None and entry.pinned
 
     def touch(self, cid: ContentId) -> None:
         """Make what is resident of a content the most recently used: it is about to be."""
@@ -283,7 +289,7 @@ class Store:
 
     def unpin(self, cid: ContentId) -> None:
         """Let a content be evicted again; one that is not known is passed over."""
-        if self._shelf.index.is_pinned(cid):
+        if self.is_pinned(cid):
             self._set_pin(cid, False)
 
     def _set_pin(self, cid: ContentId, pinned: bool) -> None:
@@ -294,24 +300,39 @@ class Store:
             raise CacheError(f"content {cid} is not in the cache")
         entry.pinned = pinned
         shelf.entries[cid] = entry
-        (shelf.index.pin if pinned else shelf.index.unpin)(cid)
+        (shelf.index.pin if pinned or entry.kept else shelf.index.unpin)(cid)
         if pinned:
             try:
                 self._room.admit(PIN_GROWTH)
             except CacheError:
                 entry.pinned = False  # no room to write it down: then it is not so
-                shelf.index.unpin(cid)
+                if not entry.kept:
+                    shelf.index.unpin(cid)
                 raise
         shelf.unlisted.add(cid)
         if not pinned and not entry.resident:
             shelf.entries.forget(cid)
             shelf.removed[cid] = entry.size
 
+    def keep(self, content: Content) -> None:
+        """Keep a content from eviction while all such contents take a small share of the quota (see `Keeping`).
+
+        That is the daemon's own doing, and no pin: `evict` and `clear` take it away.
+        """
+        self._keeping.keep(content.entry)
+        self._shelf.unlisted.add(content.id)
+
+    @property
+    def scratch(self) -> Path:
+        """The folder for files of work under way; what they take has to be reserved. Emptied at each start."""
+        return self.directory / SCRATCH
+
     def evict(self, cid: ContentId) -> int:
         """Remove the resident blocks of a content, unless it is pinned; return how many bytes those were."""
         entry = self._shelf.entries.get(cid)
         if entry is None or entry.pinned:
             return 0
+        self._keeping.release(cid)
         content = self._contents.get(cid)
         if content is None:
             return self._contents.discard(entry)
@@ -342,6 +363,7 @@ class Store:
 
         An error is noted in `errors`, the next flush tries again, and the answer is False: not all is written.
         """
+        self._keeping.trim()
         written = await self._writeback.flush()
         self._room.make(self.used - self.quota)  # the ledger was measured, and may be larger than was thought
         return written

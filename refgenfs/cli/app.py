@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from refgenfs import __version__
-from refgenfs.cli import cache, configuration, demonstrate, doctor, find, mounting, residency, state
+from refgenfs.cli import cache, configuration, demonstrate, doctor, find, index, mounting, residency, state
 
 _MOUNT = "Mount"
 _FIND = "Find"
 _KEEP = "Keep on this machine"
 _SET_UP = "Set up"
+_OFFER = "Offer to others"
 
 
 def _examples(*lines: str) -> str:
@@ -61,6 +62,7 @@ def build() -> typer.Typer:
     _add_find(app)
     _add_keep(app)
     _add_set_up(app)
+    _add_offer(app)
     return app
 
 
@@ -124,3 +126,13 @@ def _add_set_up(app: typer.Typer) -> None:
     app.add_typer(group, name="config", rich_help_panel=_SET_UP)
     app.command(rich_help_panel=_SET_UP)(doctor.doctor)
     app.command(rich_help_panel=_SET_UP)(demonstrate.demo)
+
+
+def _add_offer(app: typer.Typer) -> None:
+    app.command(
+        rich_help_panel=_OFFER,
+        epilog=_examples(
+            "refgenfs index bwa_index__default.tgz  # writes bwa_index__default.tgz.seekidx",
+            'for a in */*.tgz; do refgenfs index "$a"; done  # a folder of archives',
+        ),
+    )(index.index)

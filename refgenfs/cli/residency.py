@@ -93,13 +93,13 @@ def follow(client: ControlClient, op: str, **args: Any) -> Any:
     with closing(client.stream(op, **args)) as events:
         if not sys.stderr.isatty():
             return _result(events)
-        bars = _bars()
+        shown = bars()
         tasks: dict[str, TaskID] = {}
-        with bars:
+        with shown:
             for event in events:
                 if isinstance(event, Result):
                     return event.value
-                _move(bars, tasks, event, op)
+                _move(shown, tasks, event, op)
     raise AssertionError("a stream ends with a result or an error")
 
 
@@ -119,7 +119,8 @@ def _move(bars: Bars, tasks: dict[str, TaskID], event: Progress, op: str) -> Non
     bars.update(tasks[name], total=total, completed=event.fields.get("done", 0))
 
 
-def _bars() -> Bars:
+def bars() -> Bars:
+    """Return bars on standard error that show bytes, rate and time left; they go when they are done."""
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.table import Column as BarsColumn
 

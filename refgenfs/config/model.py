@@ -206,6 +206,7 @@ class RefgenieSource(Table):
     url: Url = Field(repr=False)
     mirrors: Annotated[tuple[Url, ...], Field(repr=False)] = ()
     remotes: bool = True
+    seek_index: bool = True
     timeout: _Wait = 20.0
     proxy: Annotated[Url | None, Field(repr=False)] = None
     token_file: Path | None = None

@@ -69,13 +69,18 @@ class ByteRange:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveRef:
-    """A `.tgz` at the origin: where it is, and the MD5 (hex) of its bytes where known."""
+    """A `.tgz` at the origin: where it is, and the MD5 (hex) of its bytes where known.
+
+    `index_urls` are where a seek index of it would be, if the origin has one; none: not to be asked for.
+    """
 
     source: str
     key: str  # `digest/asset:tag`, what people are told
     asset_digest: str
     archive_digest: str
     urls: tuple[str, ...]
+    index_urls: tuple[str, ...] = ()
+    archive_size: int | None = None  # about, in bytes, where the catalog has it
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from refgenfs.core.keys import is_name
 
 PRIVATE = "/_private_api/genomes/dict"
 MAX_WARNINGS = 50  # told one by one; a server that is all wrong must not fill the log
+_UNITS = {unit: 1024**power for power, unit in enumerate(("B", "KB", "MB", "GB", "TB"))}
 _TEXT = 500  # characters of a description that are kept
 _PATH_BYTES = 1024  # of a relative file name
 _COMPONENT_BYTES = 255  # NAME_MAX
@@ -82,6 +83,15 @@ def v3_url(base: str, *segments: str, tag: str | None = None) -> str:
     """Return the URL of a v3 endpoint; `base` may have a path of its own."""
     query = "" if tag is None else f"?tag={quote(tag, safe='')}"
     return base.rstrip("/") + v3_path(*segments) + query
+
+
+def parse_archive_size(text: str) -> int | None:
+    """Return about how many bytes refgenieserver's text for a size says ("288.88 KB", of 1024); None for none."""
+    number, _, unit = text.strip().partition(" ")
+    try:
+        return int(float(number) * _UNITS[unit.strip().upper()])
+    except (KeyError, ValueError, OverflowError):
+        return None
 
 
 def unpacked_url(prefix: str, version: AssetVersion) -> str:

@@ -10,56 +10,28 @@ from __future__ import annotations
 import hashlib
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeVar
 
 import trio
-from isal import isal_zlib
 
-from refgenfs.core.content import BLOCK, block_length
-from refgenfs.core.errors import ArchiveError, CacheError, IntegrityError, RefgenfsError
+from refgenfs.core.errors import ArchiveError, IntegrityError, RefgenfsError
 from refgenfs.core.tar import Data, EndOfMember, Member, NeedData, TarParser
+from refgenfs.fetch.cutting import BlockArrival as BlockArrival
+from refgenfs.fetch.cutting import BlockOffer as BlockOffer
+from refgenfs.fetch.cutting import Blocks, BlockWriter, Cutter, store
+from refgenfs.fetch.inflating import STEP as STEP
+from refgenfs.fetch.inflating import GzipInflater
 from refgenfs.fetch.intake import Intake, IntakeClosed
+from refgenfs.fetch.seekpoints import IndexBuilder
 
-STEP = 1 << 20  # bytes inflated at once: bounds what a bomb can take, and is large enough to cost no overhead
 BATCH = 8  # blocks a crossing to the trio thread: 1 MiB, some 2 ms of inflation against 0.2 ms of crossing
-
-_GZIP_ERROR = cast(type[Exception], isal_zlib.error)  # which isal's stub calls an instance
 
 
 class SinkClosed(RefgenfsError):
     """The archive's sink was closed while it was in use."""
-
-
-class BlockWriter(Protocol):
-    """Where blocks of one content are written to. Called on the worker thread."""
-
-    def write(self, index: int, data: memoryview) -> object:
-        """Write whole consecutive blocks from block `index` on; raise CacheError when the disk refuses."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class BlockOffer:
-    """A block that is here: block `index` of the member `name`, `length` bytes."""
-
-    name: str
-    index: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class BlockArrival:
-    """A block's bytes, which stay valid. `crc` is its CRC-32, or None where it was not stored."""
-
-    name: str
-    index: int
-    data: memoryview
-    crc: int | None
 
 
 W_co = TypeVar("W_co", bound=BlockWriter, covariant=True)
@@ -94,21 +66,27 @@ class ArchiveSink:
     What goes wrong is raised by `feed` or `finish`: ArchiveError for a damaged or unsafe archive (with its
     cause), IntegrityError for another MD5 than `digest`, and what the receiver raises as it is. Blocks that
     arrived before are not taken back: the gzip checksum is known at the end only. `close` must be called.
+
+    With `index` the archive's seek index is made on the way: after `finish` and `close`, the builder may write it.
     """
 
     def __init__(
-        self, receiver: ArchiveReceiver[BlockWriter], token: trio.lowlevel.TrioToken, digest: str = ""
+        self,
+        receiver: ArchiveReceiver[BlockWriter],
+        token: trio.lowlevel.TrioToken,
+        digest: str = "",
+        index: IndexBuilder | None = None,
     ) -> None:
         self._receiver = receiver
         self._token = token
         self._digest = digest
         self._intake = Intake()
-        self._gzip = GzipInflater()
+        self._gzip: GzipInflater | IndexBuilder = GzipInflater() if index is None else index
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._parser = TarParser()
-        self._cutter = _Cutter()
+        self._cutter = Cutter()
         self._members: list[Member] = []
-        self._batch: list[_Span] = []
+        self._batch: list[Blocks] = []
         self._batched = 0  # blocks in the batch
         self._thread: threading.Thread | None = None
         self._stopped = trio.Event()
@@ -211,8 +189,8 @@ class ArchiveSink:
         while True:
             match self._parser.next_event():
                 case Data(data):
-                    for span in self._cutter.cut(data):
-                        self._collect(span)
+                    for blocks in self._cutter.cut(data):
+                        self._collect(blocks)
                 case Member() as member:
                     self._members.append(member)
                     self._cutter.begin(member)
@@ -224,11 +202,11 @@ class ArchiveSink:
                 case _:
                     return
 
-    def _collect(self, span: _Span) -> None:
-        while span.data:
-            head, span = span.split(BATCH - self._batched)
+    def _collect(self, blocks: Blocks) -> None:
+        while blocks.data:
+            head, blocks = blocks.split(BATCH - self._batched)
             self._batch.append(head)
-            self._batched += head.blocks
+            self._batched += head.count
             if self._batched == BATCH:
                 self._flush()
 
@@ -236,16 +214,16 @@ class ArchiveSink:
         """Have the batch admitted, write what was, and tell of all of it."""
         if not self._batch:
             return
-        spans, self._batch, self._batched = self._batch, [], 0
-        offers = [BlockOffer(span.name, index, len(data)) for span in spans for index, data in span]
+        batch, self._batch, self._batched = self._batch, [], 0
+        offers = [BlockOffer(blocks.name, index, len(data)) for blocks in batch for index, data in blocks]
         self._check_running()
         writers = trio.from_thread.run(self._admit, offers, trio_token=self._token)
         if writers is None:
             raise _Stopped
         arrivals: list[BlockArrival] = []
-        for span in spans:
+        for blocks in batch:
             first = len(arrivals)
-            arrivals += _store(span, writers[first : first + span.blocks])
+            arrivals += store(blocks, writers[first : first + blocks.count])
         self._post(partial(self._receiver.commit, arrivals))
 
     def _conclude(self) -> None:
@@ -268,128 +246,3 @@ class ArchiveSink:
 
 class _Stopped(Exception):
     """Inside the worker: the sink was closed, or the receiver failed."""
-
-
-class GzipInflater:
-    """Inflates gzip (RFC 1952) fed in pieces: one or more gzip members, and zero bytes after the last.
-
-    Raises ArchiveError for data that is no gzip, or that differs from the length or CRC that gzip has of it.
-    """
-
-    def __init__(self) -> None:
-        self._member: isal_zlib.Decompress | None = None
-        self._seen = 0  # members that ended well
-
-    @property
-    def ended(self) -> bool:
-        """Say whether the last member that began has ended, with the right checksum."""
-        return self._seen > 0 and self._member is None
-
-    def inflate(self, data: bytes) -> Iterator[bytes]:
-        """Give what the data inflates to, at most `STEP` bytes at once, never empty."""
-        full = False
-        while data or full:
-            if self._member is None:
-                if self._seen:
-                    data = data.lstrip(b"\0")  # tapes pad; gzip(1) ignores it too
-                if not data:
-                    return
-                self._member = isal_zlib.decompressobj(wbits=31)
-            try:
-                inflated = self._member.decompress(data, STEP)
-            except _GZIP_ERROR as exc:
-                what = "followed by something else" if self._seen else "damaged"
-                raise ArchiveError(f"the archive's gzip data is {what}: {exc}") from exc
-            full = len(inflated) == STEP
-            data = self._member.unconsumed_tail
-            if self._member.eof:
-                full, data, self._member = False, self._member.unused_data, None
-                self._seen += 1
-            if inflated:
-                yield inflated
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Whole consecutive blocks of one member, from block `index` on."""
-
-    name: str
-    index: int
-    data: memoryview
-
-    @property
-    def blocks(self) -> int:
-        return -(-len(self.data) // BLOCK)
-
-    def __iter__(self) -> Iterator[tuple[int, memoryview]]:
-        for at in range(self.blocks):
-            yield self.index + at, self.data[at * BLOCK : (at + 1) * BLOCK]
-
-    def part(self, first: int, stop: int) -> _Span:
-        return _Span(self.name, self.index + first, self.data[first * BLOCK : stop * BLOCK])
-
-    def split(self, blocks: int) -> tuple[_Span, _Span]:
-        return self.part(0, blocks), self.part(blocks, self.blocks)
-
-
-class _Cutter:
-    """Cuts the data of members into blocks. Copies only blocks that come in several pieces."""
-
-    def __init__(self) -> None:
-        self._name = ""
-        self._size = 0
-        self._index = 0  # of the block that comes next
-        self._begun: list[memoryview] = []  # its first bytes
-        self._held = 0
-
-    def begin(self, member: Member) -> None:
-        """Go on to a member."""
-        self._name, self._size, self._index = member.name, member.size, 0
-        self._begun, self._held = [], 0
-
-    def cut(self, data: memoryview) -> Iterator[_Span]:
-        """Take the member's next bytes and give the blocks that are complete."""
-        if self._begun:
-            wanted = block_length(self._size, self._index) - self._held
-            self._begin_block(data[:wanted])
-            if len(data) < wanted:
-                return
-            yield self._span(memoryview(b"".join(self._begun)))
-            self._begun, self._held = [], 0
-            data = data[wanted:]
-        at_end = len(data) == self._size - self._index * BLOCK
-        whole = len(data) if at_end else len(data) // BLOCK * BLOCK
-        if whole:
-            yield self._span(data[:whole])
-        if data[whole:]:
-            self._begin_block(data[whole:])
-
-    def _begin_block(self, data: memoryview) -> None:
-        self._begun.append(data)
-        self._held += len(data)
-
-    def _span(self, data: memoryview) -> _Span:
-        span = _Span(self._name, self._index, data)
-        self._index += span.blocks
-        return span
-
-
-def _store(span: _Span, writers: Sequence[BlockWriter | None]) -> Iterator[BlockArrival]:
-    """Write the blocks that have a writer, neighbours in one piece, and give all of them."""
-    numbered = enumerate(writers)
-    for _, group in groupby(numbered, key=lambda pair: id(pair[1])):
-        places = list(group)
-        part = span.part(places[0][0], places[-1][0] + 1)
-        stored = _write(part, places[0][1])
-        for index, data in part:
-            yield BlockArrival(span.name, index, data, isal_zlib.crc32(data) if stored else None)
-
-
-def _write(span: _Span, writer: BlockWriter | None) -> bool:
-    if writer is None:
-        return False
-    try:
-        writer.write(span.index, span.data)
-    except CacheError:
-        return False  # the store counts it; whoever waits for the bytes gets them all the same
-    return True

@@ -32,6 +32,7 @@ from refgenfs.core.retry import Remedy, Retry
 from refgenfs.fetch.answers import AttemptFailed
 from refgenfs.fetch.attempts import Attempts
 from refgenfs.fetch.bridge import Bridge
+from refgenfs.fetch.parts import Part, PartTransfer, read_beginning
 from refgenfs.fetch.pieces import RangeSink, SinkFailed, StreamSink, read_body
 from refgenfs.fetch.session import Session
 from refgenfs.fetch.settings import HttpSettings
@@ -196,6 +197,43 @@ class Http:
                 await ranged.aclose()
 
         await self._bridge.run(lambda: _unwrap(transfer()))
+
+    async def fetch_part(
+        self,
+        extent: ByteRange,
+        start: int,
+        stop: int,
+        size: int,
+        *,
+        account: str,
+        moved: Callable[[int], None] = lambda _: None,
+    ) -> Part:
+        """Return the bytes `start` up to `stop` of an object of `size` bytes, which need lie on no borders.
+
+        They are held in memory. `moved` is told, on another thread, how many bytes came. Raises StaleContent
+        for another size or validator, and RangesIgnored where the origin would send all of it.
+        """
+
+        async def transfer() -> Part:
+            wanted = RangeRequest(start, stop, size, extent.validator)
+            part = PartTransfer(self._line(account), wanted, moved)
+            return await self._attempts.make(extent.urls, account, part.attempt)
+
+        return await self._bridge.run(transfer)
+
+    async def fetch_beginning(
+        self, urls: Sequence[str], length: int, *, account: str, deadline: float
+    ) -> Part | None:
+        """Return the first `length` bytes of an object, all of one that is shorter; None: it is not there.
+
+        Each URL is asked once at the most, until one answers.
+        """
+
+        async def attempt(url: str, retry: Retry) -> Part | None:
+            return await read_beginning(self._line(account), url, length, retry)
+
+        make = self._attempts.make_within
+        return await self._bridge.run(lambda: make(deadline, urls, account, attempt, 0))
 
     async def stream(self, urls: Sequence[str], sink: StreamSink, *, account: str) -> None:
         """Feed a whole object to the sink, in order from its first byte.

@@ -1,8 +1,9 @@
 """Archives: who wants what of which, and whether what came is right.
 
-A `.tgz` can't be entered in the middle. So while somebody waits for a member, every member that streams past
-is stored, and a reader gets each block as soon as it is inflated. A block that a stream has not come to yet
-is joined, never fetched again: one archive, one stream, unless what is wanted has gone by already.
+Without a seek index a `.tgz` can't be entered in the middle. So while somebody waits for a member, every member
+that streams past is stored, and a reader gets each block as soon as it is inflated. A block that a stream has not
+come to yet is joined, never fetched again: one archive, one stream, unless what is wanted has gone by already. With
+an index, which is made as the archive goes by or offered beside it, a block comes by its spans (decision 14).
 
 Trust: an object is confirmed when the whole archive has gone by and its MD5 is the catalog's. Until then its
 blocks are *provisional*: served, kept, and tied to the validator (ETag) of the object that they came from. A
@@ -14,40 +15,47 @@ to what came from it: another one is streamed twice, first to be checked, then t
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakValueDictionary
 
 import trio
 
 from refgenfs.cache.store import Store
-from refgenfs.core.content import ArchiveRef, ContentId, Run, block_count
+from refgenfs.core.content import BLOCK, ArchiveRef, ContentId, Run, block_count
 from refgenfs.core.errors import (
     CacheError,
     DeadlineExceeded,
     IntegrityError,
     OriginMissing,
-    OriginUnavailable,
     RefgenfsError,
-    StaleContent,
-    without_frames,
 )
+from refgenfs.core.seekindex import spacing_for
+from refgenfs.core.spanplan import packed_size
 from refgenfs.core.tar import Member
 from refgenfs.fetch.http import Http
+from refgenfs.reader.archive import Archive
 from refgenfs.reader.flights import Arrival, FlightBoard
+from refgenfs.reader.indexes import Indexes, IndexLost, index_key
+from refgenfs.reader.judge import Judge, Recheck
 from refgenfs.reader.member_table import Canonical, MemberTable, canonical_names, table_key
-from refgenfs.reader.stream import Archive, ArchiveStream, IdleStreams, StreamIdle
+from refgenfs.reader.spanrun import SpanBatch, Wanted
+from refgenfs.reader.spans import SpanReader
+from refgenfs.reader.spill import Spill
+from refgenfs.reader.stream import ArchiveStream, IdleStreams
 
 log = logging.getLogger(__name__)
 
 # Member tables kept in memory without a stream: a few kilobytes each, re-read from the ledger in a millisecond.
 TABLES = 256
-QUEUE_BEAT = 1.0  # seconds between the signs of life of a stream that waits for its turn
-
-# Asks the origin which digest the archive has now; None when the version is gone or rebuilt.
-Recheck = Callable[[ArchiveRef], Awaitable[str | None]]
+PULL = 256  # blocks asked for at a time by a pull: 32 MiB, of which as many fly as there is memory for
+# A stream that has so much of the tar before it until it comes to a block is not waited for where spans can be had:
+# about what one or two round trips take at 1 Gbit/s.
+FAR = 16 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +79,18 @@ class ArchiveSettings:
     linger: a stream that nobody waits for is held this long before it is given up;
     idle: so many of these at a time, since each holds one of the host's connections.
     streams: so many at a time in all, for the memory they take and the connections they hold.
+    memory: bytes that spans in flight may take, packed and unpacked.
+    spacing: unpacked bytes of a span in the indexes that are made here; 0: as fits the archive.
+    indexes: whether any are made.
     """
 
     patience: float = 60.0
     linger: float = 30.0
     idle: int = 2
     streams: int = 4
+    memory: int = 32 << 20
+    spacing: int = 0
+    indexes: bool = True
 
 
 class Archives:
@@ -91,19 +105,21 @@ class Archives:
         on_damage: Callable[[list[ContentId]], None],
         settings: ArchiveSettings,
         nursery: trio.Nursery,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._http = http
         self._board = board
-        self._recheck = recheck
         self._on_damage = on_damage
         self._settings = settings
         self._nursery = nursery
         self._archives: OrderedDict[tuple[str, str], Archive] = OrderedDict()
         self._live: WeakValueDictionary[tuple[str, str], Archive] = WeakValueDictionary()  # some reader's, too
         self._idle = IdleStreams(settings.idle)
-        self._slots = trio.CapacityLimiter(settings.streams)
         self._opening: dict[tuple[str, str], trio.Event] = {}
+        self._indexes = Indexes(store, http, board, nursery, patience=settings.patience, wall=wall)
+        self._judge = Judge(store, http, self._indexes, recheck, settings.streams)
+        self._spans = SpanReader(store, http, board, self._indexes, self._stream_instead, settings.memory, nursery)
 
     # -- tables -------------------------------------------------------------------------------------------
 
@@ -117,8 +133,9 @@ class Archives:
             # no await until the insert: an archive has one object
             self._opening[place] = trio.Event()
             try:
-                table = await self._kept_table(ref)
+                table, index = await self._kept(ref)
                 archive = Archive(ref, table, naming.canonical(), self._on_damage)
+                self._indexes.restore(archive, index)
                 self._live[place] = archive
             finally:
                 self._opening.pop(place).set()
@@ -129,13 +146,18 @@ class Archives:
             archive.ref = ref  # re-archived, or moved: the same files
         return archive
 
-    async def _kept_table(self, ref: ArchiveRef) -> MemberTable:
+    async def _kept(self, ref: ArchiveRef) -> tuple[MemberTable, Any]:
+        """Return the member table, and what the ledger has of the index."""
+
+        def read() -> tuple[Any, Any]:
+            return self._store.ledger.get(table_key(ref)), self._store.ledger.get(index_key(ref))
+
         try:
-            row = await trio.to_thread.run_sync(self._store.ledger.get, table_key(ref))
+            row, index = await trio.to_thread.run_sync(read)
         except CacheError as exc:
             log.warning("%s: its member table can't be read, so its archive is: %s", ref.key, exc)
-            return MemberTable()
-        return MemberTable.from_json(row) if row is not None else MemberTable()
+            return MemberTable(), None
+        return MemberTable.from_json(row) if row is not None else MemberTable(), index
 
     def known(self, ref: ArchiveRef) -> Archive | None:
         """Return the archive if it is in memory."""
@@ -163,40 +185,89 @@ class Archives:
                     return member
                 if archive.table.complete:
                     raise OriginMissing(f"{archive.ref.key}: the archive has no file {name!r}")
-                await self._news(archive)
+                await self._learn(archive)
 
     async def members(self, archive: Archive) -> dict[str, Member]:
         """Return the whole member table; the whole archive must go by once, for good."""
         with _header_waiter(archive):
             while not archive.table.complete:
-                await self._news(archive)
+                await self._learn(archive)
         return archive.table.members
+
+    async def _learn(self, archive: Archive) -> None:
+        """Learn of more members: all at once from an index, if there is one, or else the next header."""
+        if not archive.streams:
+            await self._indexes.ask(archive)
+            if archive.index is not None and not archive.table.complete:
+                try:
+                    await self._indexes.tell(archive)
+                except (IntegrityError, CacheError, IndexLost) as exc:
+                    await self._indexes.forget(archive, exc)
+            if archive.table.complete:
+                return
+        await self._news(archive)
 
     async def _news(self, archive: Archive) -> None:
         """Wait for the next header; see to it that a stream runs."""
         news = archive.news  # before the stream can end
         archive.forget_error()
-        stream = archive.streams[0] if archive.streams else self._start(archive)
-        before = stream.progress
+        if not archive.streams:
+            self._start(archive)
+        before = archive.progress
         while not news.is_set():
             with trio.move_on_after(self._settings.patience):
                 await news.wait()
-            if not news.is_set() and stream.progress == before:
+            if not news.is_set() and archive.progress == before:
                 raise DeadlineExceeded(f"{archive.ref.key}: nothing came in for {self._settings.patience:g} s")
-            before = stream.progress
+            before = archive.progress
         if archive.error is not None and not archive.streams:
             raise archive.error
 
     def join(self, archive: Archive, content: ContentId, name: str, index: int) -> Arrival:
-        """Return the flight of a block that is not resident, launched if there is none. Never awaits."""
+        """Return the flight of a block that is not resident, launched if there is none. Never awaits.
+
+        A stream that will soon come to the block is joined. Else it comes by spans where that is possible, or may be
+        since the origin was not asked for an index yet; else by a stream, from the archive's beginning.
+        """
         arrival = self._board.find(content, index) or archive.just_passed(name, index)
+        if arrival is None and archive.index is not None:
+            arrival = self._spans.just_passed(content, index)
         if arrival is None:
-            stream = archive.stream_to(name, index) or self._start(archive)
-            stream.want(content, name, index)
+            stream = archive.stream_to(name, index)
+            if self._may_have_spans(archive) and (stream is None or self._is_far(archive, stream, name, index)):
+                self._spans.want(archive, content, name, index)
+            else:
+                (stream or self._start(archive)).want(content, name, index)
             arrival = self._board.find(content, index)
         if arrival is None:
             raise AssertionError("a stream that wants a block has registered its flight")
         return arrival
+
+    def prefetch(self, archive: Archive, name: str, indices: Sequence[int]) -> None:
+        """Have blocks brought that a reader in order will want, where spans bring them; a stream does so anyway."""
+        if indices and archive.index is not None and archive.ranges and not archive.streams:
+            self._spans.prefetch(archive, name, indices)
+
+    def _may_have_spans(self, archive: Archive) -> bool:
+        if not archive.ranges:
+            return False
+        return archive.index is not None or (not archive.streams and self._indexes.is_open(archive))
+
+    def _is_far(self, archive: Archive, stream: ArchiveStream, name: str, index: int) -> bool:
+        member = archive.table.members.get(name)
+        return (
+            archive.index is not None
+            and member is not None
+            and (stream.rehearsal or member.offset + index * BLOCK - stream.position > FAR)
+        )
+
+    def _stream_instead(self, batch: SpanBatch, wanted: list[Wanted]) -> None:
+        """Bring by a stream what spans could not; who waits for it notices nothing. Never awaits."""
+        archive = batch.archive
+        for name, index in wanted:
+            stream = archive.stream_to(name, index) or self._start(archive)
+            self._board.hand_over(archive.content_id(name), index, stream)
+            stream.await_block(name, index)
 
     async def pull(self, archive: Archive, names: Iterable[str]) -> None:
         """Make these members resident, all of each; the archive goes by at most twice.
@@ -204,6 +275,13 @@ class Archives:
         Raises CacheError when the cache has no room for them.
         """
         wanted = list(names)
+        if not await self._pull_by_spans(archive, wanted):
+            await self._pull_by_streams(archive, wanted)
+        missing = await self._missing(archive, wanted)
+        if missing is not None:
+            raise CacheError(f"{archive.ref.key}: no room in the cache for {missing}; raise cache.size or unpin")
+
+    async def _pull_by_streams(self, archive: Archive, wanted: list[str]) -> None:
         archive.pulls += 1
         archive.wake_streams()
         try:
@@ -213,9 +291,57 @@ class Archives:
                 await self._stream_end(archive)
         finally:
             archive.pulls -= 1
-        missing = await self._missing(archive, wanted)
-        if missing is not None:
-            raise CacheError(f"{archive.ref.key}: no room in the cache for {missing}; raise cache.size or unpin")
+
+    async def _pull_by_spans(self, archive: Archive, wanted: list[str]) -> bool:
+        """Bring what is missing by spans if that is the smaller part of the archive; say whether it was.
+
+        What is larger comes by one request, and is compared with the catalog's MD5.
+        """
+        if not archive.streams:
+            await self._indexes.ask(archive)
+        if archive.index is None or not archive.ranges or archive.streams:
+            return False
+        try:
+            await self._indexes.tell(archive)
+            found = await self._indexes.map(archive)
+        except RefgenfsError as exc:
+            log.info("%s: it is streamed: %s", archive.ref.key, exc)
+            return False
+        missing = await self._missing_blocks(archive, wanted)
+        spans = {
+            number
+            for name, index in missing
+            if found.size(name) > 0
+            for number in found.spans_of(found.place(name, index))
+        }
+        packed = sum(packed_size(found.index, range(number, number + 1)) for number in spans)
+        if packed * 2 > found.index.archive_size:
+            return False
+        for at in range(0, len(missing), PULL):
+            await self._await_spans(archive, missing[at : at + PULL])
+        return True
+
+    async def _await_spans(self, archive: Archive, wanted: Iterable[Wanted]) -> None:
+        arrivals = []
+        for name, index in wanted:
+            cid = archive.content_id(name)
+            content = self._store.open_content(cid)
+            if content is None or content.missing(Run(index, index + 1)) >= 0:
+                arrivals.append((cid, self.join(archive, cid, name, index)))
+        for cid, arrival in arrivals:
+            await arrival.wait(self._settings.patience, cid)
+
+    async def _missing_blocks(self, archive: Archive, names: Iterable[str]) -> list[Wanted]:
+        """Return the blocks of members that are not resident, in their order in the archive."""
+        found: list[tuple[int, Wanted]] = []
+        for name in names:
+            member = archive.table.members.get(name)
+            if member is not None and member.kind == "file":
+                content = await self._store.content(archive.content_id(name), member.size)
+                blocks = range(block_count(member.size))
+                missing = [index for index in blocks if content.missing(Run(index, index + 1)) >= 0]
+                found += [(member.offset + index * BLOCK, (name, index)) for index in missing]
+        return [wanted for _, wanted in sorted(found)]
 
     async def _missing(self, archive: Archive, names: Iterable[str]) -> str | None:
         if not archive.table.complete:
@@ -239,89 +365,13 @@ class Archives:
     # -- streams ------------------------------------------------------------------------------------------
 
     def _start(self, archive: Archive) -> ArchiveStream:
-        stream = ArchiveStream(archive, self._store, self._board, self._settings.linger, self._idle)
+        spill = None
+        if self._settings.indexes and archive.index is None and not any(one.spill for one in archive.streams):
+            spill = Spill(self._store, self._settings.spacing or spacing_for(archive.ref.archive_size))
+        stream = ArchiveStream(archive, self._store, self._board, self._settings.linger, self._idle, spill)
         archive.streams.append(stream)
-        self._nursery.start_soon(self._fly, archive, stream)
+        self._nursery.start_soon(self._judge.fly, archive, stream)
         return stream
-
-    async def _fly(self, archive: Archive, stream: ArchiveStream) -> None:
-        """Own one stream from its start to its verdict. Raises only a cancellation."""
-        error: RefgenfsError | None = OriginUnavailable(f"the stream of {archive.ref.key} was given up")
-        try:
-            await self._take_turn(stream)
-            error = await self._try(archive, stream)
-            if error is not None:
-                without_frames(error)
-        finally:
-            with suppress(RuntimeError):  # ended before its turn came
-                self._slots.release_on_behalf_of(stream)
-            archive.streams.remove(stream)
-            archive.error = None if isinstance(error, StreamIdle) else error
-            stream.end(error)
-            archive.announce()
-            with trio.CancelScope(shield=True):  # what went by is known for good, also to the next life
-                await archive.save(self._store.ledger)
-
-    async def _take_turn(self, stream: ArchiveStream) -> None:
-        """Wait until there is room for one more stream; that is a queue, and not an origin that is silent."""
-        while True:
-            with trio.move_on_after(QUEUE_BEAT):
-                await self._slots.acquire_on_behalf_of(stream)
-                return
-            stream.progress += 1
-
-    async def _try(self, archive: Archive, stream: ArchiveStream) -> RefgenfsError | None:
-        """Stream, and judge; return what went wrong, after taking back what must not stay."""
-        try:
-            await self._stream(archive, stream)
-        except StreamIdle as exc:
-            log.info("%s", exc)
-            return exc
-        except (IntegrityError, StaleContent) as exc:
-            log.warning("%s: dropping what came: %s", archive.ref.key, exc)
-            archive.distrusted = archive.distrusted or isinstance(exc, IntegrityError)
-            await self._take_back(archive, stream)
-            return exc
-        except RefgenfsError as exc:
-            log.warning("%s: %s", archive.ref.key, exc)
-            return exc
-        except Exception as exc:
-            log.exception("%s: the stream failed unexpectedly", archive.ref.key)
-            await self._take_back(archive, stream)
-            return OriginUnavailable(f"{archive.ref.key}: unexpected {type(exc).__name__}")
-        return None
-
-    async def _take_back(self, archive: Archive, stream: ArchiveStream) -> None:
-        """Drop what a stream brought; a defect in that must not take the daemon along."""
-        try:
-            await stream.take_back()
-        except Exception:
-            archive.generation += 1  # so that nobody reads on
-            log.exception("%s: what came can't be taken back", archive.ref.key)
-
-    async def _stream(self, archive: Archive, stream: ArchiveStream) -> None:
-        await stream.fly(self._http)
-        await self._check(archive, stream)
-        if stream.rehearsal:
-            log.info("%s: another object than was confirmed, or after a wrong one: its MD5 is right", archive.ref.key)
-            stream.clear()
-            await stream.fly(self._http)
-            await self._check(archive, stream)
-        archive.distrusted = False
-        table = archive.table
-        table.members = dict(stream.members)
-        table.complete, table.confirmed, table.validator = True, stream.validator, ""
-
-    async def _check(self, archive: Archive, stream: ArchiveStream) -> None:
-        """Raise IntegrityError unless the archive's MD5 is the catalog's, or what the origin says it is now."""
-        expected = archive.ref.archive_digest
-        if expected and stream.digest != expected:
-            # Archiving again changes the archive's digest and not its files: ask before judging.
-            fresh = await self._recheck(archive.ref)
-            if stream.digest != fresh:
-                raise IntegrityError(
-                    f"{archive.ref.key}: the archive's MD5 is {stream.digest}, the catalog's {expected}"
-                )
 
 
 @contextmanager

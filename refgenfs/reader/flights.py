@@ -106,6 +106,12 @@ class FlightBoard:
         if arrival is not None:
             arrival.land(data)
 
+    def hand_over(self, content: ContentId, index: int, carrier: Carrier) -> None:
+        """Let another carrier bring a block that is on its way; who waits for it notices nothing."""
+        arrival = self.find(content, index)
+        if arrival is not None:
+            arrival.carrier = carrier
+
     def fail(self, content: ContentId, indices: Iterable[int], carrier: Carrier, error: RefgenfsError) -> None:
         """End the flights that this carrier has of these blocks with an error; newer ones are another's."""
         for index in indices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from refgenfs.core.content import ArchiveRef
@@ -16,8 +16,9 @@ Canonical = Callable[[str], str]
 class MemberTable:
     """The members whose headers have gone by, by their name at the origin.
 
-    complete: a whole archive has gone by and its digest was right, so what is not here does not exist.
-    confirmed: the validator of that archive at the origin ("" as long as none was right).
+    complete: what is not here does not exist: a whole archive has gone by and its digest was right, or the origin
+        has a seek index of the archive that the catalog means, which says what is in it.
+    confirmed: the validator of the archive that has gone by and was right ("" as long as none was).
     validator: that of the archive that blocks came from which are not confirmed yet ("" when all are).
     """
 
@@ -25,6 +26,11 @@ class MemberTable:
     complete: bool = False
     confirmed: str = ""
     validator: str = ""
+
+    @property
+    def judged(self) -> bool:
+        """Say whether a whole archive has gone by and its digest was right."""
+        return self.complete and bool(self.confirmed)
 
     def note(self, member: Member) -> None:
         """Remember a member; of two with one name the later counts, as when tar unpacks."""
@@ -73,6 +79,12 @@ def canonical_names(listing: Iterable[str] | None, digest: str, aliases: Iterabl
         return name
 
     return canonical
+
+
+def renamed(member: Member, canonical: Callable[[str], str]) -> Member:
+    """Return a member with its name at the origin."""
+    target = canonical(member.target) if member.kind == "hardlink" and member.target else member.target
+    return replace(member, name=canonical(member.name), target=target)
 
 
 def table_key(ref: ArchiveRef) -> str:

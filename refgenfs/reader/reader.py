@@ -257,6 +257,8 @@ class Reader:
         elif isinstance(extent, ArchiveMember) and file.archive is not None:
             archive, name = file.archive, extent.name
             flights = {i: self._archives.join(archive, content.id, name, i) for i in missing}
+            if ahead is not None:
+                self._archives.prefetch(archive, name, _missing(content, ahead))
         else:
             raise IntegrityError(f"{content.id}: no way to fetch its bytes")
         joined = {index: arrival for index, arrival in flights.items() if arrival is not None}
@@ -273,6 +275,8 @@ class Reader:
         extent = file.facts.extent
         if isinstance(extent, ByteRange):
             self._launch(content, extent, file.facts.source, [], self._affordable(content, ahead))
+        elif isinstance(extent, ArchiveMember) and file.archive is not None:
+            self._archives.prefetch(file.archive, extent.name, _missing(content, ahead))
 
     def _launch(
         self,

@@ -5,30 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from functools import partial
 
 import trio
 
 from refgenfs.cache.content import Content
-from refgenfs.cache.ledger import Ledger
 from refgenfs.cache.shelf import Reservation
 from refgenfs.cache.store import Store
-from refgenfs.core.content import ArchiveRef, ContentId, Run, block_count, content_id
+from refgenfs.core.content import BLOCK, ContentId, Run
 from refgenfs.core.errors import CacheError, OriginMissing, RefgenfsError, StaleContent
 from refgenfs.core.tar import Member
 from refgenfs.fetch.archive import ArchiveSink, BlockArrival, BlockOffer
 from refgenfs.fetch.http import Http
+from refgenfs.reader.archive import NO_VALIDATOR
+from refgenfs.reader.archive import Archive as Archive
 from refgenfs.reader.flights import Arrival, FlightBoard
-from refgenfs.reader.labels import label, labelled
-from refgenfs.reader.member_table import Canonical, MemberTable, table_key
+from refgenfs.reader.labels import label
+from refgenfs.reader.member_table import renamed
+from refgenfs.reader.spill import Spill
+from refgenfs.reader.trust import drop_all
 
 log = logging.getLogger(__name__)
 
-# Stands for the validator of an object that has none: never equal to any.
-NO_VALIDATOR = "none"
 # Blocks that went by and could not be stored are kept this long for who comes a moment later: two batches.
 TAIL = 16  # blocks, 2 MiB
 
@@ -56,59 +56,6 @@ class IdleStreams:
             self._streams.remove(stream)
 
 
-@dataclass(slots=True, weakref_slot=True)
-class Archive:
-    """One archive: what is known of its members, and the streams that run."""
-
-    ref: ArchiveRef
-    table: MemberTable
-    canonical: Canonical
-    dropped: Callable[[list[ContentId]], None]  # told which contents turned out to be wrong
-    streams: list[ArchiveStream] = field(default_factory=list)
-    news: trio.Event = field(default_factory=trio.Event)  # replaced at each change: a header went by, a stream ended
-    header_waiters: int = 0
-    pulls: int = 0  # how many want all of it
-    generation: int = 0  # counts how often blocks were taken back: who has read some of those must not go on
-    served: set[int] = field(default_factory=set)  # generations of which somebody was given bytes
-    distrusted: bool = False  # the last object was wrong: the next is looked at before anybody reads of it
-    error: RefgenfsError | None = None  # why the last stream ended, if not well
-
-    def forget_error(self) -> None:
-        """Let a new attempt speak for itself."""
-        self.error = None
-
-    def announce(self) -> None:
-        """Wake all who wait for a header or for the end of a stream."""
-        news, self.news = self.news, trio.Event()
-        news.set()
-
-    async def save(self, ledger: Ledger) -> bool:
-        """Write the member table, as it is now, to the ledger; False if that refuses: a stream more later on."""
-        rows = self.table.to_json()  # here, not in the thread: it may change meanwhile
-        try:
-            await trio.to_thread.run_sync(ledger.set, table_key(self.ref), rows)
-        except CacheError:
-            return False
-        return True
-
-    def wake_streams(self) -> None:
-        """Let paused streams look again whether somebody waits."""
-        for stream in self.streams:
-            stream.wake()
-
-    def content_id(self, name: str) -> ContentId:
-        """Return the identity of a member's bytes."""
-        return content_id(self.ref.source, self.ref.asset_digest, name)
-
-    def just_passed(self, name: str, index: int) -> Arrival | None:
-        """Return a block that went by a moment ago and could not be stored."""
-        return next((stream.tail[name, index] for stream in self.streams if (name, index) in stream.tail), None)
-
-    def stream_to(self, name: str, index: int) -> ArchiveStream | None:
-        """Return a running stream that has not come to this block yet."""
-        return next((stream for stream in self.streams if stream.will_reach(name, index)), None)
-
-
 class _Feed:
     """The stream's sink as `Http` sees it: the archive's sink, and a word to the trio thread at the beginning."""
 
@@ -134,8 +81,17 @@ class ArchiveStream:
     readers; those that wait say so by `async`.
     """
 
-    def __init__(self, archive: Archive, store: Store, board: FlightBoard, linger: float, idle: IdleStreams) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        store: Store,
+        board: FlightBoard,
+        linger: float,
+        idle: IdleStreams,
+        spill: Spill | None = None,
+    ) -> None:
         self.archive = archive
+        self.spill = spill  # where the archive's index is made meanwhile
         self.tail: OrderedDict[tuple[str, int], Arrival] = OrderedDict()
         self._idle = idle
         self._given_up = False
@@ -145,6 +101,7 @@ class ArchiveStream:
         self.rehearsal = False
         self.eager = False  # somebody has read: go on to the end, so that the next file is there
         self.members: dict[str, Member] = {}  # all whose headers went by
+        self.all_members: list[Member] = []  # as the archive has them, once it has gone by
         self._cleared = ""  # the validator of the object that passed its rehearsal
         self._contents: dict[str, Content] = {}
         self._stored: dict[str, list[int]] = {}  # blocks that this stream made resident
@@ -155,6 +112,7 @@ class ArchiveStream:
         self._passed: set[str] = set()
         self._current = ""
         self._next_index = 0
+        self._reached = 0  # where in the tar the last member ended
         self._ended = False
         self._unrecorded = False  # the ledger does not know which object this is
         self._wake = trio.Event()
@@ -169,9 +127,19 @@ class ArchiveStream:
             return False
         return self.rehearsal or name != self._current or index >= self._next_index
 
+    @property
+    def position(self) -> int:
+        """How far in the unpacked tar it has come, in bytes."""
+        member = self.members.get(self._current)
+        return self._reached if member is None else member.offset + self._next_index * BLOCK
+
     def want(self, content: ContentId, name: str, index: int) -> None:
         """Register a flight of this block on this stream."""
         self._board.launch(content, (index,), self)
+        self.await_block(name, index)
+
+    def await_block(self, name: str, index: int) -> None:
+        """Note that somebody waits for a block whose flight is on this stream."""
         self._wanted.add((name, index))
         self.eager = True
         self.wake()
@@ -190,7 +158,8 @@ class ArchiveStream:
     async def fly(self, http: Http) -> None:
         """Stream the archive once. `end` must follow. Raises what goes wrong."""
         token = trio.lowlevel.current_trio_token()
-        sink = ArchiveSink(self, token)
+        builder = None if self.spill is None else self.spill.begin()
+        sink = ArchiveSink(self, token, index=builder)
         try:
             ref = self.archive.ref
             await http.stream(ref.urls, _Feed(self, sink, token), account=ref.source)
@@ -214,6 +183,8 @@ class ArchiveStream:
         for reservation in self._reservations.values():
             reservation.release()
         self._reservations.clear()
+        if self.spill is not None:
+            self.spill.close()
         self.tail.clear()  # its arrivals know the stream: a cycle with megabytes in it
         self._contents.clear()
 
@@ -226,6 +197,10 @@ class ArchiveStream:
         All is confirmed, and this is the object that was: what comes is as good. Confirmed, but from another
         object (archived again, or rebuilt and the catalog old): a rehearsal. Never two objects at a time.
         """
+        async with self.archive.judging:  # two streams that begin must not decide at the same time
+            await self._begun(validator)
+
+    async def _begun(self, validator: str) -> None:
         archive, table = self.archive, self.archive.table
         self.validator = validator or NO_VALIDATOR
         others = {stream.validator for stream in archive.streams if stream is not self} - {""}
@@ -233,10 +208,10 @@ class ArchiveStream:
             raise StaleContent(f"{archive.ref.key}: the archive was replaced while it is being read")
         if self._cleared and self.validator != self._cleared:
             raise StaleContent(f"{archive.ref.key}: the archive was replaced while it is being checked")
-        if archive.distrusted and not self._cleared and not table.complete:
+        if archive.distrusted and not self._cleared:
             self.rehearsal = True
             return
-        if table.complete:
+        if table.judged:
             known = self.validator in (table.confirmed, self._cleared)
             self.rehearsal = not known or (self.validator == NO_VALIDATOR and not self._cleared)
             return
@@ -244,7 +219,7 @@ class ArchiveStream:
         dropped = True
         if table.validator and not same:
             log.warning("%s: the origin has another archive now; dropping what was not confirmed", archive.ref.key)
-            dropped = await self._drop_all()
+            dropped = await drop_all(archive, self._store, besides=self)
         archive.table.validator = self.validator
         # What is stored must be known to be of this object, in the next life too; else nothing is.
         self._unrecorded = not (dropped and await archive.save(self._store.ledger))
@@ -253,8 +228,8 @@ class ArchiveStream:
         """Drop what this stream has brought: it turned out to be wrong. Raises no CacheError."""
         archive = self.archive
         self.tail.clear()
-        if not archive.table.complete:
-            await self._drop_all()
+        if not archive.table.judged:
+            await drop_all(archive, self._store, besides=self)
             return
         for name, indices in self._stored.items():
             for index in indices:
@@ -264,36 +239,11 @@ class ArchiveStream:
             archive.generation += 1
             archive.dropped([archive.content_id(name) for name in self._stored])
 
-    async def _drop_all(self) -> bool:
-        """Drop every block of the archive's members, pinned or not, and the member table.
-
-        False when the disk has not taken that: then the ledger goes on to say what the blocks are of.
-        """
-        archive = self.archive
-        # By their labels: a daemon that ended in the middle of a stream did not keep that stream's headers.
-        sizes = await labelled(self._store, lambda name, cid: archive.content_id(name) == cid)
-        sizes |= {archive.content_id(name): member.size for name, member in archive.table.members.items()}
-        for cid, size in sizes.items():
-            try:
-                content = await self._store.content(cid, size)
-            except CacheError as exc:
-                log.warning("%s: %s can't be opened, so it can't be served either: %s", archive.ref.key, cid, exc)
-            else:
-                content.drop(Run(0, block_count(size)))
-        archive.generation += 1
-        archive.dropped(list(sizes))
-        # A stream that runs on goes on storing: what it brings stays tied to its object.
-        running = {stream.validator for stream in archive.streams if stream is not self} - {""}
-        archive.table = MemberTable(validator=next(iter(running), ""))
-        # The blocks first: after a power cut they must not be there under the name of what comes now.
-        return await self._store.flush() and await archive.save(self._store.ledger)  # or its sizes would be believed
-
     def member(self, member: Member) -> None:
         """A header went by; the blocks that follow are this member's."""
-        canonical = self.archive.canonical
-        name = canonical(member.name)
-        target = canonical(member.target) if member.kind == "hardlink" and member.target else member.target
-        self.members[name] = replace(member, name=name, target=target)
+        named = renamed(member, self.archive.canonical)
+        name = named.name
+        self.members[name] = named
         self.progress += 512
         if self.rehearsal:
             return
@@ -310,6 +260,8 @@ class ArchiveStream:
 
     def commit(self, arrivals: list[BlockArrival]) -> None:
         """Blocks are stored, or could not be: make them resident and wake who waits for them."""
+        if self.spill is not None:
+            self.spill.look_after(self._born)
         for arrival in arrivals:
             self.progress += len(arrival.data)
             if self.rehearsal:
@@ -338,11 +290,12 @@ class ArchiveStream:
     def finished(self, members: list[Member], digest: str) -> None:
         """The whole archive went by and was well-formed."""
         self._leave_current()
-        self.digest = digest
+        self.all_members, self.digest = members, digest
 
     def _leave_current(self) -> None:
         if self._current:
             self._passed.add(self._current)
+            self._reached = self.position
         missed = [place for place in self._wanted if place[0] == self._current]
         for name, index in missed:  # asked for beyond the member's end: the sizes disagree
             self._wanted.discard((name, index))

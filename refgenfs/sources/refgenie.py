@@ -24,6 +24,7 @@ from refgenfs.core.refgenie import (
     Parsed,
     PublicAnswers,
     iter_versions,
+    parse_archive_size,
     parse_fresh,
     parse_genome_list,
     parse_listing,
@@ -36,6 +37,7 @@ from refgenfs.core.refgenie import (
     v3_path,
     v3_url,
 )
+from refgenfs.core.seekindex import SUFFIX
 from refgenfs.fetch.answers import OriginFailing, OriginUnusable
 
 K = TypeVar("K")
@@ -77,7 +79,8 @@ class Asker(Protocol):
 
 
 class RefgenieSource:
-    """One refgenieserver and its mirrors. `remotes` says whether unpacked copies are used where offered.
+    """One refgenieserver and its mirrors. `remotes` says whether unpacked copies are used where offered, `seek_index`
+    whether indexes of archives are looked for.
 
     `timeout` (seconds) is the silence that the HTTP client bears; a call with its retries takes at most twice
     that. `warnings` are what the last catalog had to leave out, one line each.
@@ -93,6 +96,7 @@ class RefgenieSource:
         url: str,
         mirrors: Sequence[str] = (),
         remotes: bool = True,
+        seek_index: bool = True,
         timeout: float = 20.0,
     ) -> None:
         self.name = name
@@ -101,6 +105,7 @@ class RefgenieSource:
         self._http = http
         self._bases = (url, *mirrors)
         self._remotes = remotes
+        self._seek_index = seek_index
         self._patience = timeout / 2  # of retries, when a catalog's next refresh is a retry anyway
         self._deadline = 2 * timeout
         self._prefix: str | None = None
@@ -303,7 +308,20 @@ class RefgenieSource:
             asset_digest=version.asset_digest,
             archive_digest=version.archive_digest,
             urls=tuple(self._urls("assets", "archive", *place, tag=version.tag)),
+            index_urls=self._index_urls(version) if self._seek_index else (),
+            archive_size=parse_archive_size(version.archive_size),
         )
+
+    def _index_urls(self, version: AssetVersion) -> tuple[str, ...]:
+        """Return where a seek index of the archive is if there is one: beside it.
+
+        A server with remotes redirects from its own URL of an archive to `<digest>/<asset>__<tag>.tgz` there.
+        """
+        folder = self.unpacked(version)
+        if folder is not None:
+            return (f"{folder.rstrip('/')}.tgz{SUFFIX}",)
+        place = (version.genome_digest, f"{version.asset}{SUFFIX}")
+        return tuple(self._urls("assets", "archive", *place, tag=version.tag))
 
     async def fresh_version(self, version: AssetVersion) -> AssetVersion | None:
         """Ask for a version's digests as they are now; None if the server has the version no more."""

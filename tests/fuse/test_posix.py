@@ -663,7 +663,7 @@ def test_a_folder_with_many_files(tmp_path: Path) -> None:
         rows = {line.split()[-1]: int(line.split()[4]) for line in lines}
         assert rows == {f"g.{i:05}.txt": i % 50 for i in range(MANY)}
         assert mounted.shell("cat $M/g/many/* | wc -c").split() == [str(sum(i % 50 for i in range(MANY)))]
-        assert origin.stats().matching("*/archive/*").requests == 1
+        assert origin.stats().matching("*/archive/*/many").requests == 1
 
 
 # -- many at once -----------------------------------------------------------------------------------------------
@@ -704,7 +704,8 @@ def test_200_threads_on_cold_files(ground: Ground, tmp_path: Path) -> None:
         assert facts == {path: (len(data), hashlib.md5(data).hexdigest()) for path, data in data.items()}
         assert len({inode for _, inode, *_ in found}) == len(names)
         archive = "/archive/" if ground.route == "archives" else ".bt2"
-        sent = sum(served.bytes for served in ground.requests() if archive in served.path)
+        asked = [served for served in ground.requests() if ".seekidx" not in served.path]
+        sent = sum(served.bytes for served in asked if archive in served.path)
     if ground.route == "archives":
         digest = next(d for d, g in genomes_of(ground.server).items() if "tinyA" in g["aliases"])
         once = (ground.server.archives / digest / "bowtie2_index__default.tgz").stat().st_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import random
 import tarfile
 import threading
@@ -12,6 +13,7 @@ import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -22,6 +24,8 @@ from refgenfs.core.tar import Member
 from refgenfs.fetch.archive import BATCH, STEP, ArchiveSink, BlockArrival, BlockOffer, SinkClosed
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.intake import AHEAD
+from refgenfs.fetch.seekpoints import IndexBuilder
+from tests.support.seekindexes import SPACING, build_index, inflate, parse_index, sample_tar
 from tests.support.tars import END, entry, header, make_tar, pax
 
 RANDOM = random.Random(1)
@@ -137,6 +141,15 @@ class Receiver:
         return found
 
 
+class Forgetful(Receiver):
+    """Counts bytes, and keeps none."""
+
+    total = 0
+
+    def commit(self, arrivals: list[BlockArrival], /) -> None:
+        self.total += sum(len(arrival.data) for arrival in arrivals)
+
+
 @pytest.fixture
 async def bridge() -> AsyncIterator[Bridge]:
     async with open_bridge() as bridge:
@@ -148,8 +161,10 @@ def workers() -> list[threading.Thread]:
 
 
 @asynccontextmanager
-async def open_sink(receiver: Receiver, digest: str = "") -> AsyncIterator[ArchiveSink]:
-    sink = ArchiveSink(receiver, trio.lowlevel.current_trio_token(), digest)
+async def open_sink(
+    receiver: Receiver, digest: str = "", index: IndexBuilder | None = None
+) -> AsyncIterator[ArchiveSink]:
+    sink = ArchiveSink(receiver, trio.lowlevel.current_trio_token(), digest, index)
     try:
         yield sink
     finally:
@@ -481,12 +496,6 @@ async def test_a_bomb_takes_time_and_no_memory(bridge: Bridge) -> None:
     archive = b"".join([*parts, packer.compress(END), packer.flush()])
     assert len(archive) < 600_000
 
-    class Forgetful(Receiver):
-        total = 0
-
-        def commit(self, arrivals: list[BlockArrival], /) -> None:
-            self.total += sum(len(arrival.data) for arrival in arrivals)
-
     receiver = Forgetful()
     receiver.wanted = lambda offer: False
     tracemalloc.start()
@@ -507,3 +516,71 @@ async def test_a_bomb_of_names(bridge: Bridge) -> None:
         for number in range(2500):
             packed.write(pax((b"path", b"t/%d/" % number + b"/".join([b"n" * 250] * 15))) + header(b"t/x"))
     await fails(bridge, out.getvalue(), ArchiveError, "names of more than")
+
+
+# ---------------------------------------------------------------- with a seek index
+
+
+@pytest.mark.parametrize("piece", [1009, 65536, 1 << 30])
+async def test_the_seek_index_is_made_on_the_way(bridge: Bridge, tmp_path: Path, piece: int) -> None:
+    tar = sample_tar(seed=piece)
+    archive = gzip.compress(tar, 6, mtime=0)
+    builder, receiver = IndexBuilder(tmp_path / "windows", SPACING), Receiver()
+    with trio.fail_after(30):
+        async with open_sink(receiver, index=builder) as sink:
+            await pour(bridge, sink, archive, piece)
+            digest = await sink.finish()
+    size = await trio.to_thread.run_sync(builder.finish, receiver.members, digest, tmp_path / "archive.seekidx")
+    builder.close()
+    assert os.listdir(tmp_path) == ["archive.seekidx"]
+    file = (tmp_path / "archive.seekidx").read_bytes()
+    assert size == len(file)
+    (tmp_path / "archive.seekidx").unlink()
+    assert file == build_index([archive], tmp_path)[0]
+    index = parse_index(file)
+    assert list(index.members) == receiver.members
+    for member in receiver.members:
+        spans = index.spans_for(member.offset, member.offset + member.size)
+        data = b"".join(inflate(file, archive, number) for number in spans)
+        skip = member.offset - index.span(spans[0]).out_start
+        assert data[skip : skip + member.size] == receiver.data[member.name]
+
+
+async def test_an_index_that_fails_costs_nothing_else(bridge: Bridge, tmp_path: Path) -> None:
+    builder, receiver = IndexBuilder(tmp_path / "no such folder" / "windows", 4096), Receiver()
+    async with open_sink(receiver, MD5, builder) as sink:
+        await pour(bridge, sink, ARCHIVE)
+        await sink.finish()
+    builder.close()
+    assert receiver.data == FILES
+    assert "can't be kept" in builder.failed
+
+
+async def test_a_sink_that_is_closed_in_the_middle_of_its_index(bridge: Bridge, tmp_path: Path) -> None:
+    builder = IndexBuilder(tmp_path / "windows", SPACING)
+    async with open_sink(Receiver(), index=builder) as sink:
+        await pour(bridge, sink, ARCHIVE[:-1])
+        with pytest.raises(ArchiveError, match="cut short"):
+            await sink.finish()
+    builder.close()
+    assert os.listdir(tmp_path) == []
+
+
+async def test_the_index_takes_little_memory(bridge: Bridge, tmp_path: Path) -> None:
+    archive = gzip.compress(sample_tar(scale=10), 6, mtime=0)
+    peaks = []
+    for index in (None, IndexBuilder(tmp_path / "windows", SPACING)):
+        receiver = Forgetful()
+        tracemalloc.start()
+        try:
+            async with open_sink(receiver, index=index) as sink:
+                await pour(bridge, sink, archive)
+                await sink.finish()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert receiver.total > 10 << 20
+        if index is not None:
+            assert index.spans > 100
+            index.close()
+    assert peaks[1] < peaks[0] + (2 << 20)

@@ -1105,7 +1105,7 @@ async def test_a_ledger_that_fails_ends_no_daemon(tmp_path: Path, monkeypatch: p
             await trio.lowlevel.checkpoint()
             return arm(ref)
 
-        monkeypatch.setattr(rig.archives, "_recheck", recheck)
+        monkeypatch.setattr(rig.archives._judge, "_recheck", recheck)
         with pytest.raises(IntegrityError):
             await rig.archives.members(archive)
         await eventually(lambda: not archive.streams)

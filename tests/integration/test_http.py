@@ -30,6 +30,7 @@ from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.answers import OriginFailing, OriginUnusable
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http, RemoteFacts
+from refgenfs.fetch.parts import RangesIgnored
 from refgenfs.fetch.pieces import FEED, PIECE
 from refgenfs.fetch.settings import Account, HttpSettings
 from tests.integration.http_origin import (
@@ -967,3 +968,61 @@ async def test_nginx(http: Http, nginx: tuple[str, Path]) -> None:
     for validator in (facts.validator, DATE):
         with pytest.raises(StaleContent):
             await fetch(http, url + "/x.fa", validator=validator)
+
+
+# ---- parts in memory
+
+
+async def test_a_part_lies_on_no_borders(http: Http, origin: Origin) -> None:
+    moved: list[int] = []
+    part = await http.fetch_part(
+        ByteRange((f"{origin.url}/x",), '"v1"'), 12_345, 345_678, SIZE, account="lab", moved=moved.append
+    )
+    assert part.data == DATA[12_345:345_678]
+    assert (part.size, part.validator) == (SIZE, '"v1"')
+    assert sum(moved) == 345_678 - 12_345
+    assert origin.sent == 345_678 - 12_345
+
+
+async def test_a_part_goes_on_after_a_break_where_the_version_is_the_same(http: Http, origin: Origin) -> None:
+    origin.script.append(truncate_after(100_000))
+    part = await http.fetch_part(ByteRange((f"{origin.url}/x",), ""), 7, 400_000, SIZE, account="lab")
+    assert part.data == DATA[7:400_000]
+    assert origin.sent < 400_000
+
+
+async def test_a_part_of_two_versions_is_refused(http: Http, origin: Origin) -> None:
+    def change(served: Origin) -> None:
+        served.etag = '"v2"'
+
+    origin.script.append(then_change(truncate_after(100_000), change))
+    with pytest.raises(StaleContent):
+        await http.fetch_part(ByteRange((f"{origin.url}/x",), ""), 7, 400_000, SIZE, account="lab")
+    with pytest.raises(StaleContent):
+        await http.fetch_part(ByteRange((f"{origin.url}/x",), '"v1"'), 7, 400_000, SIZE, account="lab")
+    with pytest.raises(StaleContent):
+        await http.fetch_part(ByteRange((f"{origin.url}/x",), ""), 7, 400_000, SIZE - 1, account="lab")
+
+
+async def test_an_origin_that_knows_no_ranges_is_told_from_one_that_does(http: Http, origin: Origin) -> None:
+    origin.ranges = False
+    with pytest.raises(RangesIgnored):
+        await http.fetch_part(ByteRange((f"{origin.url}/x",), ""), 7, 400_000, SIZE, account="lab")
+    assert http.fetched["lab"] == 0
+
+
+async def test_the_beginning_of_what_is_there_and_of_what_is_not(http: Http, origin: Origin) -> None:
+    part = await http.fetch_beginning([f"{origin.url}/x"], 1000, account="lab", deadline=5)
+    assert part is not None
+    assert (bytes(part.data), part.size, part.validator) == (DATA[:1000], SIZE, '"v1"')
+    origin.ranges = False
+    part = await http.fetch_beginning([f"{origin.url}/x"], 1000, account="lab", deadline=5)
+    assert part is not None
+    assert (bytes(part.data), part.size) == (DATA[:1000], SIZE)
+    origin.script.append(status(404))
+    assert await http.fetch_beginning([f"{origin.url}/x"], 1000, account="lab", deadline=5) is None
+    assert list(http.failures) == [], "that is no failure"
+    origin.script.append(status(503))
+    with pytest.raises(OriginFailing):
+        await http.fetch_beginning([f"{origin.url}/x"], 1000, account="lab", deadline=5)
+    assert len(http.failures) == 1, "asked once"

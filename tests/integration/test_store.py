@@ -22,6 +22,7 @@ import trio
 from refgenfs.cache import disk, opened, startup
 from refgenfs.cache.blockmap import BlockMap
 from refgenfs.cache.content import Content, checksum
+from refgenfs.cache.keeping import bound_of
 from refgenfs.cache.ledger import Ledger
 from refgenfs.cache.shelf import BlockDamaged
 from refgenfs.cache.store import CacheLimits, open_store
@@ -736,3 +737,59 @@ async def test_a_map_read_before_an_eviction_is_not_believed(
         content = await store.content(name_of(1), 10 * BLOCK)
         assert content.missing(Run(0, 10)) == 0
         assert content.resident() == (0 if whole else 5 * BLOCK)
+
+
+# --- kept by the daemon itself
+
+
+async def test_what_is_kept_stays_while_it_is_little(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="test") as store:
+        kept = await store.content(name_of(1), 8 * BLOCK)
+        assert fill(kept, range(8))
+        store.keep(kept)
+        other = await store.content(name_of(2), 1000 * BLOCK)
+        assert fill(other, range(1000))
+        assert kept.resident() == kept.size
+        assert not store.is_pinned(kept.id)
+        assert not any(one.pinned for one in store.summary())
+    async with open_store(tmp_path, LIMITS, owner="test") as store:  # and after a restart
+        other = await store.content(name_of(3), 1000 * BLOCK)
+        assert fill(other, range(1000))
+        assert store.resident_bytes(name_of(1)) == 8 * BLOCK
+
+
+async def test_beyond_the_bound_what_was_used_longest_ago_is_let_go(tmp_path: Path) -> None:
+    now = itertools.count(1.0).__next__
+    async with open_store(tmp_path, LIMITS, owner="test", now=now) as store:
+        bound = bound_of(LIMITS.size) // BLOCK
+        contents = [await store.content(name_of(number), bound // 2 * BLOCK) for number in range(4)]
+        for content in contents:
+            assert fill(content, range(bound // 2))
+            store.keep(content)
+        contents[0].read(0, 1)
+        store.keep(contents[0])
+        most = LIMITS.size // BLOCK
+        fill(await store.content(name_of(9), most * BLOCK), range(most))
+        held = [content.resident() > 0 for content in contents]
+        assert held == [True, False, False, False], "the one that was read last; two are more than the bound"
+
+
+async def test_what_is_kept_goes_when_the_cache_is_cleared(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="test") as store:
+        kept = await store.content(name_of(1), 8 * BLOCK)
+        assert fill(kept, range(8))
+        store.keep(kept)
+        assert store.clear() == 8 * BLOCK
+        assert store.summary() == []
+        other = await store.content(name_of(1), 8 * BLOCK)
+        assert fill(other, range(8))
+        most = LIMITS.size // BLOCK
+        fill(await store.content(name_of(2), most * BLOCK), range(most))
+        assert other.resident() == 0, "evicted as any other"
+
+
+async def test_scratch_files_do_not_outlive_the_daemon(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="test") as store:
+        (store.scratch / "left").write_bytes(bytes(1000))
+    async with open_store(tmp_path, LIMITS, owner="test") as store:
+        assert list(store.scratch.iterdir()) == []

@@ -342,11 +342,12 @@ class Origins:
     request: pytest.FixtureRequest
     nginx: NginxFactory
 
-    def __call__(self, mode: Mode, *, limit_rate: int = 0) -> Origin:
+    def __call__(self, mode: Mode, *, limit_rate: int = 0, indexes: Path | None = None) -> Origin:
         name = "ecoli_remotes" if mode == "remotes" else "ecoli_archives"
         server: EcoliServer = self.request.getfixturevalue(name)
         files = self.nginx(server.static_url, limit_rate=limit_rate)
-        api = self.nginx(server.url, rewrite={server.static_url: files.url}, limit_rate=limit_rate)
+        rewrite = {server.static_url: files.url}
+        api = self.nginx(server.url, rewrite=rewrite, limit_rate=limit_rate, indexes=indexes)
         return Origin(server.ecoli, mode, api, files)
 
 

@@ -38,6 +38,7 @@ class _Plan:
     prefix: str
     rewrite: Mapping[str, str]
     limit_rate: int
+    indexes: Path | None
 
 
 class NginxProxy:
@@ -45,7 +46,8 @@ class NginxProxy:
 
     Paths that begin with one of `deny` get `deny_status`. `prefix` is a path that `url` gets, for a server
     that does not live at its host's root. `rewrite` replaces URLs in JSON bodies and in redirects (a static
-    host's, by another proxy's). `limit_rate` is in bytes a second and request, 0 for no limit.
+    host's, by another proxy's). `limit_rate` is in bytes a second and request, 0 for no limit. `indexes` is a
+    folder of seek indexes, `<digest>/<asset>__<tag>.tgz.seekidx`, that are served beside the archives.
     `stop` and `start` keep the port and the log.
     """
 
@@ -58,9 +60,10 @@ class NginxProxy:
         prefix: str = "",
         rewrite: Mapping[str, str] | None = None,
         limit_rate: int = 0,
+        indexes: Path | None = None,
     ) -> None:
         path = f"/{prefix.strip('/')}" if prefix.strip("/") else ""
-        self._plan = _Plan(upstream.rstrip("/"), tuple(deny), deny_status, path, rewrite or {}, limit_rate)
+        self._plan = _Plan(upstream.rstrip("/"), tuple(deny), deny_status, path, rewrite or {}, limit_rate, indexes)
         self._folder = tempfile.TemporaryDirectory(prefix="nginx-")
         self._process: subprocess.Popen[bytes] | None = None
         self._port = _free_port()
@@ -159,6 +162,12 @@ def _configuration(folder: Path, port: int, plan: _Plan) -> str:
         f"  {kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     denied = "\n".join(f"    location ^~ {plan.prefix}{path} {{ return {plan.deny_status}; }}" for path in plan.deny)
+    offered = ""
+    if plan.indexes is not None:
+        offered = f"""    location ~ ^{plan.prefix}/v3/assets/archive/([^/]+)/([^/]+)\\.seekidx$ {{
+      alias {plan.indexes}/$1/$2__$arg_tag.tgz.seekidx;
+    }}
+"""
     rewritten = "".join(
         f"      proxy_redirect {old} {new};\n      sub_filter {old} {new};\n" for old, new in plan.rewrite.items()
     )
@@ -179,7 +188,7 @@ http {{
     listen 127.0.0.1:{port};
     location = /.nginx-answers {{ access_log off; return 204; }}
 {denied}
-    location {plan.prefix}/ {{
+{offered}    location {plan.prefix}/ {{
       proxy_pass {plan.upstream}/;
       proxy_http_version 1.1;
       proxy_set_header Connection "";
@@ -224,9 +233,16 @@ class NginxFactory:
         prefix: str = "",
         rewrite: Mapping[str, str] | None = None,
         limit_rate: int = 0,
+        indexes: Path | None = None,
     ) -> NginxProxy:
         proxy = NginxProxy(
-            upstream, deny, deny_status=deny_status, prefix=prefix, rewrite=rewrite, limit_rate=limit_rate
+            upstream,
+            deny,
+            deny_status=deny_status,
+            prefix=prefix,
+            rewrite=rewrite,
+            limit_rate=limit_rate,
+            indexes=indexes,
         )
         self.proxies.append(proxy)
         proxy.start()

@@ -31,10 +31,11 @@ from refgenfs.core.content import (
     block_count,
     content_id,
 )
-from refgenfs.core.errors import OriginMissing, RefgenfsError
+from refgenfs.core.errors import OriginMissing, RefgenfsError, StaleContent
 from refgenfs.core.tar import Member
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
+from refgenfs.fetch.parts import Part, RangesIgnored
 from refgenfs.fetch.pieces import RangeSink, StreamSink
 from refgenfs.reader.archives import Archives, ArchiveSettings, Naming
 from refgenfs.reader.flights import FlightBoard
@@ -101,6 +102,7 @@ class Served:
     pieces: Sequence[int] = (65_536,)  # how many bytes come at a time, in turn
     fault: RefgenfsError | None = None  # raised when `fault_at` is reached
     fault_at: int = 0
+    ranges: bool = True
     fed: int = 0  # by the last stream
 
 
@@ -110,6 +112,8 @@ class ScriptedHttp:
     def __init__(self, bridge: Bridge) -> None:
         self.objects: dict[str, Served] = {}
         self.ranges: list[Run] = []  # in blocks
+        self.parts: list[tuple[int, int]] = []  # in bytes
+        self.asked: list[str] = []  # beginnings
         self.streams = 0
         self.fetched: dict[str, int] = {}
         self.under_way = 0
@@ -126,6 +130,56 @@ class ScriptedHttp:
         self, extent: ByteRange, start: int, stop: int, size: int, sink: RangeSink, *, account: str
     ) -> None:
         await self._bridge.run(lambda: self._range(self.objects[extent.urls[0]], start, stop, sink, account))
+
+    async def fetch_part(
+        self,
+        extent: ByteRange,
+        start: int,
+        stop: int,
+        size: int,
+        *,
+        account: str,
+        moved: Callable[[int], None] = lambda _: None,
+    ) -> Part:
+        return await self._bridge.run(lambda: self._part(extent, start, stop, size, account, moved))
+
+    async def fetch_beginning(
+        self, urls: Sequence[str], length: int, *, account: str, deadline: float
+    ) -> Part | None:
+        self.asked.append(urls[0])
+        if urls[0] not in self.objects:
+            return None
+        served = self.objects[urls[0]]
+        return await self._bridge.run(lambda: self._beginning(served, urls[0], length, account))
+
+    async def _beginning(self, served: Served, url: str, length: int, account: str) -> Part:
+        await served.tap.ready(1)
+        if served.fault is not None:
+            raise served.fault
+        data = served.body[:length]
+        self._count(account, len(data))
+        return Part(url, len(served.body), served.validator, memoryview(data))
+
+    async def _part(
+        self, extent: ByteRange, start: int, stop: int, size: int, account: str, moved: Callable[[int], None]
+    ) -> Part:
+        url = extent.urls[0]
+        served = self.objects[url]
+        self.parts.append((start, stop))
+        self.under_way += 1
+        try:
+            if not served.ranges:
+                raise RangesIgnored(f"{url}: it knows no ranges")
+            await served.tap.ready(stop)
+            if served.fault is not None and stop > served.fault_at:
+                raise served.fault
+            if len(served.body) != size or extent.validator not in ("", served.validator):
+                raise StaleContent(f"{url}: another one")
+            self._count(account, stop - start)
+            moved(stop - start)
+            return Part(url, size, served.validator, memoryview(bytearray(served.body[start:stop])))
+        finally:
+            self.under_way -= 1
 
     async def stream(self, urls: Sequence[str], sink: StreamSink, *, account: str) -> None:
         await self._bridge.run(lambda: self._stream(urls[0], sink, account))
@@ -269,7 +323,9 @@ class Rig:
         patience: float,
         linger: float,
         memory: int,
+        spacing: int | None = None,
     ) -> None:
+        self.wall = 1_700_000_000.0
         self.store = store
         self.http = http
         self.nursery = nursery
@@ -285,8 +341,9 @@ class Rig:
             self.board,
             self._recheck,
             self.damaged.extend,
-            ArchiveSettings(patience=patience, linger=linger),
+            ArchiveSettings(patience=patience, linger=linger, spacing=spacing or 0, indexes=spacing is not None),
             nursery,
+            lambda: self.wall,
         )
         self.reader = Reader(
             store,
@@ -387,12 +444,24 @@ async def open_rig(
     patience: float = 5.0,
     linger: float = 5.0,
     memory: int = 64 * MIB,
+    spacing: int | None = None,
 ) -> AsyncIterator[Rig]:
-    """Open everything; what flies at the end is cancelled, and must leave nothing behind."""
+    """Open everything; what flies at the end is cancelled, and must leave nothing behind.
+
+    With `spacing`, in unpacked bytes, seek indexes of archives are made.
+    """
     failure: BaseException | None = None
     async with open_store(directory, CacheLimits(size), owner="test") as store, open_bridge(grace=0.5) as bridge:
         async with trio.open_nursery() as nursery:
-            rig = Rig(store, ScriptedHttp(bridge), nursery, patience=patience, linger=linger, memory=memory)
+            rig = Rig(
+                store,
+                ScriptedHttp(bridge),
+                nursery,
+                patience=patience,
+                linger=linger,
+                memory=memory,
+                spacing=spacing,
+            )
             try:
                 yield rig
             except BaseException as exc:  # noqa: BLE001 - raised below: a nursery wraps it in a group

@@ -1,0 +1,410 @@
+"""One request for neighbouring spans of an archive: fetched, checked, inflated, and cut into blocks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from refgenfs.cache.content import Content, checksum
+from refgenfs.cache.shelf import Reservation
+from refgenfs.cache.store import Store
+from refgenfs.core.content import BLOCK, ByteRange, ContentId
+from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError, StaleContent
+from refgenfs.core.spanplan import MemberMap, Place, packed_size
+from refgenfs.fetch.http import Http
+from refgenfs.fetch.parts import Part, RangesIgnored
+from refgenfs.fetch.spans import inflate_span
+from refgenfs.reader.archive import NO_VALIDATOR, Archive
+from refgenfs.reader.flights import FlightBoard
+from refgenfs.reader.indexes import Indexes, IndexLost
+from refgenfs.reader.trust import drop_all
+
+# What a run has in memory besides its packed bytes: a piece that was inflated, one at the disk, the inflater.
+UNPACKED = 3 << 20
+BEAT = 1.0  # seconds between the signs of life of a run that waits for memory
+
+Wanted = tuple[str, int]  # a member's name, a block of it
+
+
+class SpansUseless(RefgenfsError):
+    """This archive can't be read by spans, now or at all; a stream may still bring it."""
+
+
+class Memory:
+    """One budget of bytes for all runs in flight. Who is waited for comes first, in order."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._left = size
+        self._queue: deque[tuple[int, trio.Event]] = deque()
+
+    def take(self, nbytes: int) -> bool:
+        """Take memory for what nobody waits for; False when it may be wanted for something better."""
+        nbytes = min(nbytes, self._size)
+        if self._queue or self._left - nbytes < self._size // 4:
+            return False
+        self._left -= nbytes
+        return True
+
+    async def acquire(self, nbytes: int, beat: Callable[[], None]) -> None:
+        """Wait for memory; `beat` is called every little while."""
+        nbytes = min(nbytes, self._size)
+        if not self._queue and self._left >= nbytes:
+            self._left -= nbytes
+            return
+        turn = trio.Event()
+        self._queue.append((nbytes, turn))
+        try:
+            while not turn.is_set():
+                beat()
+                with trio.move_on_after(BEAT):
+                    await turn.wait()
+        except BaseException:
+            if turn.is_set():
+                self.release(nbytes)
+            else:
+                self._queue.remove((nbytes, turn))
+                self._serve()
+            raise
+
+    def release(self, nbytes: int) -> None:
+        """Give memory back."""
+        self._left += min(nbytes, self._size)
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._queue and self._queue[0][0] <= self._left:
+            nbytes, turn = self._queue.popleft()
+            self._left -= nbytes
+            turn.set()
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A block to be: where it is in the tar, where it goes, and what has come of it."""
+
+    place: Place
+    cid: ContentId
+    content: Content | None = None
+    reservation: Reservation | None = None
+    flies: bool = False  # all of it is on its way, and it has a flight
+    done: set[int] = field(default_factory=set)  # spans that gave their part of it
+    edges: dict[int, tuple[int, int]] = field(default_factory=dict)  # which part that is, by span
+    _data: bytearray | None = None
+
+    def begin(self) -> None:
+        """Make room in memory for its parts."""
+        if self._data is None:
+            self._data = bytearray(self.place.stop - self.place.start)
+
+    def fill(self, at: int, data: memoryview) -> None:
+        """Take bytes of the tar from offset `at` on, after `begin`. For any thread: parts do not overlap."""
+        assert self._data is not None
+        begin = at - self.place.start
+        self._data[begin : begin + len(data)] = data
+
+    def merge(self, other: Slot) -> None:
+        """Take what another slot has of the same block."""
+        for span in other.done - self.done:
+            start, stop = other.edges[span]
+            self.begin()
+            self.fill(start, other.data[start - self.place.start : stop - self.place.start])
+            self.edges[span] = start, stop
+        self.done |= other.done
+
+    def give_up(self) -> None:
+        """Give back the room for it; idempotent."""
+        self.flies, self.content = False, None
+        if self.reservation is not None:
+            self.reservation.release()
+            self.reservation = None
+
+    @property
+    def data(self) -> memoryview:
+        """The block, once it is whole."""
+        assert self._data is not None
+        return memoryview(self._data)
+
+
+class SpanBatch:
+    """What is wanted of an archive at one moment; the carrier of the flights of its blocks."""
+
+    def __init__(
+        self, archive: Archive, born: int, keep_spare: Callable[[SpanBatch, Slot, memoryview], None]
+    ) -> None:
+        self.archive = archive
+        self.keep_spare = keep_spare  # told of blocks that could not be stored
+        self.spare = 0  # how many those will be
+        self.born = born  # the store's stamp: what is older may go for what merely comes along
+        self.generation = archive.generation
+        self.progress = 0
+        self.asked: set[Wanted] = set()
+        self.beyond: set[Wanted] = set()
+        self.slots: dict[Wanted, Slot] = {}  # what its spans have of blocks that are missing
+
+    def moved(self, nbytes: int) -> None:
+        """Note that bytes came in. For any thread."""
+        self.progress += nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Landed:
+    """Whole blocks, neighbours of one content, and their CRCs if they were stored."""
+
+    slots: tuple[Slot, ...]
+    data: tuple[memoryview, ...]
+    crcs: tuple[int, ...] | None
+
+
+class SpanRun:
+    """Neighbouring spans on their way. `fly` is awaited on the trio thread; what costs time is done on a worker's."""
+
+    def __init__(
+        self,
+        http: Http,
+        board: FlightBoard,
+        indexes: Indexes,
+        store: Store,
+        batch: SpanBatch,
+        found: MemberMap,
+        spans: range,
+    ) -> None:
+        self.spans = spans
+        self.cost = packed_size(found.index, spans) + UNPACKED  # bytes of memory
+        self.urgent = False  # somebody waits for it
+        self.paid = False  # its memory is taken
+        self._http = http
+        self._board = board
+        self._indexes = indexes
+        self._store = store
+        self.batch = batch
+        self.found = found
+        self.ended = trio.Event()
+        self._rows = [found.index.span(number) for number in spans]
+        self._slots: list[Slot] = []  # in the order of the tar
+        self._first = 0  # of those that may still get bytes
+        self._came: dict[Slot, int] = {}  # bytes, of blocks that are not whole yet
+
+    def has_room(self) -> bool:
+        """Say whether anything of it can be stored."""
+        low, high = self._rows[0].out_start, self._rows[-1].out_stop
+        slots = self.batch.slots.values()
+        return any(
+            slot.reservation is not None for slot in slots if slot.place.start < high and slot.place.stop > low
+        )
+
+    def edges(self) -> list[Slot]:
+        """Return the slots of blocks of which these spans have a part only."""
+        low, high = self._rows[0].out_start, self._rows[-1].out_stop
+        return [
+            slot
+            for slot in self.batch.slots.values()
+            if slot.place.start < low < slot.place.stop or slot.place.start < high < slot.place.stop
+        ]
+
+    async def fly(self) -> None:
+        """Bring the blocks. Raises SpansUseless when a stream should, and what the origin answers."""
+        windows: list[bytes] = []
+        failed: list[RefgenfsError] = []
+
+        async def read_windows() -> None:
+            try:
+                windows.extend(await self._indexes.windows(self.batch.archive, self._rows))
+            except RefgenfsError as exc:
+                failed.append(exc)
+
+        part: Part | None = None
+        async with trio.open_nursery() as nursery:  # both at once: where the origin offers the index, a round trip
+            nursery.start_soon(read_windows)
+            try:
+                part = await self._fetch()
+            except RefgenfsError as exc:
+                failed.append(exc)
+        if failed or part is None:
+            raise await self._explained(failed[0])
+        try:
+            await self._bring(windows, part)
+        except IntegrityError:  # once more: bytes may have been hurt on their way
+            try:
+                await self._bring(windows, await self._fetch())
+            except IntegrityError as exc:
+                raise await self._refused(exc) from exc
+
+    async def _explained(self, exc: RefgenfsError) -> RefgenfsError:
+        """Return what to raise for what went wrong before anything was inflated."""
+        if isinstance(exc, IndexLost | IntegrityError | CacheError):
+            await self._indexes.forget(self.batch.archive, exc)
+            return SpansUseless(str(exc))
+        return exc
+
+    async def _bring(self, windows: list[bytes], part: Part) -> None:
+        low, high = self._rows[0].out_start, self._rows[-1].out_stop
+        slots = self.batch.slots.values()
+        mine = [slot for slot in slots if slot.place.start < high and slot.place.stop > low]
+        self._slots = sorted(mine, key=lambda slot: slot.place.start)
+        for slot in self._slots:
+            if slot.place.start < low or slot.place.stop > high:
+                slot.begin()  # here: another run's thread has a part of it too
+        self._first, self._came = 0, {}
+        await trio.to_thread.run_sync(self._inflate, windows, part.data)
+        await self._join_seams()
+
+    async def _fetch(self) -> Part:
+        archive, index = self.batch.archive, self.found.index
+        judged = archive.table.judged
+        # Of an archive that was judged, the digest of a span says whether it is the right one. As long as it was not,
+        # what came before is tied to a validator.
+        validator = "" if judged else archive.table.validator
+        start, stop = self._rows[0].packed_start, self._rows[-1].packed_stop
+        if not archive.ranges or validator == NO_VALIDATOR:
+            raise SpansUseless(f"{archive.ref.key}: the origin can't be read in parts")
+        try:
+            part = await self._http.fetch_part(
+                ByteRange(archive.ref.urls, validator),
+                start,
+                stop,
+                index.archive_size,
+                account=archive.ref.source,
+                moved=self.batch.moved,
+            )
+        except (RangesIgnored, IntegrityError) as exc:
+            archive.ranges = False
+            raise SpansUseless(f"{archive.ref.key}: the origin can't be read in parts: {exc}") from exc
+        except StaleContent as exc:
+            raise await self._refused(exc) from exc
+        if not judged:
+            await self._tie(part.validator)
+        return part
+
+    async def _tie(self, validator: str) -> None:
+        """Note which object what was not judged is of; raise SpansUseless when another one is known."""
+        archive = self.batch.archive
+        async with archive.judging:
+            table = archive.table
+            if table.judged:
+                return
+            if not validator or (table.validator and table.validator != validator):
+                raise SpansUseless(f"{archive.ref.key}: the origin does not say which archive it has")
+            if not table.validator:
+                table.validator = validator
+                await archive.save(self._store.ledger)
+
+    async def _refused(self, exc: RefgenfsError) -> SpansUseless:
+        """Let go of an index that the origin's archive does not fit, and of what is in doubt."""
+        archive, batch = self.batch.archive, self.batch
+        async with archive.judging:
+            if archive.index is not None and archive.index.archive == self.found.index.archive_digest:
+                archive.distrusted = True  # the next object is looked at before anybody reads of it
+                if not archive.table.judged and archive.generation == batch.generation:
+                    await drop_all(archive, self._store)
+                await self._indexes.forget(archive, exc)
+        return SpansUseless(f"{archive.ref.key}: {exc}")
+
+    # -- on the worker thread -----------------------------------------------------------------------------------
+
+    def _inflate(self, windows: list[bytes], packed: memoryview) -> None:
+        base = self._rows[0].packed_start
+        for span, window in zip(self._rows, windows, strict=True):
+            at = span.out_start
+            for piece in inflate_span(span, window, packed[span.packed_start - base : span.packed_stop - base]):
+                landed = [_store(slots, data) for slots, data in self._cut(at, piece)]
+                at += len(piece)
+                trio.from_thread.run_sync(partial(self._land, landed))
+
+    def _cut(self, at: int, piece: memoryview) -> Iterator[tuple[list[Slot], memoryview]]:
+        """Give the blocks that are whole with this piece of the tar, neighbours of one content together."""
+        end = at + len(piece)
+        row: list[Slot] = []
+        while self._first < len(self._slots) and self._slots[self._first].place.stop <= at:
+            self._first += 1
+        for slot in self._slots[self._first :]:
+            start, stop = slot.place.start, slot.place.stop
+            if start >= end:
+                break
+            if at <= start and stop <= end:
+                if row and not _follows(row[-1], slot):
+                    yield row, piece[row[0].place.start - at : row[-1].place.stop - at]
+                    row = []
+                row.append(slot)
+            elif self._fill(slot, at, piece):
+                yield [slot], slot.data
+        if row:
+            yield row, piece[row[0].place.start - at : row[-1].place.stop - at]
+
+    def _fill(self, slot: Slot, at: int, piece: memoryview) -> bool:
+        """Put a part of a block to the others; say whether all of it came by this run."""
+        slot.begin()
+        begin, stop = max(at, slot.place.start), min(at + len(piece), slot.place.stop)
+        slot.fill(begin, piece[begin - at : stop - at])
+        self._came[slot] = self._came.get(slot, 0) + stop - begin
+        if self._came[slot] < slot.place.stop - slot.place.start:
+            return False
+        del self._came[slot]
+        return True
+
+    # -- back on the trio thread --------------------------------------------------------------------------------
+
+    def _land(self, landed: list[_Landed]) -> None:
+        for blocks in landed:
+            _land(self.batch, self._board, blocks)
+
+    async def _join_seams(self) -> None:
+        """Note what came of blocks that other runs, or other batches, have the rest of; land those now whole."""
+        mine = frozenset(self.spans)
+        whole = []
+        for slot in self._came:
+            needed = set(self.found.spans_of(slot.place))
+            for number in needed & mine:
+                span = self.found.index.span(number)
+                slot.edges[number] = max(span.out_start, slot.place.start), min(span.out_stop, slot.place.stop)
+                slot.done.add(number)
+            if slot.flies and needed <= slot.done:
+                whole.append(slot)
+        for slot in whole:
+            self._land([await trio.to_thread.run_sync(_store, [slot], slot.data)])
+
+
+def land_whole(batch: SpanBatch, board: FlightBoard, slot: Slot) -> None:
+    """Store and land a block of which all parts are here; on the trio thread, since it is one, now and then."""
+    _land(batch, board, _store([slot], slot.data))
+
+
+def _land(batch: SpanBatch, board: FlightBoard, blocks: _Landed) -> None:
+    """Make blocks resident, and wake who waits for them. Raises StaleContent when they were taken back."""
+    if batch.generation != batch.archive.generation:
+        raise StaleContent(f"{batch.archive.ref.key}: what came of it was taken back")
+    for number, (slot, data) in enumerate(zip(blocks.slots, blocks.data, strict=True)):
+        batch.moved(len(data))
+        if blocks.crcs is None:
+            batch.keep_spare(batch, slot, data)
+        elif slot.content is not None:
+            slot.content.commit(slot.place.index, blocks.crcs[number], slot.reservation)
+        slot.give_up()
+        batch.slots.pop((slot.place.name, slot.place.index), None)
+        board.land(slot.cid, slot.place.index, data)
+
+
+def _follows(before: Slot, slot: Slot) -> bool:
+    """Say whether two blocks can be written in one piece."""
+    return (
+        before.cid == slot.cid
+        and before.place.index + 1 == slot.place.index
+        and (before.reservation is None) == (slot.reservation is None)
+    )
+
+
+def _store(slots: list[Slot], data: memoryview) -> _Landed:
+    """Write neighbouring blocks, if they have room; for any thread."""
+    parts = tuple(data[at : at + BLOCK] for at in range(0, len(data), BLOCK))
+    content = slots[0].content
+    if content is None or slots[0].reservation is None:
+        return _Landed(tuple(slots), parts, None)
+    try:
+        content.write(slots[0].place.index, data)
+    except CacheError:
+        return _Landed(tuple(slots), parts, None)  # the store counts it; the readers are served all the same
+    return _Landed(tuple(slots), parts, tuple(checksum(part) for part in parts))
