@@ -36,8 +36,8 @@ from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
+from refgenfs.memory import tame_allocator, tame_collector
 from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead, why_refused
-from refgenfs.processes import tame_allocator, tame_collector
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import Reader

@@ -12,7 +12,7 @@ from refgenfs.administration.parts import Daemon, content_labels, repeating
 from refgenfs.cache.store import Store
 from refgenfs.catalog import SourceStatus
 from refgenfs.control import Operation, Progress
-from refgenfs.processes import resident_memory
+from refgenfs.memory import resident_memory
 
 
 class Health:

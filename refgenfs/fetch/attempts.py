@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from refgenfs.core.content import BLOCK
-from refgenfs.core.errors import DeadlineExceeded, OriginUnavailable, redact_url
+from refgenfs.core.errors import DeadlineExceeded, OriginUnavailable, redact_url, without_frames
 from refgenfs.core.retry import Ask, Health, Remedy, Retry, RetryPolicy
 from refgenfs.fetch.answers import AttemptFailed
 
@@ -69,7 +69,7 @@ class Attempts:
             try:
                 result = await attempt(ask.url, retry)
             except AttemptFailed as failure:
-                failed[ask.url] = (failure, ask)
+                failed[ask.url] = (without_frames(failure), ask)  # its frames are this one and the buffers' own
                 self._note(failure, ask, account)
                 retry.failed(ask.url, failure.remedy, loop.time(), failure.retry_after)
                 if failure.remedy is not Remedy.ELSEWHERE:

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 import pytest
 
 from refgenfs import processes
-from refgenfs.processes import resident_memory, wants_to_die
+from refgenfs.memory import resident_memory
+from refgenfs.processes import wants_to_die
 
 SLEEP = "print('ready', flush=True); time.sleep(60)"
 
@@ -175,7 +176,7 @@ def _pending(pid: int, number: signal.Signals) -> bool:
 
 FAULTS = """
 import resource
-from refgenfs.processes import tame_allocator
+from refgenfs.memory import tame_allocator
 tame_allocator()
 for _ in range(8):
     bytearray(1 << 20)
