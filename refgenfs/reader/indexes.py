@@ -20,7 +20,14 @@ from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.shelf import BlockDamaged
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, ArchiveRef, ByteRange, ContentId, Run, block_count, content_id
-from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError
+from refgenfs.core.errors import (
+    CacheError,
+    IntegrityError,
+    OriginDenied,
+    OriginMissing,
+    RefgenfsError,
+    StaleContent,
+)
 from refgenfs.core.seekindex import SeekIndex, Span, head_size, unpack_window
 from refgenfs.core.spanplan import MemberMap
 from refgenfs.core.tar import Member
@@ -49,7 +56,7 @@ ROUNDS = 4  # how often a read of an index starts over because blocks of it went
 
 
 class IndexLost(RefgenfsError):
-    """What was kept of an index is not whole any more, and the origin offers none."""
+    """What was kept of an index is not whole any more, and the origin offers none, or another one."""
 
 
 class Indexes:
@@ -143,7 +150,10 @@ class Indexes:
         return [unpack_window(data[span.window_start - start : span.window_stop - start]) for span in spans]
 
     async def _read(self, archive: Archive, known: KnownIndex, offset: int, length: int) -> bytes:
-        """Return bytes of the index file, fetched where the origin offers it."""
+        """Return bytes of the index file, fetched where the origin offers it.
+
+        Raises IndexLost, and what else the origin answers.
+        """
         if not length:
             return b""
         content = await self._content(known)
@@ -155,6 +165,8 @@ class Indexes:
                 for arrival in arrivals.values():
                     await arrival.wait(self._patience, f"the seek index of {archive.ref.key}")
                 data = _assemble(content, run, arrivals)
+            except (StaleContent, OriginMissing, OriginDenied) as exc:  # of the index: the archive may be well
+                raise IndexLost(f"{archive.ref.key}: its seek index is not offered any more: {exc}") from exc
             finally:
                 for arrival in arrivals.values():
                     arrival.release()

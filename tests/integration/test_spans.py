@@ -22,7 +22,14 @@ import trio
 
 from refgenfs.cache.keeping import bound_of
 from refgenfs.core.content import BLOCK, ArchiveRef, Run, block_count
-from refgenfs.core.errors import IntegrityError, OriginUnavailable, StaleContent
+from refgenfs.core.errors import (
+    IntegrityError,
+    OriginDenied,
+    OriginMissing,
+    OriginUnavailable,
+    RefgenfsError,
+    StaleContent,
+)
 from refgenfs.core.seekindex import SeekIndex
 from refgenfs.reader.archive import Archive
 from tests.support.scripted import (
@@ -448,6 +455,31 @@ async def test_an_index_whose_windows_are_damaged_is_dropped(tmp_path: Path) -> 
         assert await assert_never_mixed(rig, archive, "b.bwt", [15, 3]) == [True, True]
         await rig.settled(archive)
         assert rig.http.streams == 1
+
+
+@pytest.mark.parametrize("parsed", [True, False])
+@pytest.mark.parametrize("error", [StaleContent, OriginMissing, OriginDenied])
+async def test_an_offered_index_that_is_replaced_or_gone_costs_a_stream(
+    tmp_path: Path, error: type[RefgenfsError], parsed: bool
+) -> None:
+    """What the origin answers about the index says nothing of the archive."""
+    index = index_of(PACKED, tmp_path / "made")
+    async with open_rig(tmp_path / "cache", spacing=SPACING) as rig:
+        _, ref = offer(rig, index)
+        archive = await rig.open_archive(ref)
+        file = await rig.open_member(archive, "b.bwt")
+        assert await rig.read(file, 15 * BLOCK, BLOCK) == PACKED.data["b.bwt"][15 * BLOCK : 16 * BLOCK]
+        assert archive.index is not None
+        rig.store.evict(archive.index.content)
+        if not parsed:
+            rig.archives._indexes._maps.clear()
+        rig.http.objects[INDEX_URL].fault = error(INDEX_URL)
+        assert await rig.read(file, 2 * BLOCK, BLOCK) == PACKED.data["b.bwt"][2 * BLOCK : 3 * BLOCK]
+        await rig.settled(archive)
+        assert rig.http.streams == 1
+        assert rig.stale == []
+        assert archive.index is not None
+        assert not archive.index.offered
 
 
 async def test_an_offered_index_of_an_archive_that_is_another_drops_what_came(tmp_path: Path) -> None:
