@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 # Member tables kept in memory without a stream: a few kilobytes each, re-read from the ledger in a millisecond.
 TABLES = 256
-PULL = 256  # blocks asked for at a time by a pull: 32 MiB, of which as many fly as there is memory for
+PULL = 32 * 1024 * 1024 // BLOCK  # blocks asked for at a time by a pull; as many fly as there is memory for
 # A stream that has so much of the tar before it until it comes to a block is not waited for where spans can be had:
 # about what one or two round trips take at 1 Gbit/s.
 FAR = 16 << 20  # bytes
