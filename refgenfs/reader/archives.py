@@ -134,7 +134,7 @@ class Archives:
             self._opening[place] = trio.Event()
             try:
                 table, index = await self._kept(ref)
-                archive = Archive(ref, table, naming.canonical(), self._on_damage)
+                archive = Archive(ref, table, naming.canonical(), self._on_damage, recorded=table.validator)
                 self._indexes.restore(archive, index)
                 self._live[place] = archive
             finally:

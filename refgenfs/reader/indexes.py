@@ -317,6 +317,9 @@ class Indexes:
 
         Raises nothing but a cancellation.
         """
+        if builder.failed:  # or room would be made for nothing
+            log.info("%s: it has no seek index: %s", archive.ref.key, builder.failed)
+            return
         path = self._store.scratch / f"{index_content(archive.ref.source, digest)}.index"
         reservation = self._store.reserve(spilled + HEAD_ROOM + MEMBER_ROOM * len(members))
         if reservation is None:
@@ -333,7 +336,8 @@ class Indexes:
             log.info("%s: it has no seek index: %s", archive.ref.key, exc)
             return
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             reservation.release()
         if archive.index is not None:  # of another archive, or offered: this one is known to be right
             self._maps.pop(archive.index.content, None)
