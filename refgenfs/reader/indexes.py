@@ -31,6 +31,7 @@ from refgenfs.core.errors import (
 from refgenfs.core.seekindex import SeekIndex, Span, head_size, unpack_window
 from refgenfs.core.spanplan import MemberMap
 from refgenfs.core.tar import Member
+from refgenfs.fetch.answers import OriginUnusable
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part
 from refgenfs.fetch.seekpoints import IndexBuilder, NotIndexed
@@ -52,6 +53,8 @@ ASK_AFTER_FAILURE = 60.0  # seconds until an origin that did not answer is asked
 LARGEST_HEAD = 16 << 20  # bytes of an offered index that are fetched before one block of its archive is
 HEAD_ROOM = 256 * 1024  # bytes of an index file that are not windows, and
 MEMBER_ROOM = 512  # for each member
+# What the origin says of an index that it offers no more, or another one in its place.
+_GONE = (StaleContent, OriginMissing, OriginDenied, OriginUnusable)
 ROUNDS = 4  # how often a read of an index starts over because blocks of it went meanwhile
 
 
@@ -165,7 +168,7 @@ class Indexes:
                 for arrival in arrivals.values():
                     await arrival.wait(self._patience, f"the seek index of {archive.ref.key}")
                 data = _assemble(content, run, arrivals)
-            except (StaleContent, OriginMissing, OriginDenied) as exc:  # of the index: the archive may be well
+            except _GONE as exc:  # of the index: the archive may be well
                 raise IndexLost(f"{archive.ref.key}: its seek index is not offered any more: {exc}") from exc
             finally:
                 for arrival in arrivals.values():

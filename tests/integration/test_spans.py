@@ -32,6 +32,7 @@ from refgenfs.core.errors import (
     StaleContent,
 )
 from refgenfs.core.seekindex import SeekIndex
+from refgenfs.fetch.answers import OriginUnusable
 from refgenfs.reader.archive import Archive
 from tests.support.scripted import (
     SOURCE,
@@ -459,7 +460,7 @@ async def test_an_index_whose_windows_are_damaged_is_dropped(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("parsed", [True, False])
-@pytest.mark.parametrize("error", [StaleContent, OriginMissing, OriginDenied])
+@pytest.mark.parametrize("error", [StaleContent, OriginMissing, OriginDenied, OriginUnusable])
 async def test_an_offered_index_that_is_replaced_or_gone_costs_a_stream(
     tmp_path: Path, error: type[RefgenfsError], parsed: bool
 ) -> None:
