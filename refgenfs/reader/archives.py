@@ -240,7 +240,7 @@ class Archives:
                 (stream or self._start(archive)).want(content, name, index)
             arrival = self._board.find(content, index)
         if arrival is None:
-            raise AssertionError("a stream that wants a block has registered its flight")
+            raise AssertionError("what was wanted has a flight, on a stream or a batch of spans")
         return arrival
 
     def prefetch(self, archive: Archive, name: str, indices: Sequence[int]) -> None:
