@@ -17,7 +17,9 @@ TAG = "CACHEDIR.TAG"
 PASSING = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEDIUM, errno.ENODEV, errno.ENXIO})
 # Of these, such as leave the disk readable. On any other nothing is kept open: people must be able to unmount it.
 _READABLE = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT})
-_OWN = frozenset({"lock", TAG, "ledger", "ledger.damaged", "ledger.new", "contents", "clean", "lost+found"})
+_OWN = frozenset(
+    {"lock", TAG, "ledger", "ledger.damaged", "ledger.new", "contents", "scratch", "clean", "lost+found"}
+)
 _TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# This directory is a cache of refgenfs: backups may leave it out (https://bford.info/cachedir/).\n"

@@ -103,7 +103,7 @@ class OpenContents:
                 image.charged -= file_cost(found.resident)
                 image.excess.pop(content.id, None)
                 if found.size == entry.size:
-                    entry.pinned = found.pinned
+                    entry.pinned, entry.kept = found.pinned, entry.kept or found.kept
                     content.map = maps.get(content.id, content.map)
                 else:
                     shelf.unlink(found)

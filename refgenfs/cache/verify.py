@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from refgenfs.cache.content import Content
     from refgenfs.cache.shelf import Shelf
 
-_STRETCH = 16  # blocks a visit to a thread: 2 MiB, a few milliseconds
+_STRETCH = 2 * 1024 * 1024 // BLOCK  # blocks a visit to a thread: a few milliseconds
 _LONGEST_REST = 0.25  # seconds
 
 

@@ -38,14 +38,6 @@ def block_length(size: int, index: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockKey:
-    """One block of one content."""
-
-    content: ContentId
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """Blocks `first` up to, not including, `stop`, of one content."""
 

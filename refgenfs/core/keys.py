@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from refgenfs.core.errors import KeyFormatError
 
@@ -58,10 +58,6 @@ class AssetKey:
         if dot and _SEEK_KEY.fullmatch(seek_key) is None:
             raise KeyFormatError(f"{seek_key!r} in {text!r} is no seek key; write {_FORM}")
         return cls(genome, asset, seek_key if dot else None, tag if colon else None)
-
-    def with_tag(self, tag: str) -> AssetKey:
-        """Return the same key with this tag."""
-        return replace(self, tag=tag)
 
     def __str__(self) -> str:
         seek = f".{self.seek_key}" if self.seek_key else ""

@@ -75,7 +75,8 @@ class AttemptFailed(Exception):
         return error
 
 
-_AGAIN = frozenset({408, 425, 429, 502, 503, 504})
+BUSY = frozenset({408, 425, 429})  # 4xx that say nothing of what was asked for
+_AGAIN = BUSY | {502, 503, 504}
 
 
 def status_failure(status: int, headers: Mapping[str, str], wall: float) -> AttemptFailed | None:

@@ -23,7 +23,7 @@ from refgenfs.core.httprange import (
     range_headers,
 )
 from refgenfs.core.retry import Remedy, Retry
-from refgenfs.fetch.answers import AttemptFailed, OriginUnusable, check_range
+from refgenfs.fetch.answers import BUSY, AttemptFailed, OriginUnusable, check_range
 from refgenfs.fetch.attempts import Progress
 from refgenfs.fetch.pieces import read_body
 from refgenfs.fetch.transfers import Line, check_plain
@@ -105,7 +105,7 @@ async def read_beginning(line: Line, url: str, length: int, retry: Retry) -> Par
     """
     asked = {"Range": f"bytes=0-{length - 1}"}
     async with line.session.request("GET", url, asked, account=line.account, waited=retry.excluded) as answer:
-        if 400 <= answer.status < 500:  # also 416: it is empty
+        if 400 <= answer.status < 500 and answer.status not in BUSY:  # also 416: it is empty
             return None
         check_plain(answer, line.wall(), also=206)
         size = _whole_size(answer, length)

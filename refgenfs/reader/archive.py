@@ -78,6 +78,8 @@ class Archive:
     ranges: bool = True  # as far as is known, the origin answers requests for ranges
     indexing: trio.Lock = field(default_factory=trio.Lock)  # held while the index is parsed
     judging: trio.Lock = field(default_factory=trio.Lock)  # held while what is trusted is decided
+    saving: trio.Lock = field(default_factory=trio.Lock)  # held while the member table is written
+    recorded: str = ""  # the table's validator as the ledger has it
     header_waiters: int = 0
     pulls: int = 0  # how many want all of it
     generation: int = 0  # counts how often blocks were taken back: who has read some of those must not go on
@@ -97,11 +99,13 @@ class Archive:
 
     async def save(self, ledger: Ledger) -> bool:
         """Write the member table, as it is now, to the ledger; False if that refuses: a stream more later on."""
-        rows = self.table.to_json()  # here, not in the thread: it may change meanwhile
-        try:
-            await trio.to_thread.run_sync(ledger.set, table_key(self.ref), rows)
-        except CacheError:
-            return False
+        async with self.saving:  # of two tables the newer must be written last
+            rows = self.table.to_json()  # here, not in the thread: it may change meanwhile
+            try:
+                await trio.to_thread.run_sync(ledger.set, table_key(self.ref), rows)
+            except CacheError:
+                return False
+            self.recorded = str(rows["validator"])
         return True
 
     def wake_streams(self) -> None:

@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 # Member tables kept in memory without a stream: a few kilobytes each, re-read from the ledger in a millisecond.
 TABLES = 256
-PULL = 256  # blocks asked for at a time by a pull: 32 MiB, of which as many fly as there is memory for
+PULL = 32 * 1024 * 1024 // BLOCK  # blocks asked for at a time by a pull; as many fly as there is memory for
 # A stream that has so much of the tar before it until it comes to a block is not waited for where spans can be had:
 # about what one or two round trips take at 1 Gbit/s.
 FAR = 16 << 20  # bytes
@@ -134,7 +134,7 @@ class Archives:
             self._opening[place] = trio.Event()
             try:
                 table, index = await self._kept(ref)
-                archive = Archive(ref, table, naming.canonical(), self._on_damage)
+                archive = Archive(ref, table, naming.canonical(), self._on_damage, recorded=table.validator)
                 self._indexes.restore(archive, index)
                 self._live[place] = archive
             finally:
@@ -240,7 +240,7 @@ class Archives:
                 (stream or self._start(archive)).want(content, name, index)
             arrival = self._board.find(content, index)
         if arrival is None:
-            raise AssertionError("a stream that wants a block has registered its flight")
+            raise AssertionError("what was wanted has a flight, on a stream or a batch of spans")
         return arrival
 
     def prefetch(self, archive: Archive, name: str, indices: Sequence[int]) -> None:

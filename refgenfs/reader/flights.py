@@ -16,7 +16,7 @@ from refgenfs.core.errors import DeadlineExceeded, RefgenfsError
 
 
 class Carrier(Protocol):
-    """What brings blocks: the run of a byte range, or an archive's stream."""
+    """What brings blocks: the run of a byte range, a batch of spans, or an archive's stream."""
 
     @property
     def progress(self) -> int:

@@ -20,10 +20,18 @@ from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.shelf import BlockDamaged
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, ArchiveRef, ByteRange, ContentId, Run, block_count, content_id
-from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError
+from refgenfs.core.errors import (
+    CacheError,
+    IntegrityError,
+    OriginDenied,
+    OriginMissing,
+    RefgenfsError,
+    StaleContent,
+)
 from refgenfs.core.seekindex import SeekIndex, Span, head_size, unpack_window
 from refgenfs.core.spanplan import MemberMap
 from refgenfs.core.tar import Member
+from refgenfs.fetch.answers import OriginUnusable
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part
 from refgenfs.fetch.seekpoints import IndexBuilder, NotIndexed
@@ -45,11 +53,13 @@ ASK_AFTER_FAILURE = 60.0  # seconds until an origin that did not answer is asked
 LARGEST_HEAD = 16 << 20  # bytes of an offered index that are fetched before one block of its archive is
 HEAD_ROOM = 256 * 1024  # bytes of an index file that are not windows, and
 MEMBER_ROOM = 512  # for each member
+# What the origin says of an index that it offers no more, or another one in its place.
+_GONE = (StaleContent, OriginMissing, OriginDenied, OriginUnusable)
 ROUNDS = 4  # how often a read of an index starts over because blocks of it went meanwhile
 
 
 class IndexLost(RefgenfsError):
-    """What was kept of an index is not whole any more, and the origin offers none."""
+    """What was kept of an index is not whole any more, and the origin offers none, or another one."""
 
 
 class Indexes:
@@ -143,7 +153,10 @@ class Indexes:
         return [unpack_window(data[span.window_start - start : span.window_stop - start]) for span in spans]
 
     async def _read(self, archive: Archive, known: KnownIndex, offset: int, length: int) -> bytes:
-        """Return bytes of the index file, fetched where the origin offers it."""
+        """Return bytes of the index file, fetched where the origin offers it.
+
+        Raises IndexLost, and what else the origin answers.
+        """
         if not length:
             return b""
         content = await self._content(known)
@@ -155,6 +168,8 @@ class Indexes:
                 for arrival in arrivals.values():
                     await arrival.wait(self._patience, f"the seek index of {archive.ref.key}")
                 data = _assemble(content, run, arrivals)
+            except _GONE as exc:  # of the index: the archive may be well
+                raise IndexLost(f"{archive.ref.key}: its seek index is not offered any more: {exc}") from exc
             finally:
                 for arrival in arrivals.values():
                     arrival.release()
@@ -305,6 +320,9 @@ class Indexes:
 
         Raises nothing but a cancellation.
         """
+        if builder.failed:  # or room would be made for nothing
+            log.info("%s: it has no seek index: %s", archive.ref.key, builder.failed)
+            return
         path = self._store.scratch / f"{index_content(archive.ref.source, digest)}.index"
         reservation = self._store.reserve(spilled + HEAD_ROOM + MEMBER_ROOM * len(members))
         if reservation is None:
@@ -321,7 +339,8 @@ class Indexes:
             log.info("%s: it has no seek index: %s", archive.ref.key, exc)
             return
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             reservation.release()
         if archive.index is not None:  # of another archive, or offered: this one is known to be right
             self._maps.pop(archive.index.content, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
@@ -84,7 +84,6 @@ class ReadCounts:
     reads: int = 0
     cold_reads: int = 0
     uncached: int = 0
-    by_source: dict[str, int] = field(default_factory=dict)
 
 
 class Reader:
@@ -332,7 +331,7 @@ class Reader:
     # -- what nobody waits for yet ------------------------------------------------------------------------
 
     def can_bring(self, facts: FileFacts) -> bool:
-        """Say whether `bring` has a way to fetch parts of this file; the stream of an archive brings it whole."""
+        """Say whether `bring` has a way to fetch parts of this file: of members of archives it has none."""
         return isinstance(facts.extent, ByteRange)
 
     async def turn(self, limit: int) -> None:

@@ -14,6 +14,7 @@ from refgenfs.cache.shelf import Reservation
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, ByteRange, ContentId
 from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError, StaleContent
+from refgenfs.core.seekindex import WINDOW
 from refgenfs.core.spanplan import MemberMap, Place, packed_size
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part, RangesIgnored
@@ -117,8 +118,12 @@ class Slot:
         self.done |= other.done
 
     def give_up(self) -> None:
-        """Give back the room for it; idempotent."""
+        """Give up bringing it, and the room for it; idempotent."""
         self.flies, self.content = False, None
+        self.give_room_back()
+
+    def give_room_back(self) -> None:
+        """Give back the room for it: it goes to who waits for it, and not into the cache; idempotent."""
         if self.reservation is not None:
             self.reservation.release()
             self.reservation = None
@@ -174,7 +179,7 @@ class SpanRun:
         spans: range,
     ) -> None:
         self.spans = spans
-        self.cost = packed_size(found.index, spans) + UNPACKED  # bytes of memory
+        self.cost = packed_size(found.index, spans) + len(spans) * WINDOW + UNPACKED  # bytes of memory
         self.urgent = False  # somebody waits for it
         self.paid = False  # its memory is taken
         self._http = http
@@ -191,11 +196,13 @@ class SpanRun:
 
     def has_room(self) -> bool:
         """Say whether anything of it can be stored."""
+        return any(slot.reservation is not None for slot in self._overlapping())
+
+    def _overlapping(self) -> list[Slot]:
+        """Return the slots of blocks of which these spans have at least a part."""
         low, high = self._rows[0].out_start, self._rows[-1].out_stop
         slots = self.batch.slots.values()
-        return any(
-            slot.reservation is not None for slot in slots if slot.place.start < high and slot.place.stop > low
-        )
+        return [slot for slot in slots if slot.place.start < high and slot.place.stop > low]
 
     def edges(self) -> list[Slot]:
         """Return the slots of blocks of which these spans have a part only."""
@@ -243,9 +250,7 @@ class SpanRun:
 
     async def _bring(self, windows: list[bytes], part: Part) -> None:
         low, high = self._rows[0].out_start, self._rows[-1].out_stop
-        slots = self.batch.slots.values()
-        mine = [slot for slot in slots if slot.place.start < high and slot.place.stop > low]
-        self._slots = sorted(mine, key=lambda slot: slot.place.start)
+        self._slots = sorted(self._overlapping(), key=lambda slot: slot.place.start)
         for slot in self._slots:
             if slot.place.start < low or slot.place.stop > high:
                 slot.begin()  # here: another run's thread has a part of it too
@@ -276,22 +281,25 @@ class SpanRun:
             raise SpansUseless(f"{archive.ref.key}: the origin can't be read in parts: {exc}") from exc
         except StaleContent as exc:
             raise await self._refused(exc) from exc
-        if not judged:
-            await self._tie(part.validator)
+        if not judged and not await self._tie(part.validator):
+            for slot in self._overlapping():
+                slot.give_room_back()
         return part
 
-    async def _tie(self, validator: str) -> None:
-        """Note which object what was not judged is of; raise SpansUseless when another one is known."""
+    async def _tie(self, validator: str) -> bool:
+        """Note which object what was not judged is of; False if that can't be written down: then store nothing of it.
+
+        Raises SpansUseless when another one is known.
+        """
         archive = self.batch.archive
         async with archive.judging:
             table = archive.table
             if table.judged:
-                return
+                return True
             if not validator or (table.validator and table.validator != validator):
                 raise SpansUseless(f"{archive.ref.key}: the origin does not say which archive it has")
-            if not table.validator:
-                table.validator = validator
-                await archive.save(self._store.ledger)
+            table.validator = validator
+            return archive.recorded == validator or await archive.save(self._store.ledger)
 
     async def _refused(self, exc: RefgenfsError) -> SpansUseless:
         """Let go of an index that the origin's archive does not fit, and of what is in doubt."""

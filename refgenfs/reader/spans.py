@@ -180,7 +180,8 @@ class SpanReader:
             needed |= self._lacks(batch, found, wanted)
             self._claim(batch, found, wanted)
         for wanted in batch.beyond:
-            if self._board.find(batch.archive.content_id(wanted[0]), wanted[1]) is not None:
+            place = batch.archive.content_id(wanted[0]), wanted[1]
+            if self._board.find(*place) is not None or self.just_passed(*place) is not None:
                 continue
             lacks = self._lacks(batch, found, wanted)
             if not any((archive, at) in self._flying for at in lacks):  # else it comes when it is asked for

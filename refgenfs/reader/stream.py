@@ -17,7 +17,7 @@ from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, ContentId, Run
 from refgenfs.core.errors import CacheError, OriginMissing, RefgenfsError, StaleContent
 from refgenfs.core.tar import Member
-from refgenfs.fetch.archive import ArchiveSink, BlockArrival, BlockOffer
+from refgenfs.fetch.archive import BATCH, ArchiveSink, BlockArrival, BlockOffer
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archive import NO_VALIDATOR
 from refgenfs.reader.archive import Archive as Archive
@@ -30,7 +30,7 @@ from refgenfs.reader.trust import drop_all
 log = logging.getLogger(__name__)
 
 # Blocks that went by and could not be stored are kept this long for who comes a moment later: two batches.
-TAIL = 16  # blocks, 2 MiB
+TAIL = 2 * BATCH  # blocks, 2 MiB
 
 
 class StreamIdle(RefgenfsError):

@@ -54,6 +54,7 @@ async def _fill_some(cache: Path, *, clean: bool) -> None:
     async with open_store(cache, LIMITS, owner="/genomes") as store:
         for number in range(3):
             assert fill(await store.content(name_of(number), SIZE), range(number, 20))
+        store.keep(await store.content(name_of(0), SIZE))
         store.set_note(name_of(0), "zero")
         store.pin(name_of(1))
         await store.flush()
@@ -70,6 +71,7 @@ async def _assert_reads(store: Store) -> None:
             assert_reads_right(content, index)
     assert store.note(name_of(0)) == "zero"
     assert store.is_pinned(name_of(1))
+    assert [one.cid for one in store.summary() if one.kept] == [name_of(0)]
 
 
 @pytest.mark.parametrize("clean", [True, False])

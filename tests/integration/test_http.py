@@ -1022,7 +1022,8 @@ async def test_the_beginning_of_what_is_there_and_of_what_is_not(http: Http, ori
     origin.script.append(status(404))
     assert await http.fetch_beginning([f"{origin.url}/x"], 1000, account="lab", deadline=5) is None
     assert list(http.failures) == [], "that is no failure"
-    origin.script.append(status(503))
-    with pytest.raises(OriginFailing):
-        await http.fetch_beginning([f"{origin.url}/x"], 1000, account="lab", deadline=5)
-    assert len(http.failures) == 1, "asked once"
+    for number, code in enumerate((503, 429), 1):
+        origin.script.append(status(code))
+        with pytest.raises(OriginFailing):
+            await http.fetch_beginning([f"{origin.url}/x"], 1000, account="lab", deadline=5)
+        assert len(http.failures) == number, "asked once"

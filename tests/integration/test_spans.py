@@ -22,8 +22,17 @@ import trio
 
 from refgenfs.cache.keeping import bound_of
 from refgenfs.core.content import BLOCK, ArchiveRef, Run, block_count
-from refgenfs.core.errors import IntegrityError, OriginUnavailable, StaleContent
+from refgenfs.core.errors import (
+    CacheError,
+    IntegrityError,
+    OriginDenied,
+    OriginMissing,
+    OriginUnavailable,
+    RefgenfsError,
+    StaleContent,
+)
 from refgenfs.core.seekindex import SeekIndex
+from refgenfs.fetch.answers import OriginUnusable
 from refgenfs.reader.archive import Archive
 from tests.support.scripted import (
     SOURCE,
@@ -450,6 +459,31 @@ async def test_an_index_whose_windows_are_damaged_is_dropped(tmp_path: Path) -> 
         assert rig.http.streams == 1
 
 
+@pytest.mark.parametrize("parsed", [True, False])
+@pytest.mark.parametrize("error", [StaleContent, OriginMissing, OriginDenied, OriginUnusable])
+async def test_an_offered_index_that_is_replaced_or_gone_costs_a_stream(
+    tmp_path: Path, error: type[RefgenfsError], parsed: bool
+) -> None:
+    """What the origin answers about the index says nothing of the archive."""
+    index = index_of(PACKED, tmp_path / "made")
+    async with open_rig(tmp_path / "cache", spacing=SPACING) as rig:
+        _, ref = offer(rig, index)
+        archive = await rig.open_archive(ref)
+        file = await rig.open_member(archive, "b.bwt")
+        assert await rig.read(file, 15 * BLOCK, BLOCK) == PACKED.data["b.bwt"][15 * BLOCK : 16 * BLOCK]
+        assert archive.index is not None
+        rig.store.evict(archive.index.content)
+        if not parsed:
+            rig.archives._indexes._maps.clear()
+        rig.http.objects[INDEX_URL].fault = error(INDEX_URL)
+        assert await rig.read(file, 2 * BLOCK, BLOCK) == PACKED.data["b.bwt"][2 * BLOCK : 3 * BLOCK]
+        await rig.settled(archive)
+        assert rig.http.streams == 1
+        assert rig.stale == []
+        assert archive.index is not None
+        assert not archive.index.offered
+
+
 async def test_an_offered_index_of_an_archive_that_is_another_drops_what_came(tmp_path: Path) -> None:
     """The index is the catalog's archive's, the object is not: nothing of it is served."""
     index = index_of(PACKED, tmp_path / "made")
@@ -473,6 +507,33 @@ async def test_an_object_that_is_replaced_under_an_offered_index_is_stale_for_wh
             await rig.read(file, 2 * BLOCK, BLOCK)
         await rig.settled(archive)
         assert rig.damaged
+
+
+async def test_what_can_not_be_tied_to_its_object_is_served_and_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next life would not know which archive these blocks are of."""
+    index = index_of(PACKED, tmp_path / "made")
+    async with open_rig(tmp_path / "cache", spacing=SPACING) as rig:
+        served, ref = offer(rig, index)
+        archive = await rig.open_archive(ref)
+        file = await rig.open_member(archive, "b.bwt")
+
+        def refuse(key: str, _value: object) -> None:
+            raise CacheError(f"no room for {key}")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(rig.store.ledger, "set", refuse)
+            assert await rig.read(file, 15 * BLOCK, BLOCK) == PACKED.data["b.bwt"][15 * BLOCK : 16 * BLOCK]
+            assert await rig.read(file, 2 * BLOCK, BLOCK) == PACKED.data["b.bwt"][2 * BLOCK : 3 * BLOCK]
+            await rig.settled(archive)
+            for name in ("a.fa", "b.bwt", "c.sa"):
+                assert await rig.resident(archive, name) == []
+        assert await rig.read(file, 9 * BLOCK, BLOCK) == PACKED.data["b.bwt"][9 * BLOCK : 10 * BLOCK]
+        await rig.settled(archive)
+        assert 9 in await rig.resident(archive, "b.bwt")
+        assert archive.recorded == served.validator
+        assert rig.http.streams == 0
 
 
 async def test_a_stream_confirms_what_came_by_an_offered_index(tmp_path: Path) -> None:

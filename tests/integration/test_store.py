@@ -793,3 +793,15 @@ async def test_scratch_files_do_not_outlive_the_daemon(tmp_path: Path) -> None:
         (store.scratch / "left").write_bytes(bytes(1000))
     async with open_store(tmp_path, LIMITS, owner="test") as store:
         assert list(store.scratch.iterdir()) == []
+
+
+async def test_a_scratch_folder_that_is_a_link_is_refused_and_nothing_behind_it_removed(tmp_path: Path) -> None:
+    cache, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
+    cache.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    (cache / "scratch").symlink_to(elsewhere)
+    with pytest.raises(CacheError, match="is a link"):
+        async with open_store(cache, LIMITS, owner="test"):
+            pass
+    assert (elsewhere / "precious").exists()
