@@ -10,6 +10,7 @@ Promises:
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import random
 from collections.abc import Sequence
@@ -488,6 +489,32 @@ async def test_a_stream_confirms_what_came_by_an_offered_index(tmp_path: Path) -
         assert archive.table.judged
         assert rig.damaged == []
         assert await rig.read(file, 0, 20 * BLOCK) == PACKED.data["b.bwt"]
+
+
+async def test_what_is_left_of_a_block_is_of_one_index(tmp_path: Path) -> None:
+    """Two indexes of one archive number its spans each in its own way."""
+    packed = Packed(gzip.compress(gzip.decompress(PACKED.body), 1), {}, PACKED.data)  # its points are within blocks
+    index = index_of(packed, tmp_path / "made")
+    async with open_rig(tmp_path / "cache", spacing=SPACING * 9 // 10) as rig:
+        _, ref = offer(rig, index, packed)
+        archive = await rig.open_archive(ref)
+        for name, at in (("a.fa", 8), ("b.bwt", 9)):
+            file = await rig.open_member(archive, name)
+            await rig.read(file, at * BLOCK, BLOCK)
+            await rig.settled(archive)
+        assert rig.archives._spans._seams
+        await rig.archives._indexes.forget(archive, "the test says so")
+        await rig.archives.pull(archive, list(packed.data))
+        await rig.settled(archive)
+        assert archive.index is not None
+        assert not archive.index.offered
+        evict(rig, archive, packed)
+        for name, data in packed.data.items():
+            for at in range(0, len(data), BLOCK):
+                file = await rig.open_member(archive, name)
+                assert await rig.read(file, at, BLOCK) == data[at : at + BLOCK], (name, at // BLOCK)
+            evict(rig, archive, packed)
+        await rig.settled(archive)
 
 
 async def test_an_origin_that_does_not_say_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
