@@ -232,7 +232,8 @@ class Indexes:
         if archive.asking is not None:
             return True
         may = archive.index is None and ref.index_urls and ref.archive_digest
-        return bool(may) and self._wall() >= archive.ask_after
+        wait = archive.ask_after - self._wall()
+        return bool(may) and not 0 < wait <= ASK_AGAIN  # later than that: the clock was ahead when it was noted
 
     async def _ask(self, archive: Archive, done: trio.Event) -> None:
         ref = archive.ref

@@ -417,6 +417,26 @@ async def test_a_file_that_is_open_already_is_read_by_an_index_that_is_offered(t
         await rig.settled(archive)
 
 
+async def test_a_clock_that_was_ahead_does_not_hide_an_index_for_good(tmp_path: Path) -> None:
+    index = index_of(PACKED, tmp_path / "made")
+    async with open_rig(tmp_path / "cache", spacing=None) as rig:
+        _, ref = offer(rig, index)
+        rig.http.objects.pop(INDEX_URL)
+        rig.wall += 50 * 365 * 24 * 3600
+        archive = await rig.open_archive(ref)
+        await rig.archives.members(archive)
+        await rig.settled(archive)
+        evict(rig, archive)
+        assert rig.http.asked == [INDEX_URL]
+    async with open_rig(tmp_path / "cache", spacing=None) as rig:
+        _, ref = offer(rig, index)
+        archive = await rig.open_archive(ref)
+        file = await rig.open_member(archive, "b.bwt")
+        assert await rig.read(file, 15 * BLOCK, BLOCK) == PACKED.data["b.bwt"][15 * BLOCK : 16 * BLOCK]
+        await rig.settled(archive)
+        assert rig.http.asked == [INDEX_URL]
+
+
 @pytest.mark.parametrize("harm", ["other archive", "cut short", "no index", "damaged", "huge"])
 async def test_an_index_that_is_none_of_this_archive_is_ignored(tmp_path: Path, harm: str) -> None:
     index = index_of(OTHER if harm == "other archive" else PACKED, tmp_path / "made")
