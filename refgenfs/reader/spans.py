@@ -100,7 +100,7 @@ class SpanReader:
         try:
             await self._bring(batch)
         except SpansUseless as exc:
-            log.debug("%s", exc)
+            log.debug("%s", without_frames(exc))
             self._stream(batch, self._awaited(batch))
         except RefgenfsError as exc:
             error = without_frames(exc)
