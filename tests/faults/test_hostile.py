@@ -183,8 +183,11 @@ def test_a_file_that_is_said_to_have_16_tib(tmp_path: Path, remotes: bool) -> No
     with make_site(tmp_path, ["fine"], world=world, remotes=remotes) as site, site.mount() as m:
         site.origin.scripts["/files/*/large__*/*"] = _said_to_be_large
         path = f"{m.path}/{ALIAS}/large/a.big"
-        assert int(m.run("stat", "-c", "%s", path, timeout=20).stdout) == _Large.size
-        assert m.run("head", "-c", "100000", path, timeout=20, text=False).stdout == data[:100_000]
+        read = m.run("head", "-c", "100000", path, timeout=20, text=False, check=False)
+        assert data.startswith(read.stdout)  # the archive ends soon, and what came of it is taken back then
+        if remotes:
+            assert len(read.stdout) == 100_000
+            assert int(m.run("stat", "-c", "%s", path, timeout=20).stdout) == _Large.size
         site.read_right("fine")
         assert m.memory() < PEAK, m.memory()
         assert not m.status()["cache"]["error"]
