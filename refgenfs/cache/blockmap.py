@@ -29,7 +29,7 @@ class BlockMap:
     def __init__(self, size: int) -> None:
         count = block_count(size)
         self.flags = bytearray(count)
-        self.crcs = array("I", bytes(4 * count))
+        self.crcs = array("I", [0]) * count  # with no copy of it meanwhile
         self.dirty: set[int] = set()
 
     def mark(self, index: int, flag: int, crc: int) -> None:

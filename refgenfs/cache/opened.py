@@ -18,6 +18,7 @@ from refgenfs.core.content import BLOCK, ContentId, Run, block_length
 from refgenfs.core.errors import CacheError
 
 KEEP_OPEN = 256  # block maps that stay in memory though nobody holds their content
+LARGEST = 1 << 40  # bytes of a content: its block map takes 80 MiB. What says it is larger is not cached.
 
 
 class OpenContents:
@@ -46,6 +47,8 @@ class OpenContents:
 
     async def open(self, cid: ContentId, size: int) -> Content:
         """Return a content, its map read in a thread if need be (see `Store.content`)."""
+        if size > LARGEST:
+            raise CacheError(f"content {cid} has {size} bytes, which is more than the cache has maps for")
         while True:
             found = self._live.get(cid)
             if found is not None:

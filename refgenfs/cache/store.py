@@ -244,7 +244,7 @@ class Store:
         """Return a content, with its block map; no I/O if it is open already or nothing of it is resident.
 
         `size` is in bytes. What was kept under another size is evicted. Raises CacheError when the ledger
-        can't be read, or when a content of another size is in use.
+        can't be read, when a content of another size is in use, or where it is larger than 1 TiB.
         """
         if not self._known.is_set():
             await self.ready()

@@ -122,7 +122,7 @@ class SeekIndex:
 
     __slots__ = (
         "_bits", "_digests", "_outs", "_packed", "_packed_stops", "_windows",
-        "archive_digest", "archive_size", "head_size", "members", "unpacked_size",
+        "archive_digest", "archive_size", "head_size", "identity", "members", "unpacked_size",
     )  # fmt: skip
 
     def __init__(
@@ -134,6 +134,7 @@ class SeekIndex:
         archive_size: int,
         unpacked_size: int,
         head_size: int,
+        identity: bytes,
     ) -> None:
         """Take what was read or made; raise IntegrityError where it doesn't fit together."""
         self.archive_digest = archive_digest  # MD5 (hex) of the packed archive
@@ -141,6 +142,7 @@ class SeekIndex:
         self.unpacked_size = unpacked_size
         self.members = tuple(members)
         self.head_size = head_size  # bytes of header and tables; the windows begin there
+        self.identity = identity  # digest of header and tables: another index of the same archive has another one
         _check_spans(table)
         self._bits = bytes(table.bits)
         self._digests = bytes(table.digests)
@@ -209,6 +211,7 @@ class SeekIndex:
             archive_size=archive_size,
             unpacked_size=unpacked_size,
             head_size=size,
+            identity=bytes(head[_HEADER.size : HEADER_SIZE]),
         )
         if index.size != size + windows:
             raise IntegrityError("the seek index contradicts itself: its windows have another length")
@@ -231,6 +234,11 @@ def head_size(first: bytes) -> int:
     if max(archive_size, unpacked_size) >= 1 << 62 or windows > spans << 16:
         raise IntegrityError("the seek index has an impossible size")
     return HEADER_SIZE + int(packed)
+
+
+def file_size(first: bytes) -> int:
+    """Return how long an index file says it is, from its first `HEADER_SIZE` bytes or more; raise as `head_size`."""
+    return head_size(first) + int(_HEADER.unpack_from(first)[-1])
 
 
 def encode_head(

@@ -17,6 +17,7 @@ from refgenfs.core.tar import Member
 
 # Packed bytes of a request, where more than one span is needed: some round trips' worth, and several fit into memory.
 LONGEST_RUN = 2 << 20
+MOST_SPANS = 64  # of a request: each has a window of 32 KiB, however short it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,14 @@ class MemberMap:
 
 
 def plan_runs(index: SeekIndex, spans: Iterable[int], longest: int = LONGEST_RUN) -> list[range]:
-    """Return the spans as runs of neighbours, each of at most `longest` packed bytes or of one span."""
+    """Return the spans as runs of neighbours, each of at most `longest` packed bytes or of one span, and of few."""
     runs: list[range] = []
     packed = 0
     for number in sorted(set(spans)):
         span = index.span(number)
         size = span.packed_stop - span.packed_start
-        if runs and runs[-1].stop == number and packed + size <= longest:
+        few = runs and runs[-1].stop == number and len(runs[-1]) < MOST_SPANS
+        if few and packed + size <= longest:
             runs[-1] = range(runs[-1].start, number + 1)
             packed += size
         else:

@@ -20,18 +20,10 @@ from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.shelf import BlockDamaged
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, ArchiveRef, ByteRange, ContentId, Run, block_count, content_id
-from refgenfs.core.errors import (
-    CacheError,
-    IntegrityError,
-    OriginDenied,
-    OriginMissing,
-    RefgenfsError,
-    StaleContent,
-)
-from refgenfs.core.seekindex import SeekIndex, Span, head_size, unpack_window
+from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError
+from refgenfs.core.seekindex import SeekIndex, Span, file_size, head_size, unpack_window
 from refgenfs.core.spanplan import MemberMap
 from refgenfs.core.tar import Member
-from refgenfs.fetch.answers import OriginUnusable
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part
 from refgenfs.fetch.seekpoints import IndexBuilder, NotIndexed
@@ -53,8 +45,6 @@ ASK_AFTER_FAILURE = 60.0  # seconds until an origin that did not answer is asked
 LARGEST_HEAD = 16 << 20  # bytes of an offered index that are fetched before one block of its archive is
 HEAD_ROOM = 256 * 1024  # bytes of an index file that are not windows, and
 MEMBER_ROOM = 512  # for each member
-# What the origin says of an index that it offers no more, or another one in its place.
-_GONE = (StaleContent, OriginMissing, OriginDenied, OriginUnusable)
 ROUNDS = 4  # how often a read of an index starts over because blocks of it went meanwhile
 
 
@@ -108,7 +98,8 @@ class Indexes:
         log.warning("%s: its seek index is dropped: %s", archive.ref.key, why)
         self._maps.pop(known.content, None)
         self._store.evict(known.content)
-        archive.ask_after = self._wall() + (ASK_AGAIN if known.offered else 0.0)
+        again = ASK_AFTER_FAILURE if isinstance(why, IndexLost) else ASK_AGAIN  # there may be another one by now
+        archive.ask_after = self._wall() + (again if known.offered else 0.0)
         await self._save(archive)
 
     # -- what is in it --------------------------------------------------------------------------------------
@@ -143,11 +134,8 @@ class Indexes:
             raise IntegrityError("the seek index is that of another archive")
         return found
 
-    async def windows(self, archive: Archive, spans: list[Span]) -> list[bytes]:
-        """Return the windows of neighbouring spans. Raises as `map` does."""
-        known = archive.index
-        if known is None:
-            raise IndexLost(f"{archive.ref.key}: it has no seek index any more")
+    async def windows(self, archive: Archive, known: KnownIndex, spans: list[Span]) -> list[bytes]:
+        """Return the windows of neighbouring spans of that index. Raises as `map` does."""
         start, stop = spans[0].window_start, spans[-1].window_stop
         data = await self._read(archive, known, start, stop - start)
         return [unpack_window(data[span.window_start - start : span.window_stop - start]) for span in spans]
@@ -165,11 +153,8 @@ class Indexes:
         for _ in range(ROUNDS):
             arrivals = self._launch(archive, known, content, run)
             try:
-                for arrival in arrivals.values():
-                    await arrival.wait(self._patience, f"the seek index of {archive.ref.key}")
+                await self._arrive(archive, arrivals)
                 data = _assemble(content, run, arrivals)
-            except _GONE as exc:  # of the index: the archive may be well
-                raise IndexLost(f"{archive.ref.key}: its seek index is not offered any more: {exc}") from exc
             finally:
                 for arrival in arrivals.values():
                     arrival.release()
@@ -178,6 +163,16 @@ class Indexes:
             if data is not None:
                 return data[begin : begin + length]
         raise IndexLost(f"{archive.ref.key}: the cache forgets its seek index quicker than it is read")
+
+    async def _arrive(self, archive: Archive, arrivals: dict[int, Arrival]) -> None:
+        """Wait for blocks. Raises IndexLost where asking again won't help: it is gone, or another one by now."""
+        try:
+            for arrival in arrivals.values():
+                await arrival.wait(self._patience, f"the seek index of {archive.ref.key}")
+        except RefgenfsError as exc:
+            if exc.transient:
+                raise
+            raise IndexLost(f"{archive.ref.key}: its seek index can't be had: {exc}") from exc
 
     async def _label(self, archive: Archive, known: KnownIndex) -> None:
         await label(self._store, known.content, "", f"seek index of {archive.ref.key}")
@@ -240,7 +235,8 @@ class Indexes:
         if archive.asking is not None:
             return True
         may = archive.index is None and ref.index_urls and ref.archive_digest
-        return bool(may) and self._wall() >= archive.ask_after
+        wait = archive.ask_after - self._wall()
+        return bool(may) and not 0 < wait <= ASK_AGAIN  # later than that: the clock was ahead when it was noted
 
     async def _ask(self, archive: Archive, done: trio.Event) -> None:
         ref = archive.ref
@@ -273,7 +269,8 @@ class Indexes:
 
     async def _adopt(self, archive: Archive, part: Part) -> bool:
         """Use what the origin offers, if it fits; its first block is here. Raises IntegrityError if it doesn't."""
-        head_size(bytes(part.data))  # or it is none: then nothing of it is stored
+        if file_size(bytes(part.data)) != part.size:  # or it is none: then nothing of it is stored
+            raise IntegrityError(f"it has {part.size} bytes, and says otherwise")
         digest = archive.ref.archive_digest
         if archive.index is not None or not part.validator:
             return archive.index is not None  # one that could change unseen can't be read in parts

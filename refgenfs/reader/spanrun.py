@@ -19,7 +19,7 @@ from refgenfs.core.spanplan import MemberMap, Place, packed_size
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part, RangesIgnored
 from refgenfs.fetch.spans import inflate_span
-from refgenfs.reader.archive import NO_VALIDATOR, Archive
+from refgenfs.reader.archive import NO_VALIDATOR, Archive, KnownIndex
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.indexes import Indexes, IndexLost
 from refgenfs.reader.trust import drop_all
@@ -146,10 +146,21 @@ class SpanBatch:
         self.spare = 0  # how many those will be
         self.born = born  # the store's stamp: what is older may go for what merely comes along
         self.generation = archive.generation
+        self.known = archive.index  # where its spans are, and
+        self.numbering = b""  # the identity of that index: what numbers its slots have parts of
         self.progress = 0
         self.asked: set[Wanted] = set()
         self.beyond: set[Wanted] = set()
         self.slots: dict[Wanted, Slot] = {}  # what its spans have of blocks that are missing
+
+    def use(self, known: KnownIndex | None, numbering: bytes) -> None:
+        """Go by this index from now on: what came of blocks by the spans of another one does not count."""
+        self.known = known
+        if numbering != self.numbering:
+            self.numbering = numbering
+            for slot in self.slots.values():
+                slot.done.clear()
+                slot.edges.clear()
 
     def moved(self, nbytes: int) -> None:
         """Note that bytes came in. For any thread."""
@@ -219,8 +230,10 @@ class SpanRun:
         failed: list[RefgenfsError] = []
 
         async def read_windows() -> None:
+            known = self.batch.known
+            assert known is not None, "a run is planned by an index"
             try:
-                windows.extend(await self._indexes.windows(self.batch.archive, self._rows))
+                windows.extend(await self._indexes.windows(self.batch.archive, known, self._rows))
             except RefgenfsError as exc:
                 failed.append(exc)
 
@@ -244,7 +257,8 @@ class SpanRun:
     async def _explained(self, exc: RefgenfsError) -> RefgenfsError:
         """Return what to raise for what went wrong before anything was inflated."""
         if isinstance(exc, IndexLost | IntegrityError | CacheError):
-            await self._indexes.forget(self.batch.archive, exc)
+            if self.batch.archive.index is self.batch.known:  # not one that was made meanwhile
+                await self._indexes.forget(self.batch.archive, exc)
             return SpansUseless(str(exc))
         return exc
 

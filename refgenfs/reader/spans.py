@@ -56,9 +56,9 @@ class SpanReader:
         self._memory = Memory(memory)
         self._nursery = nursery
         self._open: dict[int, SpanBatch] = {}  # that more may be added to, by the archive's id
-        self._flying: dict[tuple[str, int], SpanRun] = {}  # by the archive's MD5 and the span
+        self._flying: dict[tuple[bytes, int], SpanRun] = {}  # by the index's identity and the span
         self._spare: OrderedDict[tuple[ContentId, int], Arrival] = OrderedDict()
-        self._seams: OrderedDict[tuple[str, ContentId, int], Slot] = OrderedDict()
+        self._seams: OrderedDict[tuple[bytes, ContentId, int], Slot] = OrderedDict()
 
     def want(self, archive: Archive, content: ContentId, name: str, index: int) -> None:
         """Launch a flight of a block that has none. Never awaits: what is wanted in one go is fetched as one."""
@@ -100,7 +100,7 @@ class SpanReader:
         try:
             await self._bring(batch)
         except SpansUseless as exc:
-            log.debug("%s", exc)
+            log.debug("%s", without_frames(exc))
             self._stream(batch, self._awaited(batch))
         except RefgenfsError as exc:
             error = without_frames(exc)
@@ -131,7 +131,7 @@ class SpanReader:
 
     async def _bring(self, batch: SpanBatch) -> None:
         for _ in range(ROUNDS):
-            found = await self._map(batch.archive)
+            found = await self._map(batch)
             await self._await_others(batch, found)
             # no await until the runs are noted: a span has one flight
             runs = self._plan(batch, found)
@@ -148,22 +148,27 @@ class SpanReader:
                 return
         raise OriginUnavailable(f"{batch.archive.ref.key}: the cache forgets blocks quicker than they are read")
 
-    async def _map(self, archive: Archive) -> MemberMap:
+    async def _map(self, batch: SpanBatch) -> MemberMap:
+        archive = batch.archive
         await self._indexes.ask(archive)
         if archive.index is None:
             raise SpansUseless(f"{archive.ref.key}: it has no seek index")
+        known = archive.index
         try:
-            return await self._indexes.map(archive)
+            found = await self._indexes.map(archive)
         except (IndexLost, IntegrityError, CacheError) as exc:
-            await self._indexes.forget(archive, exc)
+            if archive.index is known:
+                await self._indexes.forget(archive, exc)
             raise SpansUseless(f"{archive.ref.key}: {exc}") from exc
+        batch.use(archive.index, found.index.identity)
+        return found
 
     async def _await_others(self, batch: SpanBatch, found: MemberMap) -> None:
         """Wait for spans with asked blocks that other batches bring: then their part of them is here."""
-        archive = found.index.archive_digest
+        index = found.index.identity
         while True:
             needed = set().union(*(self._lacks(batch, found, wanted) for wanted in self._awaited(batch)))
-            other = next((self._flying[archive, at] for at in needed if (archive, at) in self._flying), None)
+            other = next((self._flying[index, at] for at in needed if (index, at) in self._flying), None)
             if other is None:
                 return
             before = other.batch.progress
@@ -174,7 +179,7 @@ class SpanReader:
 
     def _plan(self, batch: SpanBatch, found: MemberMap) -> list[SpanRun]:
         """Return the runs that bring what is asked for, and what is not as far as there is memory; note them."""
-        archive = found.index.archive_digest
+        index = found.index.identity
         needed, beyond = set[int](), set[int]()
         for wanted in self._awaited(batch):
             needed |= self._lacks(batch, found, wanted)
@@ -184,7 +189,7 @@ class SpanReader:
             if self._board.find(*place) is not None or self.just_passed(*place) is not None:
                 continue
             lacks = self._lacks(batch, found, wanted)
-            if not any((archive, at) in self._flying for at in lacks):  # else it comes when it is asked for
+            if not any((index, at) in self._flying for at in lacks):  # else it comes when it is asked for
                 beyond |= lacks
         runs = []
         for spans in plan_runs(found.index, needed | beyond):
@@ -193,7 +198,7 @@ class SpanReader:
             run.paid = not run.urgent and self._memory.take(run.cost)
             if run.urgent or run.paid:
                 runs.append(run)
-                self._flying.update({(archive, at): run for at in spans})
+                self._flying.update({(index, at): run for at in spans})
         return runs
 
     async def _fly_all(self, batch: SpanBatch, runs: list[SpanRun]) -> None:
@@ -204,9 +209,10 @@ class SpanReader:
                 await self._memory.acquire(run.cost, lambda: batch.moved(1))
                 run.paid = True
             try:
-                await run.fly()
+                if not any(isinstance(exc, SpansUseless) for exc in failed):  # else a stream brings it
+                    await run.fly()
             except RefgenfsError as exc:
-                failed.append(exc)
+                failed.append(without_frames(exc))  # they hold what came
             finally:
                 self._settle(run)
 
@@ -221,10 +227,10 @@ class SpanReader:
         if run.paid:
             run.paid = False
             self._memory.release(run.cost)
-        archive = run.found.index.archive_digest
+        index = run.found.index.identity
         for at in run.spans:
-            if self._flying.get((archive, at)) is run:
-                del self._flying[archive, at]
+            if self._flying.get((index, at)) is run:
+                del self._flying[index, at]
         if not run.ended.is_set():
             for slot in run.edges():
                 if not slot.flies:
@@ -237,9 +243,8 @@ class SpanReader:
     def _put_seam(self, batch: SpanBatch, slot: Slot) -> None:
         """Keep what has come of a block, with what has come of it before."""
         slot.give_up()
-        known = batch.archive.index
-        if slot.done and known is not None and batch.generation == batch.archive.generation:
-            key = (known.archive, slot.cid, slot.place.index)
+        if slot.done and batch.generation == batch.archive.generation:
+            key = (batch.numbering, slot.cid, slot.place.index)
             other = self._seams.pop(key, None)
             if other is not None:
                 slot.merge(other)
@@ -257,7 +262,7 @@ class SpanReader:
         if content is not None and content.missing(Run(index, index + 1)) < 0:
             return set()
         seam = batch.slots.get(wanted)
-        seam = seam or self._seams.get((found.index.archive_digest, archive.content_id(name), index))
+        seam = seam or self._seams.get((found.index.identity, archive.content_id(name), index))
         spans = set(found.spans_of(found.place(name, index)))
         return spans - seam.done if seam is not None else spans
 
@@ -267,7 +272,7 @@ class SpanReader:
         if slot is None:
             (name, index), archive = wanted, batch.archive
             cid = archive.content_id(name)
-            slot = self._seams.pop((found.index.archive_digest, cid, index), None)
+            slot = self._seams.pop((found.index.identity, cid, index), None)
             slot = batch.slots[wanted] = slot or Slot(found.place(name, index), cid)
         return slot
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from refgenfs.demo.replies import Ask, Inline, Reply, json_reply
+from refgenfs.demo.replies import Ask, Body, Inline, Reply, json_reply
 from tests.faults.world import (
     ALIAS,
     DIGEST,
     TAG,
     Script,
     Site,
+    World,
     archive_of,
     assert_log_is_clean,
     make_site,
@@ -148,6 +149,53 @@ def test_a_gzip_bomb(tmp_path: Path) -> None:
             used = int(m.run("du", "-sB1", str(m.cache)).stdout.split()[0])
             assert used <= 40_000_000
             assert m.memory() < PEAK, m.memory()
+
+
+class _Large:
+    """A body that says that it is larger than it is."""
+
+    size = 1 << 44
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._body.read(offset, size)
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def _said_to_be_large(ask: Ask, reply: Reply) -> Reply:
+    if ask.method == "HEAD":
+        reply.body = _Large(reply.body)
+    elif "Content-Range" in reply.headers:
+        reply.headers["Content-Range"] = f"{reply.headers['Content-Range'].partition('/')[0]}/{_Large.size}"
+    return reply
+
+
+@pytest.mark.parametrize("remotes", [True, False], ids=["unpacked", "archive"])
+def test_a_file_that_is_said_to_have_16_tib(tmp_path: Path, remotes: bool) -> None:
+    """No map is made of its 268 million blocks; what there is of it reads."""
+    world, data = World(tmp_path / "root"), noise("large", 3 * MIB)
+    head = member(f"{TAG}/a.big", _Large.size).tobuf(tarfile.GNU_FORMAT)
+    world.add("large", {"a.big": data}, archive=gzip.compress(tar_of([_folder()])[:512] + head + data, 1))
+    with make_site(tmp_path, ["fine"], world=world, remotes=remotes) as site, site.mount() as m:
+        site.origin.scripts["/files/*/large__*/*"] = _said_to_be_large
+        path = f"{m.path}/{ALIAS}/large/a.big"
+        read = m.run("head", "-c", "100000", path, timeout=20, text=False, check=False)
+        assert data.startswith(read.stdout)  # the archive ends soon, and what came of it is taken back then
+        if remotes:
+            assert len(read.stdout) == 100_000
+            assert int(m.run("stat", "-c", "%s", path, timeout=20).stdout) == _Large.size
+        site.read_right("fine")
+        assert m.memory() < PEAK, m.memory()
+        assert not m.status()["cache"]["error"]
+        assert_log_is_clean(m)
+
+
+def _folder() -> tuple[tarfile.TarInfo, bytes]:
+    return member(f"{TAG}/", kind=tarfile.DIRTYPE), b""
 
 
 # --- the catalog --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ Promises:
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import random
 from collections.abc import Sequence
@@ -425,6 +426,26 @@ async def test_a_file_that_is_open_already_is_read_by_an_index_that_is_offered(t
         await rig.settled(archive)
 
 
+async def test_a_clock_that_was_ahead_does_not_hide_an_index_for_good(tmp_path: Path) -> None:
+    index = index_of(PACKED, tmp_path / "made")
+    async with open_rig(tmp_path / "cache", spacing=None) as rig:
+        _, ref = offer(rig, index)
+        rig.http.objects.pop(INDEX_URL)
+        rig.wall += 50 * 365 * 24 * 3600
+        archive = await rig.open_archive(ref)
+        await rig.archives.members(archive)
+        await rig.settled(archive)
+        evict(rig, archive)
+        assert rig.http.asked == [INDEX_URL]
+    async with open_rig(tmp_path / "cache", spacing=None) as rig:
+        _, ref = offer(rig, index)
+        archive = await rig.open_archive(ref)
+        file = await rig.open_member(archive, "b.bwt")
+        assert await rig.read(file, 15 * BLOCK, BLOCK) == PACKED.data["b.bwt"][15 * BLOCK : 16 * BLOCK]
+        await rig.settled(archive)
+        assert rig.http.asked == [INDEX_URL]
+
+
 @pytest.mark.parametrize("harm", ["other archive", "cut short", "no index", "damaged", "huge"])
 async def test_an_index_that_is_none_of_this_archive_is_ignored(tmp_path: Path, harm: str) -> None:
     index = index_of(OTHER if harm == "other archive" else PACKED, tmp_path / "made")
@@ -549,6 +570,32 @@ async def test_a_stream_confirms_what_came_by_an_offered_index(tmp_path: Path) -
         assert archive.table.judged
         assert rig.damaged == []
         assert await rig.read(file, 0, 20 * BLOCK) == PACKED.data["b.bwt"]
+
+
+async def test_what_is_left_of_a_block_is_of_one_index(tmp_path: Path) -> None:
+    """Two indexes of one archive number its spans each in its own way."""
+    packed = Packed(gzip.compress(gzip.decompress(PACKED.body), 1), {}, PACKED.data)  # its points are within blocks
+    index = index_of(packed, tmp_path / "made")
+    async with open_rig(tmp_path / "cache", spacing=SPACING * 9 // 10) as rig:
+        _, ref = offer(rig, index, packed)
+        archive = await rig.open_archive(ref)
+        for name, at in (("a.fa", 8), ("b.bwt", 9)):
+            file = await rig.open_member(archive, name)
+            await rig.read(file, at * BLOCK, BLOCK)
+            await rig.settled(archive)
+        assert rig.archives._spans._seams
+        await rig.archives._indexes.forget(archive, "the test says so")
+        await rig.archives.pull(archive, list(packed.data))
+        await rig.settled(archive)
+        assert archive.index is not None
+        assert not archive.index.offered
+        evict(rig, archive, packed)
+        for name, data in packed.data.items():
+            for at in range(0, len(data), BLOCK):
+                file = await rig.open_member(archive, name)
+                assert await rig.read(file, at, BLOCK) == data[at : at + BLOCK], (name, at // BLOCK)
+            evict(rig, archive, packed)
+        await rig.settled(archive)
 
 
 async def test_an_origin_that_does_not_say_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
