@@ -291,7 +291,7 @@ class _Running:
                     "mountpoint": self._mountpoint,
                     "pid": os.getpid(),
                     "genomes": len({id(genome) for genome in snapshot.genomes.values()}),
-                    "assets": len(snapshot.versions),
+                    "assets": snapshot.count,
                     "problems": problems,
                 }
             }

@@ -10,6 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import unquote
 
@@ -185,11 +186,11 @@ class Details:
     def _holds(self, kept: KeptListing) -> bool:
         return kept.names is not None or 0 <= self._wall() - kept.at < self._keep
 
-    async def warm_up(self, versions: Sequence[AssetVersion]) -> None:
+    async def warm_up(self, versions: Iterable[AssetVersion]) -> None:
         """Ask for the listings that are not known yet, when nobody waits; stop at a source that is away."""
         away: set[str] = set()
-        for start in range(0, len(versions), CHUNK):
-            chunk = versions[start : start + CHUNK]
+        coming = iter(versions)
+        while chunk := tuple(islice(coming, CHUNK)):
             pending = iter(await trio.to_thread.run_sync(self._unknown, chunk))
             async with trio.open_nursery() as nursery:
                 for _ in range(WARMERS):
