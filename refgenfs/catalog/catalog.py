@@ -170,7 +170,7 @@ class Catalog:
 
     async def _ask(self, feed: _Feed) -> None:
         try:
-            await self._accept(feed, await feed.source.catalog())
+            await self._accept(feed, await feed.source.catalog(feed.catalog))
         except RefgenfsError as exc:
             self._note_failure(feed, str(exc))
         except Exception as exc:

@@ -151,12 +151,13 @@ def parse_private(answer: object, source: str, where: str = PRIVATE) -> Parsed:
     return builder.parsed(as_object(answer, where, "the answer"))
 
 
-def parse_private_text(text: str, source: str, where: str = PRIVATE) -> Parsed:
+def parse_private_text(text: str, source: str, where: str = PRIVATE, *, known: SourceCatalog | None = None) -> Parsed:
     """Do as `parse_private` with the JSON text of the answer, of which one genome at a time is decoded.
 
-    As values, all of a large answer takes ten times the memory of its text. Raises ValueError for what is no JSON.
+    As values, all of a large answer takes several times the memory of its text. Genomes that are the same in `known`
+    are its very own. Raises ValueError for what is no JSON.
     """
-    builder = _Builder(source, where)
+    builder = _Builder(source, where, known)
     places: dict[str, int] = {}
     aliases: dict[str, object] = {}
     try:
@@ -224,9 +225,10 @@ def _as_private(answers: PublicAnswers) -> dict[str, object]:
 class _Builder:
     """Makes the values of one catalog; equal texts become one object, as large catalogs repeat themselves."""
 
-    def __init__(self, source: str, where: str) -> None:
+    def __init__(self, source: str, where: str, known: SourceCatalog | None = None) -> None:
         self.warnings = _Warnings(where)
         self._source = source
+        self._known = {genome.digest: genome for genome in known.genomes} if known is not None else {}
         self._where = where
         self._shared: dict[str, str] = {}
         self._shared_keys: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
@@ -284,7 +286,9 @@ class _Builder:
             asset = self._asset(digest, alias, self._share(name), item)
             if asset.tags:
                 assets[asset.name] = asset
-        return Genome(digest, aliases, assets, self._line(genome.get("genome_description")))
+        fresh = Genome(digest, aliases, assets, self._line(genome.get("genome_description")))
+        known = self._known.get(digest)
+        return known if known is not None and known == fresh else fresh
 
     def _asset(self, digest: str, alias: str, name: str, asset: Mapping[str, object]) -> Asset:
         tags: dict[str, AssetVersion] = {}

@@ -126,14 +126,14 @@ class RefgenieSource:
 
     # -- the catalog --------------------------------------------------------------------------------------
 
-    async def catalog(self) -> SourceCatalog:
+    async def catalog(self, known: SourceCatalog | None = None) -> SourceCatalog:
         """Ask for the catalog, in one call where the server has that, else in pieces.
 
         Raises the origin's errors; IntegrityError where the answers are not the protocol's.
         """
         try:
             with trio.fail_after(CATALOG_DEADLINE):
-                parsed = await self._ask_whole() or await self._ask_pieces()
+                parsed = await self._ask_whole(known) or await self._ask_pieces()
                 if self._remotes:
                     await self._refresh_prefix(parsed.catalog)
         except trio.TooSlowError as exc:
@@ -144,13 +144,13 @@ class RefgenieSource:
         self.warnings = parsed.warnings
         return parsed.catalog
 
-    async def _ask_whole(self) -> Parsed | None:
+    async def _ask_whole(self, known: SourceCatalog | None) -> Parsed | None:
         """Ask the one call; None where the server has, or gives, none: the pieces may be had all the same."""
         urls = [private_url(base) for base in self._bases]
         try:
             return await self._http.get_document(
                 urls,
-                partial(parse_private_text, source=self.name),
+                partial(parse_private_text, source=self.name, known=known),
                 account=self.name,
                 deadline=self._deadline,
                 retry_for=self._patience,

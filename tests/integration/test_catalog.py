@@ -90,7 +90,7 @@ class FakeSource:
         finally:
             self.in_flight -= 1
 
-    async def catalog(self) -> SourceCatalog:
+    async def catalog(self, known: SourceCatalog | None = None) -> SourceCatalog:
         await self._answer("catalog")
         return self.says
 

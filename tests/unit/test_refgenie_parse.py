@@ -481,3 +481,11 @@ def test_a_large_catalog_is_kept_in_parts_that_are_small() -> None:
     for damaged in ([kept["packed"][0][:-8]], ["!"], ["AAAA"], [7], None):
         with pytest.raises(IntegrityError):
             load_catalog({**kept, "packed": damaged})
+
+
+def test_genomes_that_are_known_stay_the_very_same() -> None:
+    known = parse_private({HG: genome(), "0a": genome(aliases=["x"])}, "s").catalog
+    text = json.dumps({HG: genome(), "0a": genome(aliases=["y"])})
+    fresh = parse_private_text(text, "s", known=known).catalog
+    assert fresh == parse_private(json.loads(text), "s").catalog
+    assert [old is new for old, new in zip(known.genomes, fresh.genomes, strict=True)] == [False, True]
