@@ -12,8 +12,9 @@ from functools import partial
 
 import trio
 
-from refgenfs.catalog.details import Details, LedgerLike, Notebook
+from refgenfs.catalog.details import Details
 from refgenfs.catalog.flights import Flights
+from refgenfs.catalog.notebook import LedgerLike, Notebook
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot, SourceCatalog, iter_versions, keep_known, merge
 from refgenfs.core.catalog_json import JSONValue, dump_catalog, load_catalog
 from refgenfs.core.content import ArchiveRef, FileFacts
