@@ -23,7 +23,8 @@ import trio
 
 from refgenfs import paths
 from refgenfs.administration import Daemon, operations
-from refgenfs.cache.store import CacheLimits, Store, open_store
+from refgenfs.cache.opening import open_store
+from refgenfs.cache.store import CacheLimits, Store
 from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
@@ -291,7 +292,7 @@ class _Running:
                     "mountpoint": self._mountpoint,
                     "pid": os.getpid(),
                     "genomes": len({id(genome) for genome in snapshot.genomes.values()}),
-                    "assets": len(snapshot.versions),
+                    "assets": snapshot.count,
                     "problems": problems,
                 }
             }

@@ -8,9 +8,7 @@ the bytes themselves are on disk.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from refgenfs.cache.keeping import Keeping
 from refgenfs.cache.ledger import JSONValue, Ledger
 from refgenfs.cache.lock import DirectoryLock
 from refgenfs.cache.opened import OpenContents
+from refgenfs.cache.pins import Pins
 from refgenfs.cache.room import Room
 from refgenfs.cache.shelf import RETRY_AFTER, DiskErrors, Reservation, Shelf
 from refgenfs.cache.startup import (
@@ -29,7 +28,6 @@ from refgenfs.cache.startup import (
     Image,
     Opened,
     leave_marker,
-    open_directory,
     open_for_writing,
     read_image,
 )
@@ -40,7 +38,6 @@ from refgenfs.core.errors import CacheError
 
 FLUSH_EVERY = 2.0  # seconds
 SMALL = 4 << 20  # bytes of a ledger that is read as soon as it is open; a larger one, when it is wanted
-PIN_GROWTH = 12 * 1024  # bytes that the ledger may grow by for a pin
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +77,7 @@ class Store:
         self._room = Room(shelf, self._contents, self._hurry)
         self._writeback = Writeback(shelf, opened.ledger, self._contents)
         self._keeping = Keeping(shelf)
+        self._pins = Pins(shelf, self._contents, self._room)
         self._wake = trio.Event()
         self._known = trio.Event()  # what is resident has been read
         self._asked = trio.Event()  # somebody wants to know it
@@ -206,7 +204,7 @@ class Store:
     @property
     def pinned(self) -> int:
         """Resident bytes of what is pinned."""
-        return sum(entry.resident for entry in self._shelf.entries.objects() if entry.pinned)
+        return self._pins.resident
 
     def summary(self) -> list[EntryRow]:
         """Return all contents that have resident bytes or are pinned."""
@@ -218,8 +216,7 @@ class Store:
 
     def is_pinned(self, cid: ContentId) -> bool:
         """Say whether a content is pinned."""
-        entry = self._shelf.entries.get(cid)
-        return entry is not None and entry.pinned
+        return self._pins.has(cid)
 
     def touch(self, cid: ContentId) -> None:
         """Make what is resident of a content the most recently used: it is about to be."""
@@ -285,34 +282,12 @@ class Store:
 
         Raises CacheError if it is not known, or there is no room to write that down.
         """
-        self._set_pin(cid, True)
+        self._pins.set(cid, True)
 
     def unpin(self, cid: ContentId) -> None:
         """Let a content be evicted again; one that is not known is passed over."""
         if self.is_pinned(cid):
-            self._set_pin(cid, False)
-
-    def _set_pin(self, cid: ContentId, pinned: bool) -> None:
-        shelf = self._shelf
-        live = self._contents.get(cid)
-        entry = shelf.entries.get(cid) or (live.entry if live is not None else None)
-        if entry is None:
-            raise CacheError(f"content {cid} is not in the cache")
-        entry.pinned = pinned
-        shelf.entries[cid] = entry
-        (shelf.index.pin if pinned or entry.kept else shelf.index.unpin)(cid)
-        if pinned:
-            try:
-                self._room.admit(PIN_GROWTH)
-            except CacheError:
-                entry.pinned = False  # no room to write it down: then it is not so
-                if not entry.kept:
-                    shelf.index.unpin(cid)
-                raise
-        shelf.unlisted.add(cid)
-        if not pinned and not entry.resident:
-            shelf.entries.forget(cid)
-            shelf.removed[cid] = entry.size
+            self._pins.set(cid, False)
 
     def keep(self, content: Content) -> None:
         """Keep a content from eviction while all such contents take a small share of the quota (see `Keeping`).
@@ -409,44 +384,3 @@ class Store:
         except (CacheError, OSError) as exc:
             log.warning("the cache in %s was not closed cleanly: %s", self.directory, exc)
             self.ledger.abort()
-
-
-@asynccontextmanager
-async def open_store(
-    directory: Path,
-    limits: CacheLimits,
-    *,
-    owner: str,
-    wait: bool = True,
-    clock: Callable[[], float] = time.monotonic,
-    now: Callable[[], float] = time.time,
-) -> AsyncIterator[Store]:
-    """Open the cache in `directory`, which is made if it is not there, and keep it in order while it is open.
-
-    `owner` is who holds it, for people (the mountpoint). Without `wait`, what is resident is read while the block
-    runs already (see `Store.ready`). A disk that is full, read-only or broken for now is no error: what is there is
-    read, nothing is stored, and it is tried again every little while. Raises CacheBusy when another process holds
-    the directory, and CacheError when it can't be used at all.
-    """
-    lock = await trio.to_thread.run_sync(DirectoryLock.acquire, directory, owner)
-    failure: BaseException | None = None
-    try:
-        opened = await trio.to_thread.run_sync(open_directory, directory, lock.refused)
-        store = Store(directory, limits, opened, lock, clock=clock, now=now)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(store.look_after)
-                try:
-                    if wait:
-                        await store.ready()
-                    yield store
-                except BaseException as exc:  # noqa: BLE001 - raised below: a nursery wraps it in a group
-                    failure = exc
-                nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                await store.aclose()
-        if failure is not None:
-            raise failure
-    finally:
-        lock.release()

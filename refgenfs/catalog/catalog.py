@@ -12,9 +12,10 @@ from functools import partial
 
 import trio
 
-from refgenfs.catalog.details import Details, LedgerLike, Notebook
+from refgenfs.catalog.details import Details
 from refgenfs.catalog.flights import Flights
-from refgenfs.core.catalog import AssetVersion, CatalogSnapshot, SourceCatalog, merge
+from refgenfs.catalog.notebook import LedgerLike, Notebook
+from refgenfs.core.catalog import AssetVersion, CatalogSnapshot, SourceCatalog, iter_versions, keep_known, merge
 from refgenfs.core.catalog_json import JSONValue, dump_catalog, load_catalog
 from refgenfs.core.content import ArchiveRef, FileFacts
 from refgenfs.core.errors import (
@@ -25,7 +26,6 @@ from refgenfs.core.errors import (
     StaleContent,
     redact_url,
 )
-from refgenfs.core.refgenie import iter_versions
 from refgenfs.sources import Source
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class Catalog:
 
     async def _ask(self, feed: _Feed) -> None:
         try:
-            await self._accept(feed, await feed.source.catalog())
+            await self._accept(feed, await feed.source.catalog(feed.catalog))
         except RefgenfsError as exc:
             self._note_failure(feed, str(exc))
         except Exception as exc:
@@ -186,8 +186,10 @@ class Catalog:
             log.warning("source %s: says that it has no genomes any more", name)
         feed.failures, feed.error, feed.last_refresh = 0, "", self._wall()
         feed.schedule(trio.current_time() + self._interval * (1 + JITTER * (2 * self._dice() - 1)))
-        # In a thread: comparing and writing out a large catalog takes long enough for a reader to notice.
-        if await trio.to_thread.run_sync(lambda: catalog != feed.catalog):
+        known = feed.catalog
+        if known is not None:  # in a thread: comparing large catalogs takes long enough for a reader to notice
+            catalog = await trio.to_thread.run_sync(keep_known, known, catalog)
+        if catalog is not known:
             feed.catalog = catalog
             self._replace()
             await self._notebook.write(_catalog_key(feed), await trio.to_thread.run_sync(dump_catalog, catalog))
@@ -225,7 +227,7 @@ class Catalog:
             await self._warm_up.wait()
             self._warm_up = trio.Event()
             try:
-                await self._details.warm_up(self.snapshot.versions)
+                await self._details.warm_up(self.snapshot.versions())
             except Exception:
                 log.exception("listings could not be fetched ahead")
 

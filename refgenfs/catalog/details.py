@@ -10,16 +10,17 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from itertools import islice
+from typing import Generic, TypeVar
 from urllib.parse import unquote
 
 import trio
 
 from refgenfs.catalog.flights import Flights
+from refgenfs.catalog.notebook import Notebook
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.catalog_json import (
     FactsRow,
-    JSONValue,
     KeptListing,
     dump_facts,
     dump_listing,
@@ -41,46 +42,6 @@ SIBLINGS = 6  # files asked for at a time when one of their folder is wanted: tw
 SWEEP = 2_000  # siblings that are asked for unasked
 SAVE_AFTER = 0.25  # seconds; the facts of one folder come close together, and are one row
 CHUNK = 256  # versions that one thread call looks up
-
-
-class LedgerLike(Protocol):
-    """The part of the ledger that the catalog needs. Blocks; safe in threads; raises CacheError."""
-
-    def get(self, key: str) -> JSONValue | None:
-        """Return the value of a key, or None."""
-        ...
-
-    def set(self, key: str, value: JSONValue) -> None:
-        """Write a value."""
-        ...
-
-
-class Notebook:
-    """The ledger as the catalog sees it: away from the trio thread, and never a reason to fail."""
-
-    def __init__(self, ledger: LedgerLike) -> None:
-        self.ledger = ledger
-        self._failing = False
-
-    async def read(self, key: str) -> JSONValue | None:
-        """Return the value of a key; None when there is none or the ledger can't be used."""
-        try:
-            return await trio.to_thread.run_sync(self.ledger.get, key)
-        except CacheError as exc:
-            self._note(exc)
-            return None
-
-    async def write(self, key: str, value: JSONValue) -> None:
-        """Keep a value if the ledger can be used; else it is asked for again in the next life."""
-        try:
-            await trio.to_thread.run_sync(self.ledger.set, key, value)
-            self._failing = False
-        except CacheError as exc:
-            self._note(exc)
-
-    def _note(self, exc: CacheError) -> None:
-        log.log(logging.DEBUG if self._failing else logging.WARNING, "the catalog is not kept: %s", exc)
-        self._failing = True
 
 
 class _Recent(Generic[V]):
@@ -185,11 +146,11 @@ class Details:
     def _holds(self, kept: KeptListing) -> bool:
         return kept.names is not None or 0 <= self._wall() - kept.at < self._keep
 
-    async def warm_up(self, versions: Sequence[AssetVersion]) -> None:
+    async def warm_up(self, versions: Iterable[AssetVersion]) -> None:
         """Ask for the listings that are not known yet, when nobody waits; stop at a source that is away."""
         away: set[str] = set()
-        for start in range(0, len(versions), CHUNK):
-            chunk = versions[start : start + CHUNK]
+        coming = iter(versions)
+        while chunk := tuple(islice(coming, CHUNK)):
             pending = iter(await trio.to_thread.run_sync(self._unknown, chunk))
             async with trio.open_nursery() as nursery:
                 for _ in range(WARMERS):

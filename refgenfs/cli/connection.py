@@ -114,7 +114,7 @@ def named_mountpoint(environ: Mapping[str, str], uid: int) -> Path | None:
         return None
     except (OSError, ValueError):
         point = None
-    if not isinstance(point, str) or not point:
+    if not isinstance(point, str) or not point or "\0" in point:
         return configured_mountpoint(file, environ)  # it says what is wrong
     return canonical(file.absolute().parent / _expanded(point, home))
 

@@ -107,7 +107,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _absolute(text: object, base: Path, home: str) -> Path:
     """Return an absolute path for what a user wrote; what is no path is left to the validation."""
-    if not isinstance(text, str | Path) or not str(text):
+    if not isinstance(text, str | Path) or not str(text) or "\0" in str(text):
         return text  # type: ignore[return-value]
     plain = str(text)
     if plain == "~" or plain.startswith("~/"):

@@ -108,6 +108,15 @@ FreeSpace = Annotated[MinFree, BeforeValidator(MinFree.parse), PlainSerializer(s
 _Wait = Annotated[Duration, _at_least(0.1, "100ms")]
 
 
+def _check_path(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("must be a path; no path has a NUL character in it")
+    return path
+
+
+PlainPath = Annotated[Path, AfterValidator(_check_path)]
+
+
 class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -115,7 +124,7 @@ class Table(BaseModel):
 class MountConfig(Table):
     """The tree: where it is, and for whom."""
 
-    point: Path = Path("/genomes")
+    point: PlainPath = Path("/genomes")
     allow_other: bool = False
     readahead: Annotated[ByteCount, _at_least(4 * KIB, "4KiB"), _at_most(16 * MIB, "16MiB")] = MIB
 
@@ -123,7 +132,7 @@ class MountConfig(Table):
 class CacheConfig(Table):
     """The content store on disk, and its bounds."""
 
-    dir: Path = Path("/var/cache/refgenfs")
+    dir: PlainPath = Path("/var/cache/refgenfs")
     size: Annotated[ByteCount, _at_least(4 * MIB, "4MiB")] = 200 * 10**9
     min_free: FreeSpace = MinFree(percent=5.0)
 
@@ -209,7 +218,7 @@ class RefgenieSource(Table):
     seek_index: bool = True
     timeout: _Wait = 20.0
     proxy: Annotated[Url | None, Field(repr=False)] = None
-    token_file: Path | None = None
+    token_file: PlainPath | None = None
 
 
 Source = RefgenieSource

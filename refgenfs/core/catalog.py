@@ -6,7 +6,7 @@ else reads. A snapshot is replaced whole, never changed, so a reader of one neve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -119,14 +119,27 @@ class CatalogSnapshot:
         """Return the version that a key names (its seek key is not looked at); raise NotInCatalog."""
         return self.asset(key.genome, key.asset).version(key.tag)
 
-    @cached_property
-    def versions(self) -> tuple[AssetVersion, ...]:
-        """Every version once, in the order of genome, asset and tag."""
-        found: dict[AssetVersion, None] = {}
+    def versions(self) -> Iterator[AssetVersion]:
+        """Return every version once, in the order of genome, asset and tag."""
+        late: set[AssetVersion] = set()  # those that another source's version stands for at their own genome
         for name in self.names:
             for asset in self.genomes[name].assets.values():
-                found.update(dict.fromkeys(asset.tags.values()))
-        return tuple(found)
+                for version in asset.tags.values():
+                    if name == version.genome_digest:
+                        yield version
+                    elif not self._has_at_home(version) and version not in late:
+                        late.add(version)
+                        yield version
+
+    def _has_at_home(self, version: AssetVersion) -> bool:
+        home = self.genomes.get(version.genome_digest)
+        asset = home.assets.get(version.asset) if home is not None else None
+        return asset is not None and asset.tags.get(version.tag) is version
+
+    @cached_property
+    def count(self) -> int:
+        """How many versions there are."""
+        return sum(1 for _ in self.versions())
 
 
 def merge(catalogs: Iterable[SourceCatalog]) -> CatalogSnapshot:
@@ -154,3 +167,25 @@ def _join(first: Genome, second: Genome) -> Genome:
         )
     aliases = tuple(dict.fromkeys((*first.aliases, *second.aliases)))
     return Genome(first.digest, aliases, assets, first.description or second.description)
+
+
+def iter_versions(catalog: SourceCatalog) -> Iterator[AssetVersion]:
+    """Return every version of a catalog."""
+    for genome in catalog.genomes:
+        for asset in genome.assets.values():
+            yield from asset.tags.values()
+
+
+def keep_known(known: SourceCatalog, fresh: SourceCatalog) -> SourceCatalog:
+    """Return `fresh` with the very genomes of `known` in it that are the same in both; `known` if all are.
+
+    Equal values then cost their memory once, and no time when snapshots are compared.
+    """
+    have = {genome.digest: genome for genome in known.genomes}
+    genomes = []
+    for genome in fresh.genomes:
+        old = have.get(genome.digest)
+        genomes.append(genome if old is None or old != genome else old)
+    if fresh.source == known.source and tuple(genomes) == known.genomes:
+        return known
+    return SourceCatalog(fresh.source, tuple(genomes))

@@ -6,6 +6,10 @@ Fields that are not known are passed over, so an older daemon reads what a newer
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, Union
 
@@ -15,30 +19,47 @@ from refgenfs.core.errors import IntegrityError
 
 JSONValue: TypeAlias = Union[bool, int, float, str, "list[JSONValue]", "dict[str, JSONValue]", None]
 
-VERSION = 1  # raised when an older reader would misunderstand
+VERSION = 2  # raised when an older reader would misunderstand
+_CHUNK = 256 * 1024  # characters of JSON that are there at a time, about: a large catalog is much more than that
 
 
 def dump_catalog(catalog: SourceCatalog) -> JSONValue:
-    """Return a catalog as a JSON value."""
-    return {
-        "version": VERSION,
-        "source": catalog.source,
-        "genomes": [_dump_genome(genome) for genome in catalog.genomes],
-    }
+    """Return a catalog as a JSON value: its genomes are packed, some at a time, to base64 text of deflated JSON."""
+    chunks: list[JSONValue] = []
+    texts: list[str] = []
+    size = 0
+    for genome in catalog.genomes:
+        texts.append(json.dumps(_dump_genome(genome), separators=(",", ":")))
+        size += len(texts[-1])
+        if size >= _CHUNK:
+            chunks.append(_pack(texts))
+            texts, size = [], 0
+    if texts:
+        chunks.append(_pack(texts))
+    return {"version": VERSION, "source": catalog.source, "packed": chunks}
 
 
 def load_catalog(value: object) -> SourceCatalog:
-    """Return the catalog that `dump_catalog` made; raise IntegrityError for anything else."""
+    """Return the catalog that `dump_catalog` made, of version 1 too; raise IntegrityError for anything else."""
     try:
         fields: Any = value
-        if fields["version"] != VERSION:
+        if fields["version"] not in (1, VERSION):
             raise IntegrityError(f"a kept catalog has version {fields['version']!r}, not {VERSION}")
         source = _text(fields["source"])
-        shared: dict[str, str] = {}
-        genomes = tuple(_load_genome(source, genome, shared) for genome in fields["genomes"])
-        return SourceCatalog(source, genomes)
-    except (KeyError, TypeError, AttributeError) as exc:
+        found = fields["genomes"] if fields["version"] == 1 else _unpack(fields["packed"])
+        shared: dict[Any, Any] = {}
+        return SourceCatalog(source, tuple(_load_genome(source, genome, shared) for genome in found))
+    except (KeyError, TypeError, AttributeError, ValueError, zlib.error) as exc:
         raise IntegrityError(f"a kept catalog can't be read: {type(exc).__name__} {exc}") from exc
+
+
+def _pack(texts: list[str]) -> str:
+    return base64.b64encode(zlib.compress(f"[{','.join(texts)}]".encode(), 1)).decode()
+
+
+def _unpack(chunks: Any) -> Iterator[Any]:
+    for chunk in chunks:
+        yield from json.loads(zlib.decompress(base64.b64decode(chunk, validate=True)))
 
 
 def _dump_genome(genome: Genome) -> JSONValue:
@@ -70,10 +91,15 @@ def _dump_version(version: AssetVersion) -> JSONValue:
     }
 
 
-def _load_genome(source: str, fields: Any, shared: dict[str, str]) -> Genome:
+def _load_genome(source: str, fields: Any, shared: dict[Any, Any]) -> Genome:
     def share(value: Any) -> str:
-        text = _text(value)
-        return shared.setdefault(text, text)
+        text: str = shared.setdefault(_text(value), value)
+        return text
+
+    def share_keys(items: Any) -> Mapping[str, str]:
+        found = {share(key): share(path) for key, path in items.items()}
+        keys: Mapping[str, str] = shared.setdefault(tuple(found.items()), found)
+        return keys
 
     digest = share(fields["digest"])
     aliases = tuple(share(alias) for alias in fields.get("aliases", ()))
@@ -93,7 +119,7 @@ def _load_genome(source: str, fields: Any, shared: dict[str, str]) -> Genome:
                 archive_digest=share(entry.get("archive_digest", "")),
                 archive_size=share(entry.get("archive_size", "")),
                 asset_size=share(entry.get("asset_size", "")),
-                seek_keys={share(key): share(path) for key, path in entry.get("seek_keys", {}).items()},
+                seek_keys=share_keys(entry.get("seek_keys", {})),
                 parents=tuple(share(parent) for parent in entry.get("parents", ())),
             )
         assets[name] = Asset(name, share(item["default_tag"]), tags, share(item.get("description", "")))

@@ -9,13 +9,15 @@ values for one server: the v3 answers are brought into the one call's form and p
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
 from refgenfs.core.catalog import Asset, AssetVersion, Genome, SourceCatalog
 from refgenfs.core.errors import IntegrityError
+from refgenfs.core.jsontext import decode_at, iter_members
 from refgenfs.core.keys import is_name
+from refgenfs.core.shapes import as_list, as_object, as_text, or_else, show
 
 PRIVATE = "/_private_api/genomes/dict"
 MAX_WARNINGS = 50  # told one by one; a server that is all wrong must not fill the log
@@ -106,8 +108,8 @@ def unpacked_url(prefix: str, version: AssetVersion) -> str:
 def parse_listing(answer: object, where: str) -> tuple[str, ...]:
     """Return the file names that `dir_contents` answers, sorted, but those that can't or needn't be shown."""
     names = set()
-    for item in _list(answer, where, "the answer"):
-        name = _text(item, where, "a file name").removeprefix("./")
+    for item in as_list(answer, where, "the answer"):
+        name = as_text(item, where, "a file name").removeprefix("./")
         if is_file_path(name) and not name.startswith("_refgenie_build"):
             names.add(name)
     return tuple(sorted(names))
@@ -118,10 +120,10 @@ def parse_remotes(answer: object, where: str) -> str | None:
 
     Raises IntegrityError for a prefix that is not an absolute http(s) URL of nothing but host and path.
     """
-    remote = _object(answer, where, "the answer").get("http")
+    remote = as_object(answer, where, "the answer").get("http")
     if remote is None:
         return None
-    prefix = _text(_object(remote, where, "'http'").get("prefix"), where, "the prefix of 'http'")
+    prefix = as_text(as_object(remote, where, "'http'").get("prefix"), where, "the prefix of 'http'")
     try:
         parts = urlsplit(prefix)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -146,21 +148,36 @@ def parse_fresh(answer: object, version: AssetVersion, where: str) -> AssetVersi
 def parse_private(answer: object, source: str, where: str = PRIVATE) -> Parsed:
     """Parse the answer of the one call; raise IntegrityError."""
     builder = _Builder(source, where)
-    catalog = builder.catalog(_object(answer, where, "the answer"))
-    return Parsed(catalog, builder.warnings.lines())
+    return builder.parsed(as_object(answer, where, "the answer"))
+
+
+def parse_private_text(text: str, source: str, where: str = PRIVATE, *, known: SourceCatalog | None = None) -> Parsed:
+    """Do as `parse_private` with the JSON text of the answer, of which one genome at a time is decoded.
+
+    As values, all of a large answer takes several times the memory of its text. Genomes that are the same in `known`
+    are its very own. Raises ValueError for what is no JSON.
+    """
+    builder = _Builder(source, where, known)
+    places: dict[str, int] = {}
+    aliases: dict[str, object] = {}
+    try:
+        for digest, place, genome in iter_members(text):
+            places[digest] = place
+            aliases[digest] = builder.aliases_of(digest, genome)
+    except TypeError:
+        return parse_private(decode_at(text, 0), source, where)  # which says what it is
+    return builder.catalog(aliases, lambda digest: decode_at(text, places[digest]))
 
 
 def parse_public(answers: PublicAnswers, source: str) -> Parsed:
     """Parse the set of v3 answers; raise IntegrityError."""
-    builder = _Builder(source, "/v3")
-    catalog = builder.catalog(_as_private(answers))
-    return Parsed(catalog, builder.warnings.lines())
+    return _Builder(source, "/v3").parsed(_as_private(answers))
 
 
 def parse_genome_list(answer: object) -> tuple[str, ...]:
     """Return the digests that `genomes/list` answers, without those that no URL should be made of."""
     where = v3_path("genomes", "list")
-    names = [_text(item, where, "a genome") for item in _list(answer, where, "the answer")]
+    names = [as_text(item, where, "a genome") for item in as_list(answer, where, "the answer")]
     return tuple(name for name in dict.fromkeys(names) if is_name(name))
 
 
@@ -171,9 +188,9 @@ def parse_tags(answer: object) -> dict[tuple[str, str], tuple[str, ...]]:
     """
     where = v3_path("assets", "list")
     found: dict[tuple[str, str], dict[str, None]] = {}
-    for genome, items in _object(answer, where, "the answer").items():
-        for item in _list(items, where, f"genome {_show(genome)}"):
-            body, _, tag = _text(item, where, f"an asset of {_show(genome)}").partition(":")
+    for genome, items in as_object(answer, where, "the answer").items():
+        for item in as_list(items, where, f"genome {show(genome)}"):
+            body, _, tag = as_text(item, where, f"an asset of {show(genome)}").partition(":")
             asset = body.partition(".")[0]
             if is_name(genome) and is_asset_name(asset):
                 tags = found.setdefault((genome, asset), {})
@@ -183,7 +200,7 @@ def parse_tags(answer: object) -> dict[tuple[str, str], tuple[str, ...]]:
 
 
 def _as_private(answers: PublicAnswers) -> dict[str, object]:
-    aliases = _object(answers.aliases, v3_path("genomes", "alias_dict"), "the answer")
+    aliases = as_object(answers.aliases, v3_path("genomes", "alias_dict"), "the answer")
     assets: dict[str, dict[str, object]] = {}
     tags: dict[tuple[str, str], dict[str, object]] = {}
     for (genome, asset, tag), attrs in answers.attrs.items():
@@ -197,7 +214,7 @@ def _as_private(answers: PublicAnswers) -> dict[str, object]:
         }
     return {
         genome: {
-            **_object(answers.genome_attrs.get(genome, {}), v3_path("genomes", "attrs", genome), "the answer"),
+            **as_object(answers.genome_attrs.get(genome, {}), v3_path("genomes", "attrs", genome), "the answer"),
             "aliases": aliases.get(genome),
             "assets": assets.get(genome, {}),
         }
@@ -208,34 +225,47 @@ def _as_private(answers: PublicAnswers) -> dict[str, object]:
 class _Builder:
     """Makes the values of one catalog; equal texts become one object, as large catalogs repeat themselves."""
 
-    def __init__(self, source: str, where: str) -> None:
+    def __init__(self, source: str, where: str, known: SourceCatalog | None = None) -> None:
         self.warnings = _Warnings(where)
         self._source = source
+        self._known = {genome.digest: genome for genome in known.genomes} if known is not None else {}
         self._where = where
         self._shared: dict[str, str] = {}
+        self._shared_keys: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
 
-    def catalog(self, genomes: Mapping[str, object]) -> SourceCatalog:
+    def parsed(self, genomes: Mapping[str, object]) -> Parsed:
+        """Return the catalog of genomes that are all there."""
+        aliases = {digest: self.aliases_of(digest, genome) for digest, genome in genomes.items()}
+        return self.catalog(aliases, genomes.__getitem__)
+
+    def catalog(self, aliases: Mapping[str, object], read: Callable[[str], object]) -> Parsed:
+        """Return the catalog of the genomes that have these aliases, as they came; `read` gives one by its digest."""
         named = {}
-        for digest in sorted(genomes):
+        for digest in sorted(aliases):
             if is_name(digest):
-                named[digest] = _object(genomes[digest], self._where, f"genome {digest}")
+                named[digest] = aliases[digest]
             else:
-                self.warnings.add(f"genome {_show(digest)} is left out: its name can't be shown")
-        aliases = self._aliases(named)
-        return SourceCatalog(
-            self._source, tuple(self._genome(digest, aliases[digest], named[digest]) for digest in named)
+                self.warnings.add(f"genome {show(digest)} is left out: its name can't be shown")
+        genomes = tuple(
+            self._genome(digest, own, as_object(read(digest), self._where, f"genome {digest}"))
+            for digest, own in self._aliases(named).items()
         )
+        return Parsed(SourceCatalog(self._source, genomes), self.warnings.lines())
 
-    def _aliases(self, genomes: Mapping[str, Mapping[str, object]]) -> dict[str, tuple[str, ...]]:
+    def aliases_of(self, digest: str, genome: object) -> object:
+        """Return what a genome says of its aliases."""
+        return as_object(genome, self._where, f"genome {digest}").get("aliases") if is_name(digest) else None
+
+    def _aliases(self, genomes: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
         """Return each genome's own aliases; of two genomes that claim one alias, the first has it."""
         owner = {digest: digest for digest in genomes}
         found: dict[str, tuple[str, ...]] = {}
-        for digest, genome in genomes.items():
+        for digest, items in genomes.items():
             mine: dict[str, None] = {}
-            for item in _list(_or(genome.get("aliases"), []), self._where, f"the aliases of {digest}"):
-                alias = self._share(_text(item, self._where, f"an alias of {digest}"))
+            for item in as_list(or_else(items, []), self._where, f"the aliases of {digest}"):
+                alias = self._share(as_text(item, self._where, f"an alias of {digest}"))
                 if not is_name(alias):
-                    self.warnings.add(f"alias {_show(alias)} of {digest} is left out: it can't be shown")
+                    self.warnings.add(f"alias {show(alias)} of {digest} is left out: it can't be shown")
                 elif owner.setdefault(alias, digest) != digest:
                     self.warnings.add(f"alias {alias} of {digest} is left out: it is {owner[alias]}'s")
                 elif alias != digest:
@@ -247,25 +277,27 @@ class _Builder:
         digest = self._share(digest)
         alias = aliases[0] if aliases else digest
         assets: dict[str, Asset] = {}
-        items = _object(_or(genome.get("assets"), {}), self._where, f"the assets of {digest}")
+        items = as_object(or_else(genome.get("assets"), {}), self._where, f"the assets of {digest}")
         for name in sorted(items):
             if not is_asset_name(name):
-                self.warnings.add(f"asset {_show(name)} of {digest} is left out: its name can't be shown")
+                self.warnings.add(f"asset {show(name)} of {digest} is left out: its name can't be shown")
                 continue
-            item = _object(items[name], self._where, f"asset {digest}/{name}")
+            item = as_object(items[name], self._where, f"asset {digest}/{name}")
             asset = self._asset(digest, alias, self._share(name), item)
             if asset.tags:
                 assets[asset.name] = asset
-        return Genome(digest, aliases, assets, self._line(genome.get("genome_description")))
+        fresh = Genome(digest, aliases, assets, self._line(genome.get("genome_description")))
+        known = self._known.get(digest)
+        return known if known is not None and known == fresh else fresh
 
     def _asset(self, digest: str, alias: str, name: str, asset: Mapping[str, object]) -> Asset:
         tags: dict[str, AssetVersion] = {}
-        items = _object(_or(asset.get("tags"), {}), self._where, f"the tags of {digest}/{name}")
+        items = as_object(or_else(asset.get("tags"), {}), self._where, f"the tags of {digest}/{name}")
         for tag in sorted(items):
             if is_name(tag):
                 tags[self._share(tag)] = self.version(digest, alias, name, self._share(tag), items[tag])
             else:
-                self.warnings.add(f"tag {_show(tag)} of {digest}/{name} is left out: it can't be shown")
+                self.warnings.add(f"tag {show(tag)} of {digest}/{name} is left out: it can't be shown")
         default = self._default_tag(asset.get("default_tag"), tags)
         return Asset(name, default, tags, self._line(asset.get("asset_description")))
 
@@ -277,7 +309,7 @@ class _Builder:
     def version(self, digest: str, alias: str, asset: str, tag: str, answer: object) -> AssetVersion:
         """Return one version from the attributes that the server gives for it."""
         what = f"{digest}/{asset}:{tag}"
-        attrs = _object(answer, self._where, what)
+        attrs = as_object(answer, self._where, what)
         archive_size = self._line(attrs.get("archive_size"))
         archive_digest = self._digest(attrs.get("archive_digest"), what, "archive_digest")
         asset_digest = self._digest(attrs.get("asset_digest"), what, "asset_digest") or archive_digest
@@ -301,7 +333,7 @@ class _Builder:
     def _digest(self, value: object, what: str, name: str) -> str:
         if value is None or value == "":
             return ""
-        text = _text(value, self._where, f"the {name} of {what}")
+        text = as_text(value, self._where, f"the {name} of {what}")
         if not is_name(text):
             self.warnings.add(f"the {name} of {what} is no digest")
             return ""
@@ -309,23 +341,25 @@ class _Builder:
 
     def _seek_keys(self, value: object, what: str) -> Mapping[str, str]:
         found: dict[str, str] = {}
-        for key, item in _object(_or(value, {}), self._where, f"the seek keys of {what}").items():
-            path = _text(item, self._where, f"seek key {_show(key)} of {what}")
+        for key, item in as_object(or_else(value, {}), self._where, f"the seek keys of {what}").items():
+            path = as_text(item, self._where, f"seek key {show(key)} of {what}")
             if is_asset_name(key) and (path == "." or is_file_path(path)):
                 found[self._share(key)] = self._share(path)
             else:
-                self.warnings.add(f"seek key {_show(key)} of {what} is left out: it leads nowhere")
-        return found
+                self.warnings.add(f"seek key {show(key)} of {what} is left out: it leads nowhere")
+        return self._shared_keys.setdefault(tuple(found.items()), found)
 
     def _parents(self, value: object, what: str) -> tuple[str, ...]:
-        items = _list(_or(value, []), self._where, f"the parents of {what}")
-        return tuple(self._line(_text(item, self._where, f"a parent of {what}")) for item in items)
+        items = as_list(or_else(value, []), self._where, f"the parents of {what}")
+        return tuple(self._line(as_text(item, self._where, f"a parent of {what}")) for item in items)
 
     def _line(self, value: object) -> str:
         """Return text for people as one line that no terminal takes for commands; "" for anything else."""
         if not isinstance(value, str):
             return ""
-        line = "".join(mark if mark.isprintable() else " " for mark in value[:_TEXT])
+        line = value[:_TEXT]
+        if not line.isprintable():
+            line = "".join(mark if mark.isprintable() else " " for mark in line)
         return self._share(" ".join(line.split()))
 
     def _share(self, text: str) -> str:
@@ -361,41 +395,3 @@ def _stand_in(digest: str, asset: str, tag: str, archive_size: str) -> str:
 
 def _is_md5(text: str) -> bool:
     return len(text) == 32 and all(mark in "0123456789abcdefABCDEF" for mark in text)
-
-
-def _or(value: object, missing: object) -> object:
-    return missing if value is None else value
-
-
-def _object(value: object, where: str, what: str) -> Mapping[str, object]:
-    if not isinstance(value, dict):
-        raise IntegrityError(f"{where}: {what} is {_kind(value)}, not an object")
-    return value
-
-
-def _list(value: object, where: str, what: str) -> Iterable[object]:
-    if not isinstance(value, list):
-        raise IntegrityError(f"{where}: {what} is {_kind(value)}, not a list")
-    return value
-
-
-def _text(value: object, where: str, what: str) -> str:
-    if not isinstance(value, str):
-        raise IntegrityError(f"{where}: {what} is {_kind(value)}, not text")
-    return value
-
-
-def _kind(value: object) -> str:
-    kinds = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "nothing"}
-    return kinds.get(type(value), "a number")
-
-
-def _show(text: str) -> str:
-    return ascii(text[:80])
-
-
-def iter_versions(catalog: SourceCatalog) -> Iterator[AssetVersion]:
-    """Return every version of a catalog."""
-    for genome in catalog.genomes:
-        for asset in genome.assets.values():
-            yield from asset.tags.values()

@@ -5,8 +5,9 @@ one folder and whose names differ in the ending alone: `<stem>.bwt` and `<stem>.
 genome's digest at the origin, its alias on the mount).
 
 The rules name what a run of the tool reads from its first byte to its last, in the order in which it does, as
-strace has it for bwa 0.7.17, bowtie 1.3, bowtie2 2.5, hisat2 2.2, STAR 2.7 and salmon 1.10 (bwa-mem2: its source,
-FMI_search.cpp and fastmap.cpp). So `.rev.2.bt2` is no sibling: bowtie2 reads its head and leaves it. kallisto
+strace has it for bwa 0.7.17, bowtie 1.3, bowtie2 2.5, hisat2 2.2, STAR 2.7 and salmon 1.10. Two were not checked so:
+bwa-mem2's is after its source (FMI_search.cpp, fastmap.cpp), and the `.tab` files of STAR's, which only an index with
+an annotation has, are named last. So `.rev.2.bt2` is no sibling: bowtie2 reads its head and leaves it. kallisto
 and minimap2 have one file. A large file (a FASTA, a BAM, a VCF) brings its small index; the index brings
 nothing, since who opens it wants a region.
 """

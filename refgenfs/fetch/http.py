@@ -7,13 +7,14 @@ from now.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -39,6 +40,10 @@ from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fetch.transfers import Line, RangeTransfer, StreamTransfer, check_plain
 
 JSONValue = None | bool | int | float | str | list["JSONValue"] | dict[str, "JSONValue"]
+
+T = TypeVar("T")
+
+SHORT_TEXT = 64 * 1024  # characters; decoded on the spot, in less than a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +96,32 @@ class Http:
         `urls` are mirrors of it; `deadline` is in seconds, for the whole call (DeadlineExceeded);
         `retry_for` replaces the budget of the settings, 0 asks each URL once.
         """
+        decode: Callable[[str], JSONValue] = json.loads
+        return await self.get_document(urls, decode, account=account, deadline=deadline, retry_for=retry_for)
 
-        async def attempt(url: str, retry: Retry) -> JSONValue:
+    async def get_document(
+        self,
+        urls: Sequence[str],
+        decode: Callable[[str], T],
+        *,
+        account: str,
+        deadline: float,
+        retry_for: float | None = None,
+    ) -> T:
+        """Return what `decode` makes of the text of a JSON document; the other arguments are those of `get_json`.
+
+        `decode` raises ValueError for what is no JSON; what else it raises passes through. A long text is
+        decoded on a thread of its own.
+        """
+
+        async def attempt(url: str, retry: Retry) -> T:
             text = await self._read_text(url, retry, account)
             try:
-                document: JSONValue = json.loads(text)
+                if len(text) < SHORT_TEXT:
+                    return decode(text)
+                return await asyncio.to_thread(decode, text)
             except (ValueError, RecursionError) as exc:
                 raise AttemptFailed(IntegrityError, f"no JSON: {exc}", Remedy.DOUBTFUL) from exc
-            return document
 
         make = self._attempts.make_within
         return await self._bridge.run(lambda: make(deadline, urls, account, attempt, retry_for))

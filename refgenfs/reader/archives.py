@@ -43,7 +43,7 @@ from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.indexes import Indexes, IndexLost, index_key
 from refgenfs.reader.judge import Judge, Recheck
 from refgenfs.reader.member_table import Canonical, MemberTable, canonical_names, table_key
-from refgenfs.reader.spanrun import SpanBatch, Wanted
+from refgenfs.reader.spanbatch import SpanBatch, Wanted
 from refgenfs.reader.spans import SpanReader
 from refgenfs.reader.spill import Spill
 from refgenfs.reader.stream import ArchiveStream, IdleStreams

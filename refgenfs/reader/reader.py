@@ -7,13 +7,13 @@ are resident and copying them, nor between looking a flight up and launching it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
 
-from refgenfs.cache.shelf import BlockDamaged, Reservation
+from refgenfs.cache.shelf import BlockDamaged
 from refgenfs.cache.store import Store
 from refgenfs.core.content import (
     BLOCK,
@@ -22,20 +22,18 @@ from refgenfs.core.content import (
     FileFacts,
     InlineData,
     Run,
-    block_count,
     block_length,
 )
-from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, RefgenfsError, StaleContent
+from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, StaleContent
 from refgenfs.core.readahead import Window
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.disk import Disk
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import Versions
-from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, Traffic, split_runs
+from refgenfs.reader.rangeruns import RangeRuns, ReadCounts, missing_blocks
 from refgenfs.reader.stream import Archive
 from refgenfs.reader.uncached import AnyContent, UncachedContent
-from refgenfs.reader.writes import Writes
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +41,6 @@ D = TypeVar("D", bytes, memoryview, bytes | memoryview)
 
 # How often a read starts over because blocks went (evicted, or damaged on the disk) while it waited for others.
 ROUNDS = 16
-# What one run holds in memory at the most: the piece being filled, and the one on its way to the disk.
-RUN_MEMORY = 2 * 1024 * 1024
-NO_ROOM = "no room in the cache for all of it; raise cache.size or unpin something"
 
 
 @dataclass(slots=True)
@@ -76,16 +71,6 @@ class OpenFile:
         return seen not in (None, self.archive.generation)
 
 
-@dataclass(slots=True)
-class ReadCounts:
-    """What readers were given since the start, in bytes."""
-
-    served: int = 0
-    reads: int = 0
-    cold_reads: int = 0
-    uncached: int = 0
-
-
 class Reader:
     """Answers reads of contents from the cache, and has what is missing fetched."""
 
@@ -104,18 +89,12 @@ class Reader:
         self.counts = ReadCounts()
         self._store = store
         self._versions = Versions(store)
-        self._http = http
         self._board = board
         self._archives = archives
+        self._ranges = RangeRuns(store, http, board, self.counts, patience=patience, memory=memory, nursery=nursery)
         self._on_stale = on_stale
         self._patience = patience
-        self._runs = max(2, memory // RUN_MEMORY)  # at a time
-        self._slots = trio.CapacityLimiter(self._runs)
-        self._launched = 0  # runs that fly or wait for a slot
-        self._landed = trio.lowlevel.ParkingLot()  # of those that wait for a run to land
         self._nursery = nursery
-        self._writes = Writes()
-        self._traffic = Traffic()
         self._disk = Disk()
 
     async def open(self, facts: FileFacts, archive: Archive | None = None) -> OpenFile:
@@ -247,17 +226,17 @@ class Reader:
         self, file: OpenFile, content: AnyContent, run: Run, landed: dict[int, memoryview], ahead: Run | None
     ) -> dict[int, Arrival]:
         """Hold a flight of every block of the run that is neither resident nor landed. Never awaits."""
-        missing = [i for i in _missing(content, run) if i not in landed]
+        missing = [i for i in missing_blocks(content, run) if i not in landed]
         extent = file.facts.extent
         if isinstance(extent, ByteRange):
-            beyond = self._affordable(content, ahead, len(missing))
-            self._launch(content, extent, file.facts.source, missing, beyond)
+            beyond = self._ranges.affordable(content, ahead, len(missing))
+            self._ranges.launch(content, extent, file.facts.source, missing, beyond)
             flights = {index: self._board.find(content.id, index) for index in missing}
         elif isinstance(extent, ArchiveMember) and file.archive is not None:
             archive, name = file.archive, extent.name
             flights = {i: self._archives.join(archive, content.id, name, i) for i in missing}
             if ahead is not None:
-                self._archives.prefetch(archive, name, _missing(content, ahead))
+                self._archives.prefetch(archive, name, missing_blocks(content, ahead))
         else:
             raise IntegrityError(f"{content.id}: no way to fetch its bytes")
         joined = {index: arrival for index, arrival in flights.items() if arrival is not None}
@@ -265,79 +244,22 @@ class Reader:
             arrival.hold()
         return joined
 
-    def _affordable(self, content: AnyContent, ahead: Run | None, asked: int = 0) -> list[int]:
-        """Return the blocks of a window that may be fetched ahead: never at a waiting reader's expense."""
-        spare = (self._runs * 3 // 4 - self._launched) * LONGEST_RUN - asked
-        return _missing(content, ahead)[:spare] if ahead is not None and spare > 0 else []
-
     def _prefetch(self, file: OpenFile, content: AnyContent, ahead: Run) -> None:
         extent = file.facts.extent
         if isinstance(extent, ByteRange):
-            self._launch(content, extent, file.facts.source, [], self._affordable(content, ahead))
+            self._ranges.launch(content, extent, file.facts.source, [], self._ranges.affordable(content, ahead))
         elif isinstance(extent, ArchiveMember) and file.archive is not None:
-            self._archives.prefetch(file.archive, extent.name, _missing(content, ahead))
-
-    def _launch(
-        self,
-        content: AnyContent,
-        extent: ByteRange,
-        source: str,
-        asked: Iterable[int],
-        beyond: Iterable[int],
-        older_than: int | None = None,
-    ) -> None:
-        """Launch a flight of each block that has none; those beyond what was asked only into the cache.
-
-        With `older_than`, room is made only of what was last used before that stamp.
-        """
-        must = {i for i in asked if self._board.find(content.id, i) is None}
-        may = {i for i in beyond if self._board.find(content.id, i) is None}
-        for run in split_runs(sorted(must | may)):
-            if self._start_stored(content, extent, source, run, older_than):
-                continue
-            # No room for all of it: for what is asked for alone, perhaps; else, or with a disk that refuses,
-            # it is served uncached. What would only be read ahead waits for better times.
-            for short in split_runs(sorted(i for i in must if run.first <= i < run.stop)):
-                if not self._start_stored(content, extent, source, short):
-                    self.counts.uncached += _bytes(content, short)
-                    self._start(content, extent, source, short, None)
-
-    def _start_stored(
-        self, content: AnyContent, extent: ByteRange, source: str, run: Run, older_than: int | None = None
-    ) -> bool:
-        reservation = content.reserve(run, older_than=older_than)
-        if reservation is None:
-            return False
-        self._start(content, extent, source, run, reservation)
-        return True
-
-    def _start(
-        self, content: AnyContent, extent: ByteRange, source: str, run: Run, reservation: Reservation | None
-    ) -> None:
-        flight = RangeRun(content, extent, run, reservation, self._board, self._writes, self._traffic, source)
-        self._board.launch(flight.content.id, range(flight.run.first, flight.run.stop), flight)
-        self._launched += 1
-        self._nursery.start_soon(self._fly, flight)
-
-    async def _fly(self, flight: RangeRun) -> None:
-        try:
-            async with self._slots:
-                await flight.fly(self._http)
-        finally:
-            self._launched -= 1
-            self._landed.unpark_all()
-            flight.abandon()
+            self._archives.prefetch(file.archive, extent.name, missing_blocks(content, ahead))
 
     # -- what nobody waits for yet ------------------------------------------------------------------------
 
     def can_bring(self, facts: FileFacts) -> bool:
-        """Say whether `bring` has a way to fetch parts of this file: of members of archives it has none."""
+        """Say whether `bring` has a way to fetch parts of this file; members of archives come otherwise."""
         return isinstance(facts.extent, ByteRange)
 
     async def turn(self, limit: int) -> None:
         """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""
-        while self._launched >= min(limit, self._runs * 3 // 4):
-            await self._landed.park()
+        await self._ranges.turn(limit)
 
     async def bring(self, file: OpenFile, run: Run, older_than: int) -> bool:
         """Have what is missing of a run fetched into the cache, and wait for it; nobody need want it yet.
@@ -348,62 +270,19 @@ class Reader:
         content, extent = file.content, file.facts.extent
         if content is None or not isinstance(extent, ByteRange):
             return False
-        missing = _missing(content, run)
-        self._launch(content, extent, file.facts.source, (), missing, older_than)
-        flights = [self._board.find(content.id, index) for index in missing]
         try:
-            for arrival in flights:
-                if arrival is not None:
-                    await arrival.wait(self._patience, content.id)
+            return await self._ranges.bring(content, extent, file.facts.source, run, older_than)
         except StaleContent:
             self._on_stale(file.facts)
             raise
-        return None not in flights
-
-    # -- whole files --------------------------------------------------------------------------------------
 
     async def fill(self, facts: FileFacts, content: AnyContent) -> None:
         """Make a content that comes by byte ranges resident, all of it.
 
         Raises the origin's errors, and CacheError when the cache has no room for it.
         """
-        extent = facts.extent
-        if not isinstance(extent, ByteRange):
-            return
-        whole = Run(0, block_count(facts.size))
-        inflight = trio.CapacityLimiter(4)  # runs of one file at once: enough for one slow host's connections
-        failed: list[RefgenfsError] = []  # raised as it is: a nursery would wrap it in a group
-
-        async def one(run: Run, *, task_status: trio.TaskStatus[None]) -> None:
-            async with inflight:
-                task_status.started()
-                try:
-                    await self._fill_run(facts.source, extent, content, run)
-                except RefgenfsError as exc:
-                    failed.append(exc)
-                    nursery.cancel_scope.cancel()
-
-        if facts.size > self._store.quota:
-            raise CacheError(NO_ROOM)
-        content.touch(whole)  # or room for the rest of it would be made of what is there already
-        async with trio.open_nursery() as nursery:
-            for run in split_runs(_missing(content, whole), LONGEST_RUN):
-                await nursery.start(one, run)
-        if failed:
-            raise failed[0]
-        if content.missing(whole) >= 0:
-            raise CacheError(NO_ROOM)
-
-    async def _fill_run(self, source: str, extent: ByteRange, content: AnyContent, run: Run) -> None:
-        missing = _missing(content, run)  # a reader may have been here since
-        self._launch(content, extent, source, missing, ())
-        # all of them now: one that fails while another is awaited is found no more
-        flights = [self._board.find(content.id, index) for index in missing]
-        for arrival in flights:
-            if arrival is not None:
-                await arrival.wait(self._patience, content.id)
-        if content.missing(run) >= 0:
-            raise CacheError(NO_ROOM)
+        if isinstance(facts.extent, ByteRange):
+            await self._ranges.fill(content, facts.extent, facts.source)
 
 
 def _inline(facts: FileFacts) -> bytes:
@@ -415,19 +294,6 @@ def _inline(facts: FileFacts) -> bytes:
 def _check_length(content: AnyContent, index: int, data: memoryview) -> None:
     if len(data) != block_length(content.size, index):
         raise StaleContent(f"{content.id}: the origin has a file of another size now")
-
-
-def _missing(content: AnyContent, run: Run) -> list[int]:
-    found = []
-    index = content.missing(run)
-    while index >= 0:
-        found.append(index)
-        index = content.missing(Run(index + 1, run.stop))
-    return found
-
-
-def _bytes(content: AnyContent, run: Run) -> int:
-    return min(run.stop * BLOCK, content.size) - run.first * BLOCK
 
 
 def _assemble(content: AnyContent, run: Run, landed: dict[int, memoryview], offset: int, length: int) -> bytes | None:

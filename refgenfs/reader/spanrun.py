@@ -2,169 +2,33 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import trio
 
-from refgenfs.cache.content import Content, checksum
-from refgenfs.cache.shelf import Reservation
+from refgenfs.cache.content import checksum
 from refgenfs.cache.store import Store
-from refgenfs.core.content import BLOCK, ByteRange, ContentId
+from refgenfs.core.content import BLOCK, ByteRange
 from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError, StaleContent
 from refgenfs.core.seekindex import WINDOW
-from refgenfs.core.spanplan import MemberMap, Place, packed_size
+from refgenfs.core.spanplan import MemberMap, packed_size
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part, RangesIgnored
 from refgenfs.fetch.spans import inflate_span
-from refgenfs.reader.archive import NO_VALIDATOR, Archive, KnownIndex
+from refgenfs.reader.archive import NO_VALIDATOR
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.indexes import Indexes, IndexLost
+from refgenfs.reader.spanbatch import Slot, SpanBatch
 from refgenfs.reader.trust import drop_all
 
 # What a run has in memory besides its packed bytes: a piece that was inflated, one at the disk, the inflater.
 UNPACKED = 3 << 20
-BEAT = 1.0  # seconds between the signs of life of a run that waits for memory
-
-Wanted = tuple[str, int]  # a member's name, a block of it
 
 
 class SpansUseless(RefgenfsError):
     """This archive can't be read by spans, now or at all; a stream may still bring it."""
-
-
-class Memory:
-    """One budget of bytes for all runs in flight. Who is waited for comes first, in order."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._left = size
-        self._queue: deque[tuple[int, trio.Event]] = deque()
-
-    def take(self, nbytes: int) -> bool:
-        """Take memory for what nobody waits for; False when it may be wanted for something better."""
-        nbytes = min(nbytes, self._size)
-        if self._queue or self._left - nbytes < self._size // 4:
-            return False
-        self._left -= nbytes
-        return True
-
-    async def acquire(self, nbytes: int, beat: Callable[[], None]) -> None:
-        """Wait for memory; `beat` is called every little while."""
-        nbytes = min(nbytes, self._size)
-        if not self._queue and self._left >= nbytes:
-            self._left -= nbytes
-            return
-        turn = trio.Event()
-        self._queue.append((nbytes, turn))
-        try:
-            while not turn.is_set():
-                beat()
-                with trio.move_on_after(BEAT):
-                    await turn.wait()
-        except BaseException:
-            if turn.is_set():
-                self.release(nbytes)
-            else:
-                self._queue.remove((nbytes, turn))
-                self._serve()
-            raise
-
-    def release(self, nbytes: int) -> None:
-        """Give memory back."""
-        self._left += min(nbytes, self._size)
-        self._serve()
-
-    def _serve(self) -> None:
-        while self._queue and self._queue[0][0] <= self._left:
-            nbytes, turn = self._queue.popleft()
-            self._left -= nbytes
-            turn.set()
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """A block to be: where it is in the tar, where it goes, and what has come of it."""
-
-    place: Place
-    cid: ContentId
-    content: Content | None = None
-    reservation: Reservation | None = None
-    flies: bool = False  # all of it is on its way, and it has a flight
-    done: set[int] = field(default_factory=set)  # spans that gave their part of it
-    edges: dict[int, tuple[int, int]] = field(default_factory=dict)  # which part that is, by span
-    _data: bytearray | None = None
-
-    def begin(self) -> None:
-        """Make room in memory for its parts."""
-        if self._data is None:
-            self._data = bytearray(self.place.stop - self.place.start)
-
-    def fill(self, at: int, data: memoryview) -> None:
-        """Take bytes of the tar from offset `at` on, after `begin`. For any thread: parts do not overlap."""
-        assert self._data is not None
-        begin = at - self.place.start
-        self._data[begin : begin + len(data)] = data
-
-    def merge(self, other: Slot) -> None:
-        """Take what another slot has of the same block."""
-        for span in other.done - self.done:
-            start, stop = other.edges[span]
-            self.begin()
-            self.fill(start, other.data[start - self.place.start : stop - self.place.start])
-            self.edges[span] = start, stop
-        self.done |= other.done
-
-    def give_up(self) -> None:
-        """Give up bringing it, and the room for it; idempotent."""
-        self.flies, self.content = False, None
-        self.give_room_back()
-
-    def give_room_back(self) -> None:
-        """Give back the room for it: it goes to who waits for it, and not into the cache; idempotent."""
-        if self.reservation is not None:
-            self.reservation.release()
-            self.reservation = None
-
-    @property
-    def data(self) -> memoryview:
-        """The block, once it is whole."""
-        assert self._data is not None
-        return memoryview(self._data)
-
-
-class SpanBatch:
-    """What is wanted of an archive at one moment; the carrier of the flights of its blocks."""
-
-    def __init__(
-        self, archive: Archive, born: int, keep_spare: Callable[[SpanBatch, Slot, memoryview], None]
-    ) -> None:
-        self.archive = archive
-        self.keep_spare = keep_spare  # told of blocks that could not be stored
-        self.spare = 0  # how many those will be
-        self.born = born  # the store's stamp: what is older may go for what merely comes along
-        self.generation = archive.generation
-        self.known = archive.index  # where its spans are, and
-        self.numbering = b""  # the identity of that index: what numbers its slots have parts of
-        self.progress = 0
-        self.asked: set[Wanted] = set()
-        self.beyond: set[Wanted] = set()
-        self.slots: dict[Wanted, Slot] = {}  # what its spans have of blocks that are missing
-
-    def use(self, known: KnownIndex | None, numbering: bytes) -> None:
-        """Go by this index from now on: what came of blocks by the spans of another one does not count."""
-        self.known = known
-        if numbering != self.numbering:
-            self.numbering = numbering
-            for slot in self.slots.values():
-                slot.done.clear()
-                slot.edges.clear()
-
-    def moved(self, nbytes: int) -> None:
-        """Note that bytes came in. For any thread."""
-        self.progress += nbytes
 
 
 @dataclass(frozen=True, slots=True)

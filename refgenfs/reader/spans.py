@@ -25,7 +25,8 @@ from refgenfs.reader.archive import Archive
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.indexes import Indexes, IndexLost
 from refgenfs.reader.labels import label
-from refgenfs.reader.spanrun import BEAT, Memory, Slot, SpanBatch, SpanRun, SpansUseless, Wanted, land_whole
+from refgenfs.reader.spanbatch import BEAT, Memory, Slot, SpanBatch, Wanted
+from refgenfs.reader.spanrun import SpanRun, SpansUseless, land_whole
 
 log = logging.getLogger(__name__)
 

@@ -34,8 +34,11 @@ class Source(Protocol):
         """The URL in the configuration; may hold a password, so redact it before showing it."""
         ...
 
-    async def catalog(self) -> SourceCatalog:
-        """Ask for all that the source has, and for where its unpacked copies are (see `unpacked`)."""
+    async def catalog(self, known: SourceCatalog | None = None) -> SourceCatalog:
+        """Ask for all that the source has, and for where its unpacked copies are (see `unpacked`).
+
+        `known` is what it had before; of what is the same still, the answer may have the very same values.
+        """
         ...
 
     async def listing(self, version: AssetVersion) -> tuple[str, ...] | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
 import trio
 
-from refgenfs.core.catalog import AssetVersion, SourceCatalog
+from refgenfs.core.catalog import AssetVersion, SourceCatalog, iter_versions
 from refgenfs.core.catalog_json import JSONValue
 from refgenfs.core.content import ArchiveRef, ByteRange, FileFacts, InlineData, content_id
 from refgenfs.core.errors import (
@@ -23,12 +24,11 @@ from refgenfs.core.errors import (
 from refgenfs.core.refgenie import (
     Parsed,
     PublicAnswers,
-    iter_versions,
     parse_archive_size,
     parse_fresh,
     parse_genome_list,
     parse_listing,
-    parse_private,
+    parse_private_text,
     parse_public,
     parse_remotes,
     parse_tags,
@@ -64,6 +64,16 @@ class Headers(Protocol):
 
 class Asker(Protocol):
     """The part of `fetch.http.Http` that a source needs; deadlines in seconds from now."""
+
+    async def get_document(
+        self,
+        urls: Sequence[str],
+        decode: Callable[[str], V],
+        *,
+        account: str,
+        deadline: float,
+        retry_for: float | None = None,
+    ) -> V: ...
 
     async def get_json(
         self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
@@ -116,14 +126,14 @@ class RefgenieSource:
 
     # -- the catalog --------------------------------------------------------------------------------------
 
-    async def catalog(self) -> SourceCatalog:
+    async def catalog(self, known: SourceCatalog | None = None) -> SourceCatalog:
         """Ask for the catalog, in one call where the server has that, else in pieces.
 
         Raises the origin's errors; IntegrityError where the answers are not the protocol's.
         """
         try:
             with trio.fail_after(CATALOG_DEADLINE):
-                parsed = await self._ask_whole() or await self._ask_pieces()
+                parsed = await self._ask_whole(known) or await self._ask_pieces()
                 if self._remotes:
                     await self._refresh_prefix(parsed.catalog)
         except trio.TooSlowError as exc:
@@ -134,12 +144,17 @@ class RefgenieSource:
         self.warnings = parsed.warnings
         return parsed.catalog
 
-    async def _ask_whole(self) -> Parsed | None:
+    async def _ask_whole(self, known: SourceCatalog | None) -> Parsed | None:
         """Ask the one call; None where the server has, or gives, none: the pieces may be had all the same."""
         urls = [private_url(base) for base in self._bases]
         try:
-            answer = await self._catalog_json(urls)
-            return await trio.to_thread.run_sync(parse_private, answer, self.name)
+            return await self._http.get_document(
+                urls,
+                partial(parse_private_text, source=self.name, known=known),
+                account=self.name,
+                deadline=self._deadline,
+                retry_for=self._patience,
+            )
         except (OriginMissing, OriginDenied, OriginFailing, IntegrityError) as exc:
             log.debug("source %s: no catalog in one call: %s", self.name, exc)
         except OriginUnusable as exc:

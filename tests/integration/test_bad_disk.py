@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from refgenfs.cache.opening import open_store
 from refgenfs.cache.shelf import BlockDamaged
-from refgenfs.cache.store import CacheLimits, Store, open_store
+from refgenfs.cache.store import CacheLimits, Store
 from refgenfs.core.content import BLOCK, Run
 from refgenfs.core.errors import CacheBusy, CacheError
 from tests.integration.test_store import MIB, assert_reads_right, disk_use, fill, name_of
@@ -247,6 +248,7 @@ WRITER = """
 import random, sys, trio
 from pathlib import Path
 from refgenfs.cache import store as module
+from refgenfs.cache.opening import open_store
 from refgenfs.core.content import BLOCK, Run
 from tests.integration.test_store import fill, name_of
 module.FLUSH_EVERY = 0.05
@@ -254,7 +256,7 @@ module.FLUSH_EVERY = 0.05
 async def main():
     choose = random.Random(sys.argv[2])
     limits = module.CacheLimits(int(sys.argv[3]))
-    async with module.open_store(Path(sys.argv[1]), limits, owner="/genomes") as store:
+    async with open_store(Path(sys.argv[1]), limits, owner="/genomes") as store:
         done = []
         while True:
             number, first = choose.randrange(6), choose.randrange(40)

@@ -16,7 +16,8 @@ from trio.abc import Clock
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from refgenfs.catalog import Catalog
-from refgenfs.catalog.details import LedgerLike, facts_key, listing_key
+from refgenfs.catalog.details import facts_key, listing_key
+from refgenfs.catalog.notebook import LedgerLike
 from refgenfs.core.catalog import Asset, AssetVersion, CatalogSnapshot, Genome, SourceCatalog
 from refgenfs.core.catalog_json import JSONValue
 from refgenfs.core.content import ArchiveRef, ByteRange, FileFacts, content_id
@@ -90,7 +91,7 @@ class FakeSource:
         finally:
             self.in_flight -= 1
 
-    async def catalog(self) -> SourceCatalog:
+    async def catalog(self, known: SourceCatalog | None = None) -> SourceCatalog:
         await self._answer("catalog")
         return self.says
 

@@ -8,6 +8,7 @@ import random
 import shutil
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from refgenfs.core.errors import (
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.answers import OriginFailing, OriginUnusable
 from refgenfs.fetch.bridge import Bridge, open_bridge
-from refgenfs.fetch.http import Http, RemoteFacts
+from refgenfs.fetch.http import SHORT_TEXT, Http, RemoteFacts
 from refgenfs.fetch.parts import RangesIgnored
 from refgenfs.fetch.pieces import FEED, PIECE
 from refgenfs.fetch.settings import Account, HttpSettings
@@ -833,6 +834,20 @@ async def test_what_is_no_json_is_asked_for_again(http: Http, origin: Origin) ->
     origin.data = b"\xff\xfe"
     with pytest.raises(IntegrityError, match="UTF-8"):
         await http.get_text([origin.url], account="lab", deadline=5)
+
+
+async def test_a_long_document_is_decoded_beside_the_loop(http: Http, origin: Origin) -> None:
+    def decode(text: str) -> tuple[int, str]:
+        return len(text), threading.current_thread().name
+
+    for length in (SHORT_TEXT - 1, SHORT_TEXT):
+        origin.data = b"x" * length
+        got, thread = await http.get_document([origin.url], decode, account="lab", deadline=5)
+        assert got == length
+        assert (thread == "refgenfs-fetch") == (length < SHORT_TEXT)
+    origin.data = b"[" * SHORT_TEXT
+    with pytest.raises(IntegrityError, match="no JSON"):
+        await http.get_json([origin.url], account="lab", deadline=5)
 
 
 async def test_documents_are_bounded(bridge: Bridge, origin: Origin) -> None:

@@ -13,7 +13,8 @@ import trio
 from refgenfs.cache import startup
 from refgenfs.cache.entries import Table
 from refgenfs.cache.ledger import Ledger
-from refgenfs.cache.store import CacheLimits, open_store
+from refgenfs.cache.opening import open_store
+from refgenfs.cache.store import CacheLimits
 from refgenfs.core.content import BLOCK, Run
 from tests.support.large_cache import SIZE, content_of, make_large_cache
 

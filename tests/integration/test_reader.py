@@ -37,8 +37,9 @@ from refgenfs.core.errors import (
 )
 from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW
 from refgenfs.reader import disk
+from refgenfs.reader.rangeruns import RUN_MEMORY
 from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, split_runs
-from refgenfs.reader.reader import RUN_MEMORY, OpenFile
+from refgenfs.reader.reader import OpenFile
 from tests.support.scripted import MIB, SOURCE, Rig, eventually, gather, letters, open_rig, room_for
 
 

@@ -16,8 +16,9 @@ from refgenfs.cache import ledger as ledger_module
 from refgenfs.cache.blockmap import DOUBTFUL
 from refgenfs.cache.journal import SLACK, Journal, replay
 from refgenfs.cache.ledger import JSONValue, Ledger
+from refgenfs.cache.opening import open_store
 from refgenfs.cache.shelf import BlockDamaged
-from refgenfs.cache.store import CacheLimits, Store, open_store
+from refgenfs.cache.store import CacheLimits, Store
 from refgenfs.core.content import BLOCK, Run
 from tests.integration.test_store import LIMITS, MIB, assert_reads_right, disk_use, fill, flip, name_of
 

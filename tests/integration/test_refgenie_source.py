@@ -15,10 +15,9 @@ from urllib.request import urlopen
 import pytest
 import trio
 
-from refgenfs.core.catalog import SourceCatalog, merge
+from refgenfs.core.catalog import SourceCatalog, iter_versions, merge
 from refgenfs.core.content import ByteRange, content_id
 from refgenfs.core.errors import OriginUnavailable, RefgenfsError
-from refgenfs.core.refgenie import iter_versions
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.bridge import open_bridge
 from refgenfs.fetch.http import Http

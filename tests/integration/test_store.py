@@ -24,8 +24,9 @@ from refgenfs.cache.blockmap import BlockMap
 from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.keeping import bound_of
 from refgenfs.cache.ledger import Ledger
+from refgenfs.cache.opening import open_store
 from refgenfs.cache.shelf import BlockDamaged
-from refgenfs.cache.store import CacheLimits, open_store
+from refgenfs.cache.store import CacheLimits
 from refgenfs.core.content import BLOCK, Run, block_count, block_length, content_id
 from refgenfs.core.errors import CacheBusy, CacheError
 
@@ -303,7 +304,7 @@ async def test_contents_nobody_holds_are_forgotten_and_files_closed(tmp_path: Pa
 
 async def test_a_second_daemon_is_told_who_holds_the_cache(tmp_path: Path) -> None:
     script = (
-        "import sys, trio\nfrom pathlib import Path\nfrom refgenfs.cache.store import *\n"
+        "import sys, trio\nfrom pathlib import Path\nfrom refgenfs.cache.opening import *\n"
         "async def main():\n"
         "    async with open_store(Path(sys.argv[1]), CacheLimits(4 << 20), owner='/mnt/g'):\n"
         "        print('open', flush=True)\n        await trio.sleep_forever()\n"
@@ -445,13 +446,14 @@ KILLED = """
 import random, sys, time, trio
 from pathlib import Path
 from refgenfs.cache import store as module
+from refgenfs.cache.opening import open_store
 from refgenfs.core.content import BLOCK, Run
 from tests.integration.test_store import fill, name_of
 module.FLUSH_EVERY = 0.05
 
 async def main():
     choose = random.Random(sys.argv[2])
-    async with module.open_store(Path(sys.argv[1]), module.CacheLimits(8 << 20), owner="/genomes") as store:
+    async with open_store(Path(sys.argv[1]), module.CacheLimits(8 << 20), owner="/genomes") as store:
         print("open", flush=True)
         while True:
             content = await store.content(name_of(choose.randrange(6)), 40 * BLOCK - 100)

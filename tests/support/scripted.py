@@ -19,7 +19,8 @@ from typing import cast
 import trio
 
 from refgenfs.cache.content import Content
-from refgenfs.cache.store import CacheLimits, Store, open_store
+from refgenfs.cache.opening import open_store
+from refgenfs.cache.store import CacheLimits, Store
 from refgenfs.core.content import (
     BLOCK,
     ArchiveMember,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refgenfs.core.catalog import Asset, AssetVersion, Genome, SourceCatalog, merge
+from refgenfs.core.catalog import Asset, AssetVersion, Genome, SourceCatalog, keep_known, merge
 from refgenfs.core.errors import NotInCatalog
 from refgenfs.core.keys import AssetKey
 
@@ -34,8 +34,8 @@ def test_the_first_source_that_has_a_key_wins() -> None:
     assert snapshot.version(AssetKey.parse("hg38/fasta")).source == "a"
     assert snapshot.version(AssetKey.parse("hg38/fasta:other")).source == "b"
     assert snapshot.version(AssetKey.parse("d1/bwa")).source == "b"
-    assert {v.source for v in snapshot.versions} == {"a", "b"}
-    assert len(snapshot.versions) == 3
+    assert {v.source for v in snapshot.versions()} == {"a", "b"}
+    assert len(list(snapshot.versions())) == snapshot.count == 3
 
 
 def test_genomes_meet_by_any_name() -> None:
@@ -63,3 +63,27 @@ def test_says_what_there_is(key: str, said: str) -> None:
 def test_a_version_is_equal_to_itself_read_again() -> None:
     assert version("a", "d", "fasta", "x") == version("a", "d", "fasta", "x")
     assert hash(version("a", "d", "fasta", "x")) == hash(version("a", "d", "fasta", "x"))
+
+
+def test_genomes_that_are_the_same_stay_the_very_same() -> None:
+    old = SourceCatalog("a", (genome("a", "d1", ("x",), fasta=("t",)), genome("a", "d2", (), fasta=("t",))))
+    same = SourceCatalog("a", (genome("a", "d1", ("x",), fasta=("t",)), genome("a", "d2", (), fasta=("t",))))
+    assert keep_known(old, same) is old
+    fresh = SourceCatalog("a", (genome("a", "d1", ("x",), fasta=("t",)), genome("a", "d2", (), fasta=("u",))))
+    kept = keep_known(old, fresh)
+    assert kept == fresh
+    assert kept.genomes[0] is old.genomes[0]
+    fewer = SourceCatalog("a", fresh.genomes[:1])
+    assert keep_known(old, fewer) == fewer
+
+
+def test_every_version_is_told_once_under_whatever_name_it_is_seen() -> None:
+    first = SourceCatalog("a", (genome("a", "d1", ("x",), fasta=("t",)),))
+    second = SourceCatalog(
+        "b", (genome("b", "x", (), fasta=("t", "u"), bwa=("t",)), genome("b", "d3", ("d1",), bwa=("t",)))
+    )
+    snapshot = merge([first, second])
+    shown = {v for g in snapshot.genomes.values() for a in g.assets.values() for v in a.tags.values()}
+    told = list(snapshot.versions())
+    assert len(told) == len(set(told)) == snapshot.count
+    assert set(told) == shown

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refgenfs.config import Config, LoadedConfig, MinFree, RefgenieSource, load_config, override_keys
@@ -245,6 +245,14 @@ def test_secrets_are_never_shown(write: Write) -> None:
     assert "hunter2" not in str(shown) + repr(loaded) + str(loaded.config)
 
 
+@pytest.mark.parametrize("text", ["\0", "~\0", "~/\0x", "/cache\0"])
+@pytest.mark.parametrize("key", ["mount.point", "cache.dir"])
+def test_no_path_has_a_nul_in_it(key: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^command line: {key}: .*NUL"):
+        load(None, {key: text})
+
+
+@example("~\0")
 @given(st.text(max_size=40))
 def test_any_text_is_a_value_or_an_error(text: str) -> None:
     for key in override_keys():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refgenfs.core.catalog import AssetVersion, SourceCatalog, merge
+from refgenfs.core.catalog import AssetVersion, SourceCatalog, iter_versions, merge
 from refgenfs.core.catalog_json import (
     FactsRow,
     KeptListing,
@@ -31,11 +33,11 @@ from refgenfs.core.refgenie import (
     PRIVATE,
     PublicAnswers,
     is_file_path,
-    iter_versions,
     parse_fresh,
     parse_genome_list,
     parse_listing,
     parse_private,
+    parse_private_text,
     parse_public,
     parse_remotes,
     parse_tags,
@@ -371,12 +373,15 @@ def test_a_fresh_answer_keeps_the_place() -> None:
 def test_a_kept_catalog_passes_over_what_it_does_not_know() -> None:
     catalog = parse_private({HG: genome()}, "s").catalog
     value: Any = json.loads(json.dumps(dump_catalog(catalog)))
-    value["new"] = value["genomes"][0]["new"] = value["genomes"][0]["assets"][0]["new"] = 1
-    value["genomes"][0]["assets"][0]["tags"][0]["new"] = {}
+    (found,) = json.loads(zlib.decompress(base64.b64decode(value["packed"][0])))
+    value["new"] = found["new"] = found["assets"][0]["new"] = found["assets"][0]["tags"][0]["new"] = 1
+    value["packed"] = [base64.b64encode(zlib.compress(json.dumps([found]).encode())).decode()]
     assert load_catalog(value) == catalog
 
 
-@pytest.mark.parametrize("value", [None, 1, [], {}, {"version": 2}, {"version": 1, "source": "s", "genomes": [1]}])
+@pytest.mark.parametrize(
+    "value", [None, 1, [], {}, {"version": 2}, {"version": 3}, {"version": 1, "source": "s", "genomes": [1]}]
+)
 def test_a_damaged_kept_catalog_is_refused(value: object) -> None:
     with pytest.raises(IntegrityError):
         load_catalog(value)
@@ -421,3 +426,66 @@ def test_the_public_catalog(public: dict[str, Any]) -> None:
     assert hg38.assets["fasta"].version(None).archive_size == "833.4MB"
     assert all(version.archive_digest and not version.asset_digest.startswith("undigested") for version in versions)
     assert load_catalog(json.loads(json.dumps(dump_catalog(parsed.catalog)))) == parsed.catalog
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {HG: genome()},
+        {HG: genome(aliases=["hg38", "x"]), "0a": genome(aliases=["x"]), "..": genome(), ".": 7},
+        {HG: genome(aliases=["0a", None])},
+        {HG: genome(), "0a": 7},
+        {HG: genome(aliases=7)},
+        [HG],
+        None,
+    ],
+)
+def test_text_is_parsed_as_its_value_is(answer: object) -> None:
+    def parse(parser: Callable[[Any, str], object], given: object) -> object:
+        try:
+            return parser(given, "lab")
+        except IntegrityError as exc:
+            return str(exc)
+
+    assert parse(parse_private_text, json.dumps(answer)) == parse(parse_private, answer)
+
+
+def test_of_a_genome_that_comes_twice_the_last_counts() -> None:
+    one, two = json.dumps(genome(aliases=["a"])), json.dumps(genome(aliases=["b"]))
+    (found,) = parse_private_text(f'{{"{HG}": {one}, "{HG}": {two}}}', "s").catalog.genomes
+    assert found.aliases == ("b",)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": {}', '{"a": {}} x', "[" * 100_000])
+def test_what_is_no_json_is_told_as_such(text: str) -> None:
+    with pytest.raises((ValueError, RecursionError)):
+        parse_private_text(text, "s")
+
+
+def test_a_kept_catalog_of_version_1_is_read() -> None:
+    version = {"tag": "default", "asset_digest": "a" * 32, "seek_keys": {"fasta": "x.fa"}, "parents": []}
+    asset = {"name": "fasta", "default_tag": "default", "description": "", "tags": [version]}
+    kept = {"digest": HG, "aliases": ["hg38"], "description": "", "assets": [asset]}
+    (found,) = load_catalog({"version": 1, "source": "lab", "genomes": [kept]}).genomes
+    assert found.assets["fasta"].tags["default"].seek_keys == {"fasta": "x.fa"}
+
+
+def test_a_large_catalog_is_kept_in_parts_that_are_small() -> None:
+    answer = {f"{i:048x}": genome(aliases=[f"g{i}"]) for i in range(3000)}
+    catalog = parse_private(answer, "lab").catalog
+    kept: Any = dump_catalog(catalog)
+    assert len(kept["packed"]) > 1
+    assert max(map(len, kept["packed"])) < 300_000
+    assert load_catalog(json.loads(json.dumps(kept))) == catalog
+    for damaged in ([kept["packed"][0][:-8]], ["!"], ["AAAA"], [7], None):
+        with pytest.raises(IntegrityError):
+            load_catalog({**kept, "packed": damaged})
+
+
+def test_genomes_that_are_known_stay_the_very_same() -> None:
+    known = parse_private({HG: genome(), "0a": genome(aliases=["x"])}, "s").catalog
+    text = json.dumps({HG: genome(), "0a": genome(aliases=["y"])})
+    fresh = parse_private_text(text, "s", known=known).catalog
+    assert fresh == parse_private(json.loads(text), "s").catalog
+    assert [old is new for old, new in zip(known.genomes, fresh.genomes, strict=True)] == [False, True]
