@@ -49,7 +49,7 @@ QUOTA = 4 << 20  # the least that is allowed; the four assets are 6.9 MB
 EXPLAINED = {"EIO", "ETIMEDOUT", "ESTALE", "SIGBUS"}
 HANDLES = 5
 
-EXAMPLES = int(os.environ.get("REFGENFS_MODEL_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("REFGENFS_MODEL_EXAMPLES", "5"))
 STEPS = int(os.environ.get("REFGENFS_MODEL_STEPS", "30"))
 
 FAULTS = st.builds(
