@@ -31,7 +31,7 @@ demo: runtime ## build a small genome, serve it, mount it, align reads against t
 	@$(BIN)/refgenfs demo $(DEMO_ARGS)
 
 test: dev ## run every test (PYTEST_ARGS="tests/unit -k tar" runs some)
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@bash scripts/test.sh $(PYTEST_ARGS)
 
 stress: dev ## minutes of 16 readers on a failing origin, and of random stories on real mounts (STRESS_SECONDS=180)
 	@REFGENFS_STRESS_SECONDS=$(STRESS_SECONDS) REFGENFS_MODEL_EXAMPLES=60 REFGENFS_MODEL_STEPS=40 \

@@ -15,7 +15,7 @@ from tests.faults.world import PROBE, Site, assert_log_is_clean, make_site, nois
 
 pytestmark = [pytest.mark.needs_fuse, pytest.mark.slow]
 
-ROUNDS = 10
+ROUNDS = 6
 READERS = 4
 RATE = 1.5e6  # bytes a second a connection: a cold read takes about as long as the ledger is behind
 
