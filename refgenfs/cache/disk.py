@@ -30,6 +30,15 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
             raise OSError(number, os.strerror(number))
 
 
+def sync_directory(directory: Path) -> None:
+    """Bring the names in a directory to the disk. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def can_punch(directory: Path) -> bool:
     """Say whether the file system of a directory can punch holes; raises OSError when it can't be written."""
     path = directory / ".punch"

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from refgenfs.cache.disk import sync_directory
+
 NAME = "journal"
 SLACK = 128 * 1024  # bytes that may be appended, at the least, before it is written anew
 _HEADER = b"refgenfs journal 1\n"
@@ -92,7 +94,7 @@ class Journal:
             size, crc = _write_all(fd, rows)
             os.fdatasync(fd)
             os.replace(fresh, self.path)
-            _sync_directory(self.path.parent)
+            sync_directory(self.path.parent)
         except BaseException:
             os.close(fd)
             with suppress(OSError):
@@ -171,11 +173,3 @@ def _write(fd: int, data: bytes | bytearray) -> int:
     while done < len(view):
         done += os.write(fd, view[done:])
     return done
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from refgenfs.cache import journal
 from refgenfs.cache.blockmap import PAGE, BlockMap
-from refgenfs.cache.disk import can_punch, punch_hole
+from refgenfs.cache.disk import can_punch, punch_hole, sync_directory
 from refgenfs.cache.entries import Entry, EntryRow, Table
 from refgenfs.cache.ledger import LAYOUT, STATE, JSONValue, Ledger, LedgerDamaged, set_aside
 from refgenfs.cache.lock import PASSING
@@ -209,7 +209,7 @@ def leave_marker(directory: Path, epoch: int, mark: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    _sync(directory)
+    sync_directory(directory)
 
 
 def read_map(ledger: Ledger, cid: ContentId, size: int) -> BlockMap:
@@ -335,16 +335,8 @@ def _take_marker(directory: Path) -> str:
     except FileNotFoundError:
         return ""
     os.unlink(directory / MARKER)
-    _sync(directory)
+    sync_directory(directory)
     return text
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def resident_of(blocks: BlockMap, size: int) -> int:

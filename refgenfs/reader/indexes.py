@@ -17,7 +17,6 @@ from typing import Any
 import trio
 
 from refgenfs.cache.content import Content, checksum
-from refgenfs.cache.shelf import BlockDamaged
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, ArchiveRef, ByteRange, ContentId, Run, block_count, content_id
 from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError
@@ -28,6 +27,7 @@ from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part
 from refgenfs.fetch.seekpoints import IndexBuilder, NotIndexed
 from refgenfs.reader.archive import Archive, KnownIndex
+from refgenfs.reader.assembling import assemble
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import label
 from refgenfs.reader.member_table import renamed
@@ -149,19 +149,19 @@ class Indexes:
             return b""
         content = await self._content(known)
         run = Run(offset // BLOCK, -(-(offset + length) // BLOCK))
-        begin = offset - run.first * BLOCK
         for _ in range(ROUNDS):
             arrivals = self._launch(archive, known, content, run)
             try:
                 await self._arrive(archive, arrivals)
-                data = _assemble(content, run, arrivals)
+                landed = {index: arrival.data for index, arrival in arrivals.items() if arrival.data is not None}
+                data = assemble(content, run, landed, offset, length)
             finally:
                 for arrival in arrivals.values():
                     arrival.release()
             if isinstance(content, Content) and arrivals:
                 self._store.keep(content)
             if data is not None:
-                return data[begin : begin + length]
+                return data
         raise IndexLost(f"{archive.ref.key}: the cache forgets its seek index quicker than it is read")
 
     async def _arrive(self, archive: Archive, arrivals: dict[int, Arrival]) -> None:
@@ -379,22 +379,3 @@ def _copy(path: Path, content: Content) -> list[int]:
             content.write(len(crcs), memoryview(data))
             crcs.append(checksum(data))
     return crcs
-
-
-def _assemble(content: Content | UncachedContent, run: Run, arrivals: dict[int, Arrival]) -> bytes | None:
-    """Return the blocks of a run out of what has landed and what is resident; None when one is neither."""
-    parts: list[bytes | memoryview] = []
-    for index in range(run.first, run.stop):
-        arrival = arrivals.get(index)
-        if arrival is not None and arrival.data is not None:
-            parts.append(arrival.data)
-        elif content.missing(Run(index, index + 1)) < 0:
-            offset = index * BLOCK
-            try:
-                parts.append(content.read(offset, min(BLOCK, content.size - offset)))
-            except BlockDamaged as exc:
-                log.warning("%s", exc)
-                return None
-        else:
-            return None
-    return b"".join(parts)

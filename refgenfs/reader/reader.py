@@ -28,6 +28,7 @@ from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, 
 from refgenfs.core.readahead import Window
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archives import Archives
+from refgenfs.reader.assembling import assemble
 from refgenfs.reader.disk import Disk
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import Versions
@@ -199,7 +200,7 @@ class Reader:
                     continue
                 file.generation = generation
                 file.archive.served.add(generation)
-            data = _assemble(content, run, landed, offset, length)
+            data = assemble(content, run, landed, offset, length)
             if data is not None:
                 return data
         raise OriginUnavailable(f"{file.facts.content}: the cache forgets blocks quicker than they are read")
@@ -294,23 +295,3 @@ def _inline(facts: FileFacts) -> bytes:
 def _check_length(content: AnyContent, index: int, data: memoryview) -> None:
     if len(data) != block_length(content.size, index):
         raise StaleContent(f"{content.id}: the origin has a file of another size now")
-
-
-def _assemble(content: AnyContent, run: Run, landed: dict[int, memoryview], offset: int, length: int) -> bytes | None:
-    """Return the bytes asked for out of landed and resident blocks; None when one is neither. Never awaits."""
-    parts: list[bytes | memoryview] = []
-    end = offset + length
-    for index in range(run.first, run.stop):
-        begin, stop = max(offset, index * BLOCK), min(end, (index + 1) * BLOCK)
-        block = landed.get(index)
-        if block is not None:
-            parts.append(block[begin - index * BLOCK : stop - index * BLOCK])
-        elif content.missing(Run(index, index + 1)) < 0:
-            try:
-                parts.append(content.read(begin, stop - begin))
-            except BlockDamaged as exc:
-                log.warning("%s; fetching it again", exc)
-                return None
-        else:
-            return None
-    return b"".join(parts)

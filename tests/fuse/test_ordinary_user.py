@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import secrets
 import shutil
 import stat
@@ -354,8 +355,8 @@ def test_allow_other_is_refused_clearly_unless_fuse_conf_permits_it(machine: Mac
 def test_a_dead_mountpoint_is_recovered(machine: Machine) -> None:
     machine.refgenfs("mount", machine.genomes, "-c", machine.config)
     machine.run("sh", "-c", f"kill -9 {machine.status()['pid']}")
-    dead = machine.run("ls", machine.genomes, check=False)
-    assert "Transport endpoint is not connected" in dead.stderr
+    dead = machine.run("ls", machine.genomes, check=False)  # one that the daemon had not answered yet is aborted
+    assert re.search("Transport endpoint is not connected|Software caused connection abort", dead.stderr)
     done = machine.refgenfs("status", check=False)
     assert done.returncode == 1
     point = machine.genomes
