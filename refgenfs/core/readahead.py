@@ -64,8 +64,10 @@ class Window:
 
     def leave_behind(self) -> Run | None:
         """Return the blocks that a reader in order has passed since they were last told, when they are many."""
+        if not self._blocks:
+            return None
         stop = (self._expected - TOLERANCE) // BLOCK
-        if not self._blocks or stop - self._behind < STEP:
+        if stop - self._behind < STEP:
             return None
         first, self._behind = self._behind, stop
         return Run(first, stop)
