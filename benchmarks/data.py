@@ -22,6 +22,7 @@ from typing import Any
 from isal import isal_zlib
 
 MIB = 1 << 20
+GIB = 1 << 30
 DIGEST = "0123456789abcdef" * 3  # as long as refgenie's
 ALIAS = "bench"
 LINE = 60  # bases of a FASTA line
@@ -91,7 +92,7 @@ class Shop:
             stamp.write_text(json.dumps(made))
         names, size = tuple(part.name for part in parts), sum(part.size for part in parts)
         asset = Asset(name, names, size, self.home / f"{name}__default", archive)
-        self._publish(asset, str(made["md5"]))
+        self._publish(asset, str(made["md5"]), archive.stat().st_size)
         return asset
 
     def remove(self, asset: Asset) -> None:
@@ -99,23 +100,23 @@ class Shop:
         if asset.archive is not None:
             asset.archive.unlink(missing_ok=True)
 
-    def _publish(self, asset: Asset, md5: str) -> None:
+    def _publish(self, asset: Asset, md5: str, archive_size: int = GIB) -> None:
         catalog = self.root / "genomes.json"
         genomes = json.loads(catalog.read_text()) if catalog.exists() else {}
         genome = genomes.setdefault(DIGEST, {"genome_description": "large", "aliases": [ALIAS], "assets": {}})
-        genome["assets"][asset.name] = described(asset.name, asset.files[0], asset.size, md5)
+        genome["assets"][asset.name] = described(asset.name, asset.files[0], asset.size, md5, archive_size)
         catalog.write_text(json.dumps(genomes))
         listing = self.home / f"asset_dir_contents_{asset.name}__default.json"
         listing.write_text(json.dumps(asset.files))
 
 
-def described(asset: str, first: str, size: int, archive_md5: str) -> dict[str, Any]:
-    """Return what a catalog says of an asset with one tag."""
+def described(asset: str, first: str, size: int, archive_md5: str, archive_size: int = GIB) -> dict[str, Any]:
+    """Return what a catalog says of an asset with one tag; sizes as refgenieserver writes them, in units of 1024."""
     digest = hashlib.md5(f"{asset}/{size}".encode(), usedforsecurity=False).hexdigest()
     attrs = {
         "asset_path": asset, "asset_digest": digest, "archive_digest": archive_md5,
-        "asset_size": f"{size}B", "archive_size": "1GB", "seek_keys": {asset: first, "dir": "."},
-        "asset_parents": [], "asset_children": [],
+        "asset_size": f"{size}B", "archive_size": f"{archive_size / MIB:.2f} MB",
+        "seek_keys": {asset: first, "dir": "."}, "asset_parents": [], "asset_children": [],
     }  # fmt: skip
     return {"asset_description": "", "default_tag": "default", "tags": {"default": attrs}}
 

@@ -106,10 +106,11 @@ class Content:
         flags = self.map.flags
         if stop > len(flags) or flags.find(ABSENT, first, stop) >= 0:
             raise CacheError(f"bytes {offset} to {offset + length} of content {self.id} are not all resident")
+        run = Run(first, stop)
         if flags.find(DOUBTFUL, first, stop) >= 0:
-            self._check(Run(first, stop))
-        data = pread(Run(first, stop), length, offset)
-        self.touch(Run(first, stop))
+            self._check(run)
+        data = pread(run, length, offset)
+        self.touch(run)
         return data
 
     def touch(self, run: Run) -> None:

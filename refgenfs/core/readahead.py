@@ -1,9 +1,10 @@
-"""How far to read ahead of one open file: nothing for a random reader, doubling windows for a sequential one.
+"""How far to read ahead of one open file: nothing for a random reader, more and more for a sequential one.
 
-Pure: offsets in, runs of blocks out. One `Window` belongs to one file handle. The scheme is that of the
-kernel's own readahead (Documentation/mm/readahead in Linux) with a network's sizes: start small, double
-while the reader goes on in order, ask for the next window when the reader has come half-way through the
-present one, fall back to nothing at the first jump.
+Pure: offsets in, runs of blocks out. One `Window` belongs to one file handle. As in the kernel's own readahead
+(Documentation/mm/readahead in Linux) what is ahead starts small, grows while the reader goes on in order, and falls
+back to nothing at the first jump. But it is measured by what the reader has read: so many times that is the most that
+can have been fetched in vain. And it slides: a quarter of it is asked for anew whenever a quarter was read, so that
+there are always several requests on their way.
 """
 
 from __future__ import annotations
@@ -12,11 +13,17 @@ from dataclasses import dataclass
 
 from refgenfs.core.content import BLOCK, Run, block_count
 
-# The first window after the second read in order: small, since most files of an index are small.
+# The first window: small, since most files of an index are small, and many a reader looks at a file's head only.
 FIRST_WINDOW = 512 * 1024 // BLOCK  # blocks
+GROWTH = 4  # windows are so many times what was read in order
 # 32 MiB are eight requests of 4 MiB, on as many connections: what an origin gives one connection may be little.
 # It costs no memory: blocks go to the disk as they land.
 LARGEST_WINDOW = 32 * 1024 * 1024 // BLOCK  # blocks
+# One request is an eighth of the window, so that also a small one is on several connections: each begins slowly, and
+# gives no more than its share. Not less than what a round trip is worth, not so much that no other gets its turn.
+REQUESTS = 8
+SHORTEST_REQUEST = 512 * 1024 // BLOCK  # blocks
+LONGEST_REQUEST = 4 * 1024 * 1024 // BLOCK  # blocks
 # The kernel splits and reorders a reader's requests (two readahead windows of up to 1 MiB each in flight),
 # and loaders skip headers: that is still reading in order.
 TOLERANCE = 4 * 1024 * 1024  # bytes
@@ -30,7 +37,9 @@ class Window:
 
     size: int
     limit: int = LARGEST_WINDOW  # blocks
+    eager: bool = True  # who begins at the beginning is taken to go on
     _expected: int = -1  # offset at which a reader in order would go on; -1 before the first read
+    _began: int = 0  # the block from which on it has gone in order
     _blocks: int = 0  # the present window, in blocks; 0 while the reader is not known to go in order
     _horizon: int = 0  # blocks below this were asked for
     _behind: int = 0  # blocks below this were told to be left behind, or were not read in order
@@ -41,22 +50,31 @@ class Window:
         if not self._in_order(offset, length):
             self._expected = end
             self._blocks = self._horizon = 0
-            self._behind = offset // BLOCK
+            self._began = self._behind = offset // BLOCK
             return None
         self._expected = max(self._expected, end)
         return self._extend()
 
+    @property
+    def request(self) -> int:
+        """Blocks that one request for this reader should have at the most."""
+        if not self._blocks:
+            return LONGEST_REQUEST
+        return min(LONGEST_REQUEST, max(SHORTEST_REQUEST, self._blocks // REQUESTS))
+
     def leave_behind(self) -> Run | None:
         """Return the blocks that a reader in order has passed since they were last told, when they are many."""
+        if not self._blocks:
+            return None
         stop = (self._expected - TOLERANCE) // BLOCK
-        if not self._blocks or stop - self._behind < STEP:
+        if stop - self._behind < STEP:
             return None
         first, self._behind = self._behind, stop
         return Run(first, stop)
 
     def _in_order(self, offset: int, length: int) -> bool:
         if self._expected < 0:
-            return offset < BLOCK  # who begins at the beginning is taken to go on
+            return self.eager and offset < BLOCK
         # Small reads here and there come close to one another by chance: who is not known yet has to fit better.
         tolerance = TOLERANCE if self._blocks else max(BLOCK, 2 * length)
         return abs(offset - self._expected) <= tolerance
@@ -64,10 +82,14 @@ class Window:
     def _extend(self) -> Run | None:
         reached = -(-self._expected // BLOCK)
         horizon = max(self._horizon, reached)
-        if self._blocks and horizon - reached > self._blocks // 2:
+        if (
+            not self._blocks and self._began
+        ):  # it jumped here: what came in order so far may be one large read in parts
+            self._began = reached
+        self._blocks = min(self.limit, max(FIRST_WINDOW, GROWTH * (reached - self._began)))
+        if horizon - reached > self._blocks * 3 // 4:
             return None
-        self._blocks = min(self.limit, self._blocks * 2 or FIRST_WINDOW)
-        stop = min(block_count(self.size), horizon + self._blocks)
+        stop = min(block_count(self.size), reached + self._blocks)
         if stop <= horizon:
             return None
         self._horizon = stop

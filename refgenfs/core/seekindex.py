@@ -38,6 +38,13 @@ HEADER_SIZE = _HEADER.size + DIGEST
 _ROW = 4 + 4 + 2 + 1 + DIGEST  # bytes a span in the tables
 _MiB = 1 << 20
 
+HEAD = 128 * 1024  # bytes: what the kernel reads when a program looks at the beginning of a file
+TAIL = 512 * 1024  # bytes, so that a deflate block ends in them
+HEADERS = 4096  # bytes: padding, and the headers before the next member's data
+EDGE_SHARE = 8  # a member of fewer spacings has none: there are at most a quarter more windows
+LARGEST_PIECE = 1 << 20  # bytes of a tar that are inflated at once; a member's header is known behind them
+FIRST_PIECE = 64 * 1024  # bytes of a tar that are inflated at first
+
 
 def spacing_for(archive_size: int | None) -> int:
     """Return how many unpacked bytes a span should have, for an archive of so many packed bytes (None: unknown).
@@ -47,6 +54,20 @@ def spacing_for(archive_size: int | None) -> int:
     if archive_size is None or archive_size > 1_000_000_000:
         return 4 * _MiB
     return 2 * _MiB if archive_size >= 32_000_000 else _MiB
+
+
+def edges(member: Member, spacing: int) -> list[int]:
+    """Return the unpacked offsets from which on the next boundary is a point besides the regular ones, ascending.
+
+    They are near the ends of a large member's data: programs look at the head of a file before they seek in it, and
+    small files lie between large ones, so both are in short spans. All of them lie behind what has been inflated when
+    the member's header is known, whatever the pieces that the archive arrives in: points depend on the archive alone.
+    """
+    if member.kind != "file" or member.size < max(EDGE_SHARE * spacing, LARGEST_PIECE + TAIL):
+        return []
+    head = [member.offset + HEAD] if member.offset <= FIRST_PIECE else []
+    stop = member.offset + member.size
+    return [*head, stop - TAIL, stop + HEADERS + HEAD]
 
 
 def span_digest(window: bytes) -> hashlib.blake2b:

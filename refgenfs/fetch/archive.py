@@ -195,6 +195,8 @@ class ArchiveSink:
                         self._collect(blocks)
                 case Member() as member:
                     self._members.append(member)
+                    if isinstance(self._gzip, IndexBuilder):
+                        self._gzip.expect(member)
                     self._cutter.begin(member)
                     self._post(partial(self._receiver.member, member))
                 case EndOfMember():

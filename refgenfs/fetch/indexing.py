@@ -96,7 +96,9 @@ def _read(source: BinaryIO, builder: IndexBuilder, progress: Callable[[int], Non
         digest.update(piece)
         for inflated in builder.inflate(piece):
             parser.feed(inflated)
-            members += _members(parser)
+            for member in _members(parser):
+                builder.expect(member)
+                members.append(member)
         if builder.failed:
             raise NotIndexed(builder.failed)
         done += len(piece)

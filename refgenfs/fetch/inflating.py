@@ -8,8 +8,9 @@ from typing import cast
 from isal import isal_zlib
 
 from refgenfs.core.errors import ArchiveError
+from refgenfs.core.seekindex import LARGEST_PIECE
 
-STEP = 1 << 20  # bytes inflated at once: bounds what a bomb can take, and is large enough to cost no overhead
+STEP = LARGEST_PIECE  # bytes inflated at once: bounds what a bomb can take, and is large enough to cost no overhead
 
 GZIP_ERROR = cast(type[Exception], isal_zlib.error)  # which isal's stub calls an instance
 

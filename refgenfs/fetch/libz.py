@@ -13,7 +13,7 @@ from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_uint, c_ulong, c_v
 from functools import cache
 
 from refgenfs.core.errors import ArchiveError, RefgenfsError
-from refgenfs.core.seekindex import WINDOW
+from refgenfs.core.seekindex import FIRST_PIECE, WINDOW
 from refgenfs.fetch.inflating import STEP
 
 _GZIP = 31  # inflateInit2's windowBits: a window of 32 KiB, and gzip's header and trailer
@@ -129,9 +129,10 @@ class BlockInflater:
 
     def _take_buffer(self) -> None:
         """Go on in new memory: what was filled belongs to who was given it."""
-        self._buffer, self._shown = bytearray(STEP), 0
-        self._stream.next_out = ctypes.addressof((c_char * STEP).from_buffer(self._buffer))
-        self._stream.avail_out = STEP
+        size = STEP if self.out else FIRST_PIECE  # so that the first header is known soon
+        self._buffer, self._shown = bytearray(size), 0
+        self._stream.next_out = ctypes.addressof((c_char * size).from_buffer(self._buffer))
+        self._stream.avail_out = size
 
     def _new_output(self) -> memoryview:
         """Return what came into the buffer since the last time."""

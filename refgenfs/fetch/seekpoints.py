@@ -8,12 +8,13 @@ import logging
 import os
 import secrets
 import shutil
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from refgenfs.core.errors import RefgenfsError
-from refgenfs.core.seekindex import MAX_SPAN, MAX_SPANS, SpanTable, encode_head, pack_window, span_digest
+from refgenfs.core.seekindex import MAX_SPAN, MAX_SPANS, SpanTable, edges, encode_head, pack_window, span_digest
 from refgenfs.core.tar import Member
 from refgenfs.fetch.libz import BlockInflater
 
@@ -31,7 +32,8 @@ class IndexBuilder:
     """Inflates an archive, and collects its points; windows go to a file at `spill` at once.
 
     `inflate` and `ended` are those of a `GzipInflater`; they go on when no index can be made any more, which is
-    logged, and said by `failed`. Not thread-safe, but tied to no thread. `close` must be called.
+    logged, and said by `failed`. Who parses what is inflated tells of each member, with `expect`. Not thread-safe,
+    but tied to no thread. `close` must be called.
     """
 
     def __init__(self, spill: Path, spacing: int) -> None:
@@ -50,6 +52,7 @@ class IndexBuilder:
         self._hashed = 0  # packed offset up to which it has
         self._packed_start = 0  # of that span
         self._out_start = 0
+        self._edges: deque[int] = deque()  # unpacked offsets behind which a point is wanted, ascending
 
     @property
     def ended(self) -> bool:
@@ -83,6 +86,12 @@ class IndexBuilder:
         if not self.failed:
             self._hash(inflater.member_stop if inflater.ended else inflater.packed, data, base)
             self._check_length()
+
+    def expect(self, member: Member) -> None:
+        """Hear that a member's header has gone by, as soon as it has: points will be near the ends of its data."""
+        self._edges.extend(edges(member, self._spacing))
+        if not self.failed:
+            self._look_for_point()
 
     @property
     def spilled(self) -> int:
@@ -175,7 +184,14 @@ class IndexBuilder:
         self._digest = span_digest(window)
         self._digest.update(shared)
         self._packed_start, self._out_start = start, inflater.out
-        inflater.next_point = inflater.out + self._spacing
+        self._look_for_point()
+
+    def _look_for_point(self) -> None:
+        """Have the inflater stop at the next boundary where a point should be."""
+        while self._edges and self._edges[0] <= self._out_start:
+            self._edges.popleft()
+        regular = self._out_start + self._spacing
+        self._inflater.next_point = min(regular, self._edges[0]) if self._edges else regular
 
     def _end_span(self, stop: int) -> None:
         assert self._digest is not None

@@ -62,9 +62,11 @@ class RangeRuns:
         self._writes = Writes()
         self._traffic = Traffic()
 
-    def affordable(self, content: AnyContent, ahead: Run | None, asked: int = 0) -> list[int]:
+    def affordable(
+        self, content: AnyContent, ahead: Run | None, asked: int = 0, longest: int = LONGEST_RUN
+    ) -> list[int]:
         """Return the blocks of a window that may be fetched ahead: never at a waiting reader's expense."""
-        spare = (self._runs * 3 // 4 - self._launched) * LONGEST_RUN - asked
+        spare = (self._runs * 3 // 4 - self._launched) * longest - asked
         return missing_blocks(content, ahead)[:spare] if ahead is not None and spare > 0 else []
 
     def launch(
@@ -75,19 +77,26 @@ class RangeRuns:
         asked: Iterable[int],
         beyond: Iterable[int],
         older_than: int | None = None,
+        longest: int = LONGEST_RUN,
     ) -> None:
         """Launch a flight of each block that has none; those beyond what was asked only into the cache.
 
-        With `older_than`, room is made only of what was last used before that stamp.
+        With `older_than`, room is made only of what was last used before that stamp. A request has at most `longest`
+        blocks.
         """
         must = {i for i in asked if self._board.find(content.id, i) is None}
         may = {i for i in beyond if self._board.find(content.id, i) is None}
-        for run in split_runs(sorted(must | may)):
+        full = False
+        for run in split_runs(sorted(must | may), longest):
+            wanted = sorted(i for i in must if run.first <= i < run.stop)
+            if full and not wanted:
+                continue
             if self._start_stored(content, extent, source, run, older_than):
                 continue
+            full = True
             # No room for all of it: for what is asked for alone, perhaps; else, or with a disk that refuses,
             # it is served uncached. What would only be read ahead waits for better times.
-            for short in split_runs(sorted(i for i in must if run.first <= i < run.stop)):
+            for short in split_runs(wanted):
                 if not self._start_stored(content, extent, source, short):
                     self._counts.uncached += _bytes(content, short)
                     self._start(content, extent, source, short, None)

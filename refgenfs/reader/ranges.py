@@ -12,6 +12,7 @@ from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import BLOCK, ByteRange, Run
 from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError, without_frames
+from refgenfs.core.readahead import LONGEST_REQUEST
 from refgenfs.fetch.http import Http
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.uncached import UncachedContent
@@ -20,7 +21,7 @@ from refgenfs.reader.writes import Writes
 log = logging.getLogger(__name__)
 
 # One HTTP request. Long enough to amortise a round trip, short enough that a window has several in flight.
-LONGEST_RUN = 4 * 1024 * 1024 // BLOCK  # blocks
+LONGEST_RUN = LONGEST_REQUEST  # blocks
 
 
 def split_runs(indices: Iterable[int], longest: int = LONGEST_RUN) -> Iterator[Run]:

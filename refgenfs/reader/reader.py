@@ -108,8 +108,10 @@ class Reader:
         except CacheError as exc:
             log.warning("%s; it is read without the cache", exc)
             content = UncachedContent(facts.content, facts.size)
-        generation = archive.generation if archive is not None else 0
-        return OpenFile(facts, content, archive, Window(facts.size), opened=generation)
+        if archive is None:
+            return OpenFile(facts, content, None, Window(facts.size))
+        # A look at a member's head costs the spans that have it, which have more than a first window as it is.
+        return OpenFile(facts, content, archive, Window(facts.size, eager=False), opened=archive.generation)
 
     async def vouch(self, facts: FileFacts, key: str, name: str) -> None:
         """Label a content that comes by byte ranges, before it is opened.
@@ -230,8 +232,9 @@ class Reader:
         missing = [i for i in missing_blocks(content, run) if i not in landed]
         extent = file.facts.extent
         if isinstance(extent, ByteRange):
-            beyond = self._ranges.affordable(content, ahead, len(missing))
-            self._ranges.launch(content, extent, file.facts.source, missing, beyond)
+            longest = file.window.request
+            beyond = self._ranges.affordable(content, ahead, len(missing), longest)
+            self._ranges.launch(content, extent, file.facts.source, missing, beyond, longest=longest)
             flights = {index: self._board.find(content.id, index) for index in missing}
         elif isinstance(extent, ArchiveMember) and file.archive is not None:
             archive, name = file.archive, extent.name
@@ -248,7 +251,9 @@ class Reader:
     def _prefetch(self, file: OpenFile, content: AnyContent, ahead: Run) -> None:
         extent = file.facts.extent
         if isinstance(extent, ByteRange):
-            self._ranges.launch(content, extent, file.facts.source, [], self._ranges.affordable(content, ahead))
+            longest = file.window.request
+            beyond = self._ranges.affordable(content, ahead, longest=longest)
+            self._ranges.launch(content, extent, file.facts.source, [], beyond, longest=longest)
         elif isinstance(extent, ArchiveMember) and file.archive is not None:
             self._archives.prefetch(file.archive, extent.name, missing_blocks(content, ahead))
 

@@ -35,10 +35,10 @@ from refgenfs.core.errors import (
     RefgenfsError,
     StaleContent,
 )
-from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW
+from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW, LONGEST_REQUEST, SHORTEST_REQUEST
 from refgenfs.reader import disk
 from refgenfs.reader.rangeruns import RUN_MEMORY
-from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, split_runs
+from refgenfs.reader.ranges import RangeRun, split_runs
 from refgenfs.reader.reader import OpenFile
 from tests.support.scripted import MIB, SOURCE, Rig, eventually, gather, letters, open_rig, room_for
 
@@ -534,10 +534,18 @@ async def test_a_reader_in_order_gets_windows_that_grow(tmp_path: Path) -> None:
         await rig.settled()
         asked = blocks(rig.http.ranges)
         assert asked == sorted(set(asked)), "a block was fetched twice"
-        assert len(rig.http.ranges[0]) == 1 + FIRST_WINDOW
-        assert max(map(len, rig.http.ranges)) == LONGEST_RUN
-        assert len(rig.http.ranges) < 24  # of 300 reads
-        assert 300 <= len(asked) <= min(400, 300 + 2 * LARGEST_WINDOW)
+        assert len(rig.http.ranges[0]) == SHORTEST_REQUEST
+        assert SHORTEST_REQUEST < max(map(len, rig.http.ranges)) <= LONGEST_REQUEST
+        assert len(rig.http.ranges) < 36  # of 300 reads
+        assert 300 <= len(asked) <= 400
+
+
+async def test_who_reads_a_little_in_order_has_a_little_more_fetched(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, size=128 * MIB) as rig:
+        _, facts = rig.serve_file("hg38.fa", 400 * BLOCK)
+        await read_in_order(rig, facts, BLOCK, 6 * BLOCK)
+        await rig.settled()
+        assert len(blocks(rig.http.ranges)) <= 6 + 4 * 6
 
 
 async def test_a_reader_out_of_order_gets_what_was_asked_for(tmp_path: Path) -> None:

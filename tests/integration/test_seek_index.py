@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refgenfs.core.errors import ArchiveError, IntegrityError
-from refgenfs.core.seekindex import MAX_SPAN, spacing_for, span_digest, unpack_window
+from refgenfs.core.seekindex import HEAD, HEADERS, MAX_SPAN, TAIL, spacing_for, span_digest, unpack_window
 from refgenfs.fetch import libz
 from refgenfs.fetch.inflating import STEP, GzipInflater
 from refgenfs.fetch.seekpoints import IndexBuilder, NotIndexed
@@ -59,6 +59,34 @@ def test_the_index_does_not_depend_on_how_the_archive_arrives(packer: str, tmp_p
     for most in (300, 5000, 200_000):
         sizes = [dice.randint(1, most) for _ in range(1000)]
         assert build_index(pieces(archive, sizes), tmp_path)[0] == whole
+
+
+@pytest.mark.parametrize("packer", ["gzip-1", "bgzip", "stored"])
+def test_the_ends_of_a_large_member_are_in_short_spans(packer: str, tmp_path: Path) -> None:
+    """And they are the same ones, however the archive arrives: what is behind a header may be known late."""
+    dice = random.Random(packer)
+    large, spacing = bytes(dice.choices(b"ACGT", k=2_600_000)), 320_000
+    files = {b"t/a.fa": large, b"t/a.fa.fai": b"c", b"t/text": large[:700_000], b"t/b.fa": large, b"t/c.fa": large}
+    tar = b"".join(entry(name, data) for name, data in files.items()) + END
+    archive = PACKERS[packer](tar)
+    file, _ = build_index([archive], tmp_path, spacing)
+    index = parse_index(file)
+
+    def span_length(at: int) -> int:
+        numbers = index.spans_for(at, at + 1)
+        return index.span(numbers[0]).out_stop - index.span(numbers[0]).out_start
+
+    members = {member.name: member for member in index.members}
+    block = 200_000 if packer == "gzip-1" else 65_536  # of deflate, at the most
+    assert HEAD <= span_length(0) <= HEAD + HEADERS + block
+    assert index.spans_for(0, members["a.fa"].offset + HEAD) == range(1)
+    assert span_length(members["a.fa.fai"].offset) <= TAIL + HEADERS + HEAD + block
+    assert span_length(members["c.fa"].offset) <= TAIL + HEADERS + HEAD + block
+    assert span_length(members["c.fa"].offset + len(large) // 2) >= spacing
+    regular, _ = build_index([archive], tmp_path, MAX_SPAN)
+    assert len(parse_index(regular)) < 4, "no member is large beside such a spacing"
+    sizes = [dice.randint(1, 40_000) for _ in range(1000)]
+    assert build_index(pieces(archive, sizes), tmp_path, spacing)[0] == file
 
 
 def make(kind: str, length: int, before: bytes, dice: random.Random) -> bytes:

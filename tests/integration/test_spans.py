@@ -101,6 +101,22 @@ async def test_what_was_evicted_comes_back_by_its_spans(tmp_path: Path) -> None:
         assert len(rig.http.parts) == 1
 
 
+async def test_a_look_at_a_members_head_costs_its_head(tmp_path: Path) -> None:
+    """The kernel asks for 128 KiB when a program reads a file's first bytes; what follows comes when it goes on."""
+    packed = pack([entry("a.fa", 80 * BLOCK), entry("a.fa.fai", 700), entry("b", 80 * BLOCK)])
+    async with open_rig(tmp_path, spacing=SPACING) as rig:
+        _, archive = await have_index(rig, packed)
+        file = await rig.open_member(archive, "a.fa")
+        assert await rig.read(file, 0, 2 * BLOCK) == packed.data["a.fa"][: 2 * BLOCK]
+        await rig.settled(archive)
+        looked = fetched(rig)
+        assert looked <= 4 * BLOCK
+        for at in range(2 * BLOCK, 24 * BLOCK, 2 * BLOCK):
+            await rig.read(file, at, 2 * BLOCK)
+        await rig.settled(archive)
+        assert len(await rig.resident(archive, "a.fa")) > 32, "who goes on is read ahead for"
+
+
 async def test_everything_reads_right_by_spans(tmp_path: Path) -> None:
     async with open_rig(tmp_path, spacing=SPACING) as rig:
         _, archive = await have_index(rig)

@@ -100,6 +100,7 @@ def build_index(parts: Iterable[bytes], folder: Path, spacing: int = SPACING) ->
                 parser.feed(inflated)
                 while isinstance(event := parser.next_event(), Member | Data | EndOfMember):
                     if isinstance(event, Member):
+                        builder.expect(event)
                         members.append(event)
         size = builder.finish(members, digest.hexdigest(), target)
     finally:

@@ -1,15 +1,23 @@
-"""Windows: nothing for random readers, doubling for those who go on in order."""
+"""Windows: nothing for random readers, more and more for those who go on in order."""
 
 from __future__ import annotations
 
 import random
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refgenfs.core.content import BLOCK, block_count
-from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW, STEP, TOLERANCE, Window
+from refgenfs.core.readahead import (
+    FIRST_WINDOW,
+    LARGEST_WINDOW,
+    LONGEST_REQUEST,
+    SHORTEST_REQUEST,
+    STEP,
+    TOLERANCE,
+    Window,
+)
 
 SIZE = 1 << 30
 READ = 128 * 1024
@@ -21,15 +29,44 @@ def test_the_first_read_asks_for_little() -> None:
     assert (run.first, len(run)) == (1, FIRST_WINDOW)
 
 
-def test_a_sequential_reader_gets_windows_that_double_up_to_the_limit() -> None:
+@given(st.integers(1, 1 << 20))
+@example(4096)
+@example(READ)
+def test_a_reader_in_order_has_four_times_ahead_of_it_what_it_has_read(length: int) -> None:
     window = Window(SIZE)
-    runs = [run for at in range(0, SIZE // 4, READ) if (run := window.advance(at, READ))]
-    lengths = [len(run) for run in runs]
-    doubling = [FIRST_WINDOW << n for n in range(7)]
-    assert lengths[:7] == doubling
-    assert set(lengths[6:]) == {LARGEST_WINDOW}
-    assert LARGEST_WINDOW * BLOCK >= 16 << 20
-    assert all(a.stop == b.first for a, b in pairwise(runs))
+    horizon = 0
+    for number in range(400):
+        run = window.advance(number * length, length)
+        reached = -(-(number + 1) * length // BLOCK)
+        if run is not None:
+            assert run.first == max(horizon, reached), "no block twice, and none left out"
+            horizon = run.stop
+        most = min(LARGEST_WINDOW, max(FIRST_WINDOW, 4 * reached))
+        assert most * 3 // 4 <= horizon - reached <= most
+    assert LARGEST_WINDOW * BLOCK == 32 << 20
+
+
+def test_a_small_window_is_several_requests_and_a_large_one_no_more_than_eight() -> None:
+    window = Window(SIZE)
+    assert window.request == LONGEST_REQUEST
+    lengths = []
+    for at in range(0, SIZE // 8, READ):
+        window.advance(at, READ)
+        lengths.append(window.request)
+    assert lengths[0] == SHORTEST_REQUEST
+    assert lengths[15] <= 4 * 2 * READ * 16 // 8 // BLOCK
+    assert lengths == sorted(lengths)
+    assert lengths[-1] == LONGEST_REQUEST == LARGEST_WINDOW // 8
+    window.advance(SIZE - READ, READ)
+    assert window.request == LONGEST_REQUEST, "a random reader's read is one request"
+
+
+def test_who_is_not_taken_to_go_on_gets_nothing_before_it_does() -> None:
+    window = Window(SIZE, eager=False)
+    assert window.advance(0, READ) is None
+    run = window.advance(READ, READ)
+    assert run is not None
+    assert (run.first, len(run)) == (4, 4 * 4)
 
 
 def test_random_readers_get_nothing() -> None:
@@ -62,6 +99,13 @@ def test_a_jump_ends_it_and_it_starts_small_again() -> None:
     run = window.advance(SIZE // 2 + READ, READ)
     assert run is not None
     assert len(run) == FIRST_WINDOW
+
+
+def test_a_large_read_at_random_that_comes_in_parts_is_no_order() -> None:
+    """The kernel asks for at most 1 MiB at a time."""
+    window = Window(SIZE)
+    ahead = [window.advance(at + part, 1 << 20) for at in (SIZE // 2, SIZE // 4) for part in (0, 1 << 20)]
+    assert sum(len(run) for run in ahead if run) <= 2 * FIRST_WINDOW
 
 
 def test_what_a_sequential_reader_left_behind_is_told_once() -> None:
