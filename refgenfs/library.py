@@ -248,6 +248,16 @@ class Library:
             archive = self._archives.known(ref) or await self._open_archive(self._catalog.version_of(ref))
             await self._archives.pull(archive, wanted)
 
+    async def restore_index(self, version: AssetVersion, content: ContentId, blocks: Iterable[int]) -> bool:
+        """Have the seek index of a version's archive, which lost these blocks, whole again; False: it has none.
+
+        Raises StaleContent when it is of another archive by now, and the origin's errors.
+        """
+        archive = await self._open_archive(version)
+        if archive.index is not None and archive.index.content != content:
+            raise StaleContent(f"{version.key} has another seek index by now")
+        return await self._archives.restore_index(archive, blocks)
+
     async def recheck(self, ref: ArchiveRef) -> str | None:
         """Ask the origin which digest an archive has now; None when its version is gone or rebuilt."""
         try:

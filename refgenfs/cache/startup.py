@@ -15,7 +15,7 @@ from pathlib import Path
 
 from refgenfs.cache import journal
 from refgenfs.cache.blockmap import PAGE, BlockMap
-from refgenfs.cache.disk import can_punch, punch_hole, sync_directory
+from refgenfs.cache.disk import can_punch, punch_hole, remove_file, sync_directory
 from refgenfs.cache.entries import Entry, EntryRow, Table
 from refgenfs.cache.ledger import LAYOUT, STATE, JSONValue, Ledger, LedgerDamaged, set_aside
 from refgenfs.cache.lock import PASSING
@@ -274,6 +274,9 @@ def _agree(opened: Opened, image: Image) -> None:
                 elif item.name not in _OURS:
                     log.warning("%s is no content of this cache; it is left alone", item.path)
                 continue
+            if not item.is_file(follow_symlinks=False):
+                _remove(item.path)
+                continue
             if not opened.clean:
                 facts = item.stat(follow_symlinks=False)
                 if facts.st_size != table.sizes[position]:
@@ -323,7 +326,7 @@ def _empty(scratch: Path) -> None:
 
 def _remove(path: str) -> None:
     try:
-        os.unlink(path)
+        remove_file(path)
     except OSError as exc:
         log.warning("%s does not belong in the cache and can't be removed: %s", path, exc.strerror)
 

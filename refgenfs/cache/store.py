@@ -31,7 +31,7 @@ from refgenfs.cache.startup import (
     open_for_writing,
     read_image,
 )
-from refgenfs.cache.verify import VerifyReport, verify_all
+from refgenfs.cache.verify import VerifyReport, verify_all, verify_blocks
 from refgenfs.cache.writeback import Writeback
 from refgenfs.core.content import ContentId, Run
 from refgenfs.core.errors import CacheError
@@ -330,6 +330,15 @@ class Store:
         `progress(done, total)` is called with bytes. Reads go on meanwhile.
         """
         return await verify_all(self._shelf, self.content, progress)
+
+    async def keeps(self, content: Content, indexes: list[int]) -> bool:
+        """Bring blocks of a content to the disk, and say whether it has them all, and as they should be.
+
+        What it has not kept is dropped.
+        """
+        await self.flush()
+        damaged = await verify_blocks(self._shelf, content, indexes)
+        return not damaged and all(content.map.flags[index] for index in indexes)
 
     # The disk
 
