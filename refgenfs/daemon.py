@@ -189,7 +189,7 @@ class _Running:
             memory=config.limits.memory,
             nursery=nursery,
         )
-        self._library = Library(self._catalog, archives, self._reader, config.limits.lookup_deadline)
+        self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
         siblings = Siblings(
             self._library,
             self._reader,

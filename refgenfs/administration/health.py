@@ -76,6 +76,7 @@ class Health:
                     "size": summary.size,
                     "resident": summary.resident,
                     "pinned": summary.pinned,
+                    "pinned_by": store.pins.holders(summary.cid),
                     "last_used": summary.last_used,
                 }
             )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from refgenfs.cache.blockmap import PAGE
 from refgenfs.cache.disk import FreeSpace, Handles
 from refgenfs.cache.entries import Entries, Entry, Table
-from refgenfs.cache.ledger import WAL_BOUND
+from refgenfs.cache.ledger import WAL_BOUND, JSONValue
 from refgenfs.core.content import BLOCK, ContentId, Run, block_length
 from refgenfs.core.errors import CacheError
 from refgenfs.core.eviction import WHOLE, Segment, SegmentIndex, segment_size
@@ -131,6 +131,8 @@ class Shelf:
         self.unsettled: dict[ContentId, Content] = {}  # written to, perhaps not committed
         self.removed: dict[ContentId, int] = {}  # sizes of contents whose rows are to be forgotten
         self.unlisted: set[ContentId] = set()  # contents whose summaries the ledger may not have
+        self.pinned: set[ContentId] = set()
+        self.pin_rows: dict[str, JSONValue] = {}  # of the ledger, which does not have them yet
         self.excess: dict[ContentId, int] = {}
         self.evictions = 0
         self.sound = True  # False: the ledger must be looked through when it is opened next

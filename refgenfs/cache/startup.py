@@ -19,6 +19,7 @@ from refgenfs.cache.disk import can_punch, punch_hole, remove_file, sync_directo
 from refgenfs.cache.entries import Entry, EntryRow, Table
 from refgenfs.cache.ledger import LAYOUT, STATE, JSONValue, Ledger, LedgerDamaged, set_aside
 from refgenfs.cache.lock import PASSING
+from refgenfs.cache.pinrows import Pin, read_pins
 from refgenfs.cache.shelf import file_cost
 from refgenfs.core.content import BLOCK, ContentId, block_count
 from refgenfs.core.errors import CacheError
@@ -56,6 +57,7 @@ class Image:
     table: Table
     charged: int = 0
     excess: dict[ContentId, int] = field(default_factory=dict)
+    pins: list[Pin] = field(default_factory=list)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -193,6 +195,8 @@ def read_image(opened: Opened) -> Image:
 
 def _read_image(opened: Opened) -> Image:
     image = Image(_table(opened.ledger))
+    image.pins = read_pins(opened.ledger, image.table.flagged())
+    image.table.set_pinned(cid for pin in image.pins for cid in pin.files.values())
     if not opened.refused and not opened.unchanged:
         _agree(opened, image)
     image.table.sort()

@@ -20,6 +20,7 @@ from refgenfs.cache.keeping import Keeping
 from refgenfs.cache.ledger import JSONValue, Ledger
 from refgenfs.cache.lock import DirectoryLock
 from refgenfs.cache.opened import OpenContents
+from refgenfs.cache.pinrows import UNKNOWN, Pin
 from refgenfs.cache.pins import Pins
 from refgenfs.cache.room import Room
 from refgenfs.cache.shelf import RETRY_AFTER, DiskErrors, Reservation, Shelf
@@ -114,8 +115,10 @@ class Store:
             self._shelf.errors.barred = True
             self._opened.refused = str(exc)
             image = Image(Table())
+        self._pins.read(image.pins)
         self._shelf.adopt(image.table, image.charged)
         self._keeping.adopt()
+        self._pins.adopt()
         self._reckon(image)
         self._known.set()
 
@@ -140,8 +143,11 @@ class Store:
             return
         self._opened = opened
         self._shelf.punch = opened.punch
+        self._pins.read(image.pins)
+        image.table.set_pinned(self._shelf.pinned)
         self._contents.restart(image, maps)
         self._keeping.adopt()
+        self._pins.adopt()
         self._contents.rewrite_all()
         self._shelf.errors.barred = False
         self._reckon(image)
@@ -277,17 +283,21 @@ class Store:
 
     # Pins and removal
 
+    @property
+    def pins(self) -> Pins:
+        """What is pinned, by the keys that people named. To be asked and changed after `ready`."""
+        return self._pins
+
     def pin(self, cid: ContentId) -> None:
-        """Keep a content from eviction, also after a restart once it was flushed.
+        """Keep a content from eviction for a key that is not known, also after a restart once it was flushed.
 
         Raises CacheError if it is not known, or there is no room to write that down.
         """
-        self._pins.set(cid, True)
+        self._pins.hold(cid, Pin(UNKNOWN), cid)
 
     def unpin(self, cid: ContentId) -> None:
-        """Let a content be evicted again; one that is not known is passed over."""
-        if self.is_pinned(cid):
-            self._pins.set(cid, False)
+        """Let a content be evicted again, whoever has pinned it; one that is not known is passed over."""
+        self._pins.drop(cid)
 
     def keep(self, content: Content) -> None:
         """Keep a content from eviction while all such contents take a small share of the quota (see `Keeping`).

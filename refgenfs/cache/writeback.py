@@ -31,6 +31,7 @@ class _Batch:
     pages: list[tuple[Content, set[int]]] = field(default_factory=list)
     unlisted: set[ContentId] = field(default_factory=set)
     growth: int = 0
+    pins: dict[str, JSONValue] = field(default_factory=dict)
 
 
 class Writeback:
@@ -45,7 +46,8 @@ class Writeback:
     @property
     def pending(self) -> bool:
         """Say whether anything is not in the ledger yet."""
-        return bool(self._shelf.dirty or self._shelf.removed or self._shelf.unlisted)
+        shelf = self._shelf
+        return bool(shelf.dirty or shelf.removed or shelf.unlisted or shelf.pin_rows)
 
     async def flush(self) -> bool:
         """Write all changes there are now (see `Store.flush`); False if they could not be written."""
@@ -102,7 +104,9 @@ class Writeback:
 
     def _gather(self) -> _Batch:
         shelf = self._shelf
-        batch = _Batch(forget=shelf.removed, growth=shelf.account.growth)
+        batch = _Batch(forget=shelf.removed, growth=shelf.account.growth, pins=shelf.pin_rows)
+        batch.values.update(shelf.pin_rows)
+        shelf.pin_rows = {}
         listed = (*shelf.removed, *shelf.unlisted)
         touched = {entry for cid in listed if (entry := shelf.entries.get(cid)) is not None}
         for content in self._contents.all():
@@ -131,6 +135,7 @@ class Writeback:
         shelf = self._shelf
         shelf.removed.update(batch.forget)
         shelf.unlisted |= batch.unlisted
+        shelf.pin_rows = {**batch.pins, **shelf.pin_rows}
         for content, pages in batch.pages:
             content.map.dirty |= pages
             shelf.dirty[content.id] = content

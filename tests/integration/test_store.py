@@ -115,7 +115,7 @@ async def test_blocks_are_read_back_and_survive_a_restart(tmp_path: Path) -> Non
         assert store.clear() == BLOCK
         assert store.summary() == []
         await store.flush()
-        assert list(store.ledger.keys()) == ["store/state"]
+        assert list(store.ledger.keys()) == ["store/pins", "store/state"]
 
 
 async def test_a_block_is_resident_only_when_it_was_written_whole(tmp_path: Path) -> None:
