@@ -93,6 +93,16 @@ class Table:
         for rank, position in enumerate(self._order):
             self._ranks[position] = rank
 
+    def bound_uses(self, now: float) -> list[EntryRow]:
+        """Have no row used later than `now`, in the order that they are in; return those that were."""
+        changed = []
+        for place, position in enumerate(reversed(self._order)):
+            if self._used[position] <= now:
+                break
+            self._used[position] = now - 0.001 * place
+            changed.append(self.row(position))
+        return changed
+
     def __len__(self) -> int:
         """Return how many rows were added."""
         return len(self.sizes)

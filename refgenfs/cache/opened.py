@@ -12,13 +12,12 @@ from refgenfs.cache.blockmap import PAGE, BlockMap
 from refgenfs.cache.content import Content
 from refgenfs.cache.entries import Entry
 from refgenfs.cache.ledger import Ledger, LedgerDamaged
-from refgenfs.cache.shelf import Reservation, Shelf, block_cost, file_cost
+from refgenfs.cache.shelf import LARGEST, Reservation, Shelf, block_cost, file_cost
 from refgenfs.cache.startup import Image, read_map, resident_of
 from refgenfs.core.content import BLOCK, ContentId, Run, block_length
 from refgenfs.core.errors import CacheError
 
 KEEP_OPEN = 256  # block maps that stay in memory though nobody holds their content
-LARGEST = 1 << 40  # bytes of a content: its block map takes 80 MiB. What says it is larger is not cached.
 
 
 class OpenContents:

@@ -30,6 +30,7 @@ FIXED_OVERHEAD = 64 * 1024  # the directories, lock, tag and marker
 LEDGER_SLACK = 128 * 1024  # rows that nobody announced: summaries, pins, notes
 _PAGE_GROWTH = 4 * 1024  # a page of a block map that is written for the first time, and
 _BLOCK_GROWTH = 24  # each block in it: in the ledger, and twice in its journal
+LARGEST = 1 << 40  # bytes of a content: its block map takes 80 MiB. What says it is larger is not cached.
 RETRY_AFTER = 10.0  # seconds that a disk which refused is left alone
 
 log = logging.getLogger(__name__)

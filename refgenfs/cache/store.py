@@ -108,8 +108,10 @@ class Store:
     async def _load(self) -> None:
         """Read what is resident. A cache that can't be read is empty, and nothing is stored in it."""
         try:
-            image = await trio.to_thread.run_sync(read_image, self._opened)
-        except (CacheError, OSError) as exc:
+            image = await trio.to_thread.run_sync(read_image, self._opened, self._shelf.now())
+        except Exception as exc:
+            if not isinstance(exc, CacheError | OSError):
+                log.exception("the cache in %s could not be read", self.directory)
             self._shelf.sound = False
             self._shelf.errors.note(f"what the cache in {self.directory} holds can't be read: {exc}")
             self._shelf.errors.barred = True
@@ -135,7 +137,7 @@ class Store:
         try:
             await trio.to_thread.run_sync(self._lock.retake)
             opened = await trio.to_thread.run_sync(open_for_writing, self.directory, self.ledger)
-            image = await trio.to_thread.run_sync(read_image, opened)
+            image = await trio.to_thread.run_sync(read_image, opened, self._shelf.now())
             live = [content.id for content in self._contents.all()]
             maps = await trio.to_thread.run_sync(self._contents.maps_of, image, live)
         except (CacheError, OSError) as exc:
