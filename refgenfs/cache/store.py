@@ -233,6 +233,7 @@ class Store:
 
     def set_note(self, cid: ContentId, note: JSONValue) -> None:
         """Attach to a content what people know it by; it goes when the content does. Writes to the ledger."""
+        self._shelf.note_row(cid, note)
         self.ledger.set(f"note/{cid}", note)
 
     def note(self, cid: ContentId) -> JSONValue:

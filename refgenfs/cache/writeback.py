@@ -125,6 +125,7 @@ class Writeback:
         for entry in touched:
             batch.values[f"content/{entry.cid}"] = summary_of(entry)
             entry.stored_used = entry.last_used
+            shelf.noted.pop(entry.cid, None)  # from now on it is forgotten with its content
         batch.unlisted, shelf.unlisted = shelf.unlisted, set()
         shelf.removed = {}
         shelf.dirty = {}
@@ -153,10 +154,14 @@ class Writeback:
             except OSError as exc:
                 raise CacheError(f"content {cid} can't be brought to the disk: {exc.strerror}") from exc
         forget = [key for cid, size in batch.forget.items() for key in rows_of(self._ledger, cid, size)]
-        forget += [f"note/{cid}" for cid in batch.forget if f"content/{cid}" not in batch.values]
+        gone = [cid for cid in batch.forget if f"content/{cid}" not in batch.values and cid not in self._shelf.noted]
+        forget += [f"note/{cid}" for cid in gone]
         forget += [key for key, value in batch.values.items() if value is None]
         values = {key: value for key, value in batch.values.items() if value is not None}
         self._ledger.apply(values, iter(forget))
+        noted = self._shelf.noted
+        if back := {f"note/{cid}": noted[cid] for cid in gone if cid in noted}:  # written while they were forgotten
+            self._ledger.apply(back, iter(()))
         self._ledger.settle()
         return measured
 
