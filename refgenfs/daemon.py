@@ -189,7 +189,7 @@ class _Running:
             memory=config.limits.memory,
             nursery=nursery,
         )
-        self._library = Library(self._catalog, archives, self._reader, config.limits.lookup_deadline)
+        self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
         siblings = Siblings(
             self._library,
             self._reader,
@@ -213,6 +213,7 @@ class _Running:
             http,
             self._operations,
             self._stopping.set,
+            self._forget_pages,
         )
 
     async def serve(self) -> None:
@@ -351,6 +352,11 @@ class _Running:
                 for parent, name in names:
                     self._mount.forget_name(parent, name)
                 self._nursery.start_soon(self._survive, partial(self._mount.forget_pages, number))
+
+    async def _forget_pages(self, content: ContentId) -> None:
+        number = self._tree.number_of(content)
+        if number is not None:
+            await self._mount.forget_pages(number)
 
     def _describe(self, node: Node) -> dict[str, str]:
         """Return the extended attributes of a node, without their prefix."""

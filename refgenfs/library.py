@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import trio
 
+from refgenfs.cache.pins import Pins
 from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import (
@@ -50,10 +51,13 @@ class Located:
 class Library:
     """Resolves names of files to facts, and opens them. Lives on the trio thread."""
 
-    def __init__(self, catalog: Catalog, archives: Archives, reader: Reader, lookup_deadline: float) -> None:
+    def __init__(
+        self, catalog: Catalog, archives: Archives, reader: Reader, pins: Pins, lookup_deadline: float
+    ) -> None:
         self._catalog = catalog
         self._archives = archives
         self._reader = reader
+        self._pins = pins
         self._deadline = lookup_deadline
         self._layouts: OrderedDict[tuple[AssetVersion, str, bool], Layout] = OrderedDict()
 
@@ -225,9 +229,10 @@ class Library:
         if isinstance(facts.extent, ArchiveMember):
             archive = self._archives.known(facts.extent.archive)
             if archive is None:
-                version = self._catalog.version_of(facts.extent.archive)
-                archive = await self._open_archive(version)
-        return await self._reader.open(facts, archive)
+                archive = await self._open_archive(self._catalog.version_of(facts.extent.archive))
+        opened = await self._reader.open(facts, archive)
+        self._pins.follow(str(version.digest_key), version.asset_digest, name, facts.content)
+        return opened
 
     async def pull(self, version: AssetVersion, names: Iterable[str], on_step: Callable[[str], None]) -> None:
         """Make these files of a version resident; `on_step` is told each file's name as its turn comes.
@@ -247,6 +252,16 @@ class Library:
         for ref, wanted in members.items():
             archive = self._archives.known(ref) or await self._open_archive(self._catalog.version_of(ref))
             await self._archives.pull(archive, wanted)
+
+    async def restore_index(self, version: AssetVersion, content: ContentId, blocks: Iterable[int]) -> bool:
+        """Have the seek index of a version's archive, which lost these blocks, whole again; False: it has none.
+
+        Raises StaleContent when it is of another archive by now, and the origin's errors.
+        """
+        archive = await self._open_archive(version)
+        if archive.index is not None and archive.index.content != content:
+            raise StaleContent(f"{version.key} has another seek index by now")
+        return await self._archives.restore_index(archive, blocks)
 
     async def recheck(self, ref: ArchiveRef) -> str | None:
         """Ask the origin which digest an archive has now; None when its version is gone or rebuilt."""

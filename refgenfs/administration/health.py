@@ -8,10 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from refgenfs import __version__
-from refgenfs.administration.parts import Daemon, content_labels, repeating
+from refgenfs.administration.healing import Healing, Loss, losses_of
+from refgenfs.administration.parts import Daemon, content_labels, repeating, shown_name
 from refgenfs.cache.store import Store
 from refgenfs.catalog import SourceStatus
 from refgenfs.control import Operation, Progress
+from refgenfs.core.content import BLOCK
 from refgenfs.memory import resident_memory
 
 
@@ -70,18 +72,19 @@ class Health:
             rows.append(
                 {
                     "key": str(version.key) if version else None,
-                    "name": name,
+                    "name": shown_name(version, name),
                     "size": summary.size,
                     "resident": summary.resident,
                     "pinned": summary.pinned,
+                    "pinned_by": store.pins.holders(summary.cid),
                     "last_used": summary.last_used,
                 }
             )
         return {**_cache_status(store), "contents": rows}
 
     async def cache_verify(self, _: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        """Check every resident block against its checksum; damaged ones are dropped, and fetched anew."""
-        steps = {"done": 0, "total": 0}
+        """Check every resident block against its checksum; what is damaged is dropped, and fetched again."""
+        steps: dict[str, Any] = {"done": 0, "total": 0}
 
         def note(done: int, total: int) -> None:
             steps.update(done=done, total=total)
@@ -89,15 +92,28 @@ class Health:
         store = self._daemon.store
         await store.ready()
         labels = await content_labels(self._daemon)
+        sizes = {row.cid: row.size for row in store.summary()}
         async with repeating(lambda: progress(dict(steps))):
             report = await store.verify(note)
-        damaged = []
-        for block in report.damaged:
-            version, name = labels.get(block.content, (None, block.content))
-            key = str(version.key) if version else None
-            path = str(store.directory / "contents" / block.content)
-            damaged.append({"key": key, "name": name, "offset": block.offset, "block": block.index, "path": path})
-        return {"checked": report.blocks, "bytes": report.nbytes, "damaged": damaged}
+        losses = losses_of(report.damaged, sizes, labels)
+        if losses:
+            healing = Healing(self._daemon, losses)
+            async with repeating(lambda: progress({"key": "fetch", "done": healing.done, "total": healing.total})):
+                await healing.run()
+        damaged = [self._damage_row(loss, index) for loss in losses for index in sorted(loss.blocks)]
+        healed = sum(row["healed"] for row in damaged)
+        return {"checked": report.blocks, "bytes": report.nbytes, "damaged": damaged, "healed": healed}
+
+    def _damage_row(self, loss: Loss, index: int) -> dict[str, Any]:
+        return {
+            "key": str(loss.version.key) if loss.version else None,
+            "name": shown_name(loss.version, loss.name),
+            "offset": index * BLOCK,
+            "block": index,
+            "path": str(self._daemon.store.directory / "contents" / loss.content),
+            "healed": not loss.error,
+            "error": loss.error or None,
+        }
 
     async def cache_clear(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
         """Drop everything that is resident but what is pinned."""

@@ -89,6 +89,7 @@ class Listing:
             "size": size,
             "resident": percent(held, size) if size is not None else None,
             "pinned": bool(files) and all(row["pinned"] for row in files),
+            "pinned_by": sorted({one for row in files for one in row["pinned_by"]}),
             "asset_size": version.asset_size,
             "archive_size": version.archive_size,
             "asset_digest": version.asset_digest,
@@ -108,6 +109,7 @@ class Listing:
             "resident": percent(held, facts.size) if facts else None,
             "resident_bytes": held,
             "pinned": d.store.is_pinned(content),
+            "pinned_by": d.store.pins.holders(content),
             "origin": facts.origin if facts else None,
         }
 

@@ -12,6 +12,7 @@ import trio
 from refgenfs.cache.store import Store
 from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion
+from refgenfs.core.content import ContentId
 from refgenfs.core.errors import ControlError, KeyFormatError, NotInCatalog
 from refgenfs.core.keys import AssetKey
 from refgenfs.fetch.http import Http
@@ -37,6 +38,7 @@ class Daemon:
     http: Http
     fuse: Operations
     stop: Callable[[], None]
+    forget_pages: Callable[[ContentId], Awaitable[None]]  # that the kernel has of a content
 
 
 async def names_of(daemon: Daemon, version: AssetVersion, seek_key: str | None) -> list[str]:
@@ -67,16 +69,18 @@ def no_seek_key(version: AssetVersion, seek_key: str) -> NotInCatalog:
 
 
 async def content_labels(daemon: Daemon) -> dict[str, tuple[AssetVersion | None, str]]:
-    """Return the version and the file name of each content in the cache that is known by a label."""
+    """Return the version and the file name (the origin's) of each content in the cache that has a label."""
     rows = await trio.to_thread.run_sync(lambda: dict(daemon.store.ledger.items("note/")))
     labels: dict[str, tuple[AssetVersion | None, str]] = {}
     for row, note in rows.items():
         if isinstance(note, dict):
-            version = _version(daemon, str(note.get("key")))
-            name = str(note.get("name"))
-            shown = name.replace(version.genome_digest, version.alias) if version is not None else name
-            labels[row.removeprefix("note/")] = (version, shown)
+            labels[row.removeprefix("note/")] = (_version(daemon, str(note.get("key"))), str(note.get("name")))
     return labels
+
+
+def shown_name(version: AssetVersion | None, name: str) -> str:
+    """Return a file's name as people see it."""
+    return name.replace(version.genome_digest, version.alias) if version is not None else name
 
 
 def _version(daemon: Daemon, key: str) -> AssetVersion | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import trio
 
 from refgenfs.administration.parts import Daemon, names_of, parse_keys, repeating
+from refgenfs.cache.pinrows import UNKNOWN, Pin
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
-from refgenfs.core.content import FileFacts
-from refgenfs.core.errors import CacheError
+from refgenfs.core.content import ContentId, FileFacts
+from refgenfs.core.errors import CacheError, NotInCatalog
 from refgenfs.core.keys import AssetKey
 
 
@@ -46,8 +49,9 @@ class Residency:
         async with repeating(report):
             await d.library.pull(version, names, lambda name: current.__setitem__(0, name))
         await report()
+        pin = pin or d.store.pins.get(_full_key(version, key)) is not None  # then what is new of it is pinned, too
         if pin:
-            await self._set_pins(version, names, pinned=True)
+            await self._pin(version, key, names)
         total = self._held(version, names)[0]
         fetched = d.http.fetched.get(version.source, 0) - before
         seconds = trio.current_time() - began
@@ -68,46 +72,85 @@ class Residency:
 
     async def pin(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
         """Keep what is resident, and what will be, of these keys."""
-        return await self._for_each(arguments, lambda v, names: self._set_pins(v, names, pinned=True))
+        return await self._for_each(arguments, self._pin)
 
     async def unpin(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
-        """Let these keys be evicted again."""
-        return await self._for_each(arguments, lambda v, names: self._set_pins(v, names, pinned=False))
+        """Let these keys be evicted again, but for what another key that is pinned holds, too."""
+        await self._daemon.store.ready()
+        return {"keys": [await self._unpin(key) for key in parse_keys(arguments)]}
 
     async def evict(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
         """Drop what is resident of these keys; pinned ones are refused."""
         return await self._for_each(arguments, self._evict)
 
     async def _for_each(
-        self, arguments: dict[str, Any], act: Callable[[AssetVersion, list[str]], Awaitable[int]]
+        self, arguments: dict[str, Any], act: Callable[[AssetVersion, AssetKey, list[str]], Awaitable[int]]
     ) -> dict[str, Any]:
         done = []
         for key in parse_keys(arguments):
             version = self._daemon.catalog.snapshot.version(key)
             names = await names_of(self._daemon, version, key.seek_key)
-            done.append({"key": str(key), "bytes": await act(version, names)})
+            done.append({"key": str(key), "bytes": await act(version, key, names)})
         return {"keys": done}
 
-    async def _set_pins(self, version: AssetVersion, names: Iterable[str], *, pinned: bool) -> int:
+    async def _pin(self, version: AssetVersion, key: AssetKey, names: list[str]) -> int:
         d = self._daemon
+        pin = Pin(_full_key(version, key), _shown_key(version, key), version.asset_digest)
         size = 0
         for name in names:
             facts = await d.library.facts(version, name)
-            if pinned:
-                content = await d.store.content(facts.content, facts.size)
-                d.store.pin(content.id)
-            else:
-                d.store.unpin(facts.content)
+            content = await d.store.content(facts.content, facts.size)
+            d.store.pins.hold(content.id, pin, name)
             size += d.store.resident_bytes(facts.content)
+        d.store.pins.retain(pin.key, names)
         await d.store.flush()  # who is told that it is pinned can rely on it
         return size
 
-    async def _evict(self, version: AssetVersion, names: Iterable[str]) -> int:
+    async def _unpin(self, key: AssetKey) -> dict[str, Any]:
+        """Let go of a key; one whose asset is in no catalog any more, too."""
+        store, text = self._daemon.store, str(key)
+        pin, version = store.pins.get(text), None
+        with suppress(NotInCatalog):
+            version = self._daemon.catalog.snapshot.version(key)
+            pin = store.pins.get(_full_key(version, key))
+            if pin is None and key.seek_key and store.pins.get(str(version.digest_key)):
+                raise CacheError(f"{key} is pinned with all of {version.key}; `refgenfs unpin {version.key}` first")
+        if pin is None and version is None:
+            raise NotInCatalog(f"{key} is in no catalog, and not pinned")
+        held = store.pins.release(pin.key) if pin is not None else []
+        held += await self._release_unknown(version, key) if version is not None else []
+        await store.flush()
+        others = sorted({one for cid in held for one in store.pins.holders(cid)})
+        freed = sum(store.resident_bytes(cid) for cid in held if not store.is_pinned(cid))
+        return {"key": text, "bytes": freed, "held_by": others}
+
+    async def _release_unknown(self, version: AssetVersion, key: AssetKey) -> list[ContentId]:
+        """Let go of what an earlier layout of the cache has pinned of these files."""
         d = self._daemon
-        contents = []
-        for name in names:
-            facts = d.library.known_facts(version, name)
-            contents.append(facts.content if facts else d.library.provisional_id(version, name))
-        if any(d.store.is_pinned(content) for content in contents):
-            raise CacheError(f"{version.key} is pinned; `refgenfs unpin {version.key}` first")
+        if d.store.pins.get(UNKNOWN) is None:
+            return []
+        names = await names_of(d, version, key.seek_key)
+        return d.store.pins.release_unknown(self._contents(version, names))
+
+    def _contents(self, version: AssetVersion, names: Iterable[str]) -> list[ContentId]:
+        d = self._daemon
+        known = ((name, d.library.known_facts(version, name)) for name in names)
+        return [facts.content if facts else d.library.provisional_id(version, name) for name, facts in known]
+
+    async def _evict(self, version: AssetVersion, _: AssetKey, names: list[str]) -> int:
+        d = self._daemon
+        contents = self._contents(version, names)
+        holders = sorted({one or str(version.key) for cid in contents for one in d.store.pins.holders(cid)})
+        if holders:
+            raise CacheError(f"{version.key} is pinned; `refgenfs unpin {' '.join(holders)}` first")
         return sum(d.store.evict(content) for content in contents)
+
+
+def _full_key(version: AssetVersion, key: AssetKey) -> str:
+    """Return the key that means the same under all names of the genome; `.dir` is the whole asset."""
+    whole = key.seek_key is None or version.seek_keys.get(key.seek_key) == "."
+    return str(replace(version.digest_key, seek_key=None if whole else key.seek_key))
+
+
+def _shown_key(version: AssetVersion, key: AssetKey) -> str:
+    return str(replace(version.key, seek_key=AssetKey.parse(_full_key(version, key)).seek_key))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from isal import isal_zlib
 
 from refgenfs.cache.blockmap import ABSENT, DOUBTFUL, PAGE, RESIDENT, BlockMap
-from refgenfs.cache.disk import Handle, WrongSize, punch_hole
+from refgenfs.cache.disk import Handle, WrongFile, punch_hole
 from refgenfs.cache.entries import Entry
 from refgenfs.cache.shelf import BlockDamaged, Reservation, Shelf, block_cost, cost_of
 from refgenfs.core.content import BLOCK, ContentId, Run, block_count, block_length
@@ -40,6 +40,7 @@ class Content:
         "_entry",
         "_handle",
         "_make_room",
+        "_replaced",
         "_shelf",
         "_written",
         "id",
@@ -61,6 +62,7 @@ class Content:
         self._shelf = shelf
         self._make_room = make_room
         self._handle: Handle | None = None
+        self._replaced = False  # its file is not what was left there
         self._written: dict[int, float] = {}  # blocks whole on the disk, not committed; and since when
 
     @property
@@ -150,6 +152,9 @@ class Content:
                 self._pwrite(fd, view, index)
                 since = shelf.clock()
                 self._written.update((block, since) for block in range(run.first, run.stop))
+        except WrongFile as exc:
+            self._replaced = True
+            raise CacheError(f"content {self.id} can't be written: {exc.strerror}") from exc
         except OSError as exc:
             message = f"the cache directory {shelf.directory} refused a write: {exc.strerror}"
             shelf.errors.note(message)
@@ -204,10 +209,22 @@ class Content:
 
     def settle(self, older_than: float) -> bool:
         """Give back blocks written before this time and never committed; say whether none are left."""
+        if self._replaced:
+            self._replaced = False
+            self._clear_way()
         for index, since in list(self._written.items()):
             if since < older_than:
                 self.abandon(Run(index, index + 1))
         return not self._written
+
+    def _clear_way(self) -> None:
+        """Forget all blocks if the file is not what was left there, and remove it, so that there can be another."""
+        try:
+            self._shelf.handles.get(self.id, self.size, create=False)
+        except WrongFile:
+            self._ruin()
+        except OSError:
+            return  # said where it is read or written
 
     def give_back_holes(self) -> None:
         """Punch whatever is not resident: bytes that nobody accounts for."""
@@ -243,7 +260,7 @@ class Content:
     def _pread(self, run: Run, length: int, offset: int) -> bytes:
         try:
             data = os.pread(self._descriptor(), length, offset)
-        except (FileNotFoundError, WrongSize) as exc:
+        except (FileNotFoundError, WrongFile) as exc:
             self._ruin()
             raise BlockDamaged(self.id, run.first, exc.strerror or "") from exc
         except OSError as exc:
@@ -322,7 +339,7 @@ class Content:
         try:
             handle = shelf.handles.get(self.id, self.size, create=False)
             punch_hole(handle.fd, run.first * BLOCK, len(run) * BLOCK)
-        except FileNotFoundError:
+        except (FileNotFoundError, WrongFile):
             return
         except OSError as exc:
             shelf.errors.note(f"a hole can't be punched in content {self.id}: {exc.strerror}")

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import resource
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from refgenfs.core.content import ContentId
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_NO_PLAIN_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})  # what open says of a link, a folder, a socket
 _REFRESH_AFTER = 1.0  # seconds that a measurement of the free space is believed, or
 _REFRESH_BYTES = 16 << 20  # until this much was promised since
 
@@ -65,8 +67,17 @@ def disk_use(path: Path | str) -> int:
         return 0
 
 
-class WrongSize(OSError):
-    """A content file is not as long as its content: somebody else changed it."""
+class WrongFile(OSError):
+    """A content file is not as long as its content, or no plain file: somebody else changed it."""
+
+
+def remove_file(path: Path | str) -> None:
+    """Remove what has a content file's name; a folder, which may be somebody's, is set aside. Raises OSError."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            os.rename(path, f"{path}.foreign")
+        else:
+            os.unlink(path)
 
 
 class Handle:
@@ -121,6 +132,20 @@ class Handles:
             with self._lock:
                 handle.users -= 1
 
+    def reopen_replaced(self, cid: ContentId, size: int) -> None:
+        """Close a content's file if its name means another by now, or one of another size, so that it is seen."""
+        with self._lock:
+            handle = self._open.get(cid)
+            if handle is None or handle.users:
+                return
+            try:
+                found, known = os.lstat(self.directory / cid), os.fstat(handle.fd)
+                same = (found.st_dev, found.st_ino, found.st_size) == (known.st_dev, known.st_ino, size)
+            except OSError:
+                same = False
+            if not same:
+                _close(self._open.pop(cid))
+
     def trim(self) -> None:
         """Close idle files beyond the limit, those first that were not asked for since the last look."""
         if len(self._open) <= self.limit:
@@ -145,8 +170,7 @@ class Handles:
             if handle is not None:
                 del self._open[cid]
                 _close(handle)
-            with suppress(FileNotFoundError):
-                os.unlink(self.directory / cid)
+            remove_file(self.directory / cid)
             return True
 
     def close(self) -> None:
@@ -157,23 +181,30 @@ class Handles:
 
 
 def _open(path: Path, size: int, create: bool) -> int:
-    """Open a content file, a new one as a hole of `size` bytes; refuse one of another size."""
+    """Open a content file, a new one as a hole of `size` bytes; refuse what is none, or one of another size.
+
+    Never follows a link, and never waits (for the other end of a FIFO).
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0), 0o600)
+        fd = os.open(path, os.O_RDWR | flags | (os.O_CREAT if create else 0), 0o600)
     except OSError as exc:
+        if exc.errno in _NO_PLAIN_FILE:
+            raise WrongFile(errno.EIO, f"it is no plain file ({exc.strerror})") from exc
         if create or exc.errno != errno.EROFS:
             raise
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    found = os.fstat(fd).st_size
-    if create and found == 0:
-        try:
+        fd = os.open(path, os.O_RDONLY | flags)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise WrongFile(errno.EIO, "it is no plain file")
+        if create and found.st_size == 0:
             os.ftruncate(fd, size)
-        except OSError:
-            os.close(fd)
-            raise
-    elif found != size:
+        elif found.st_size != size:
+            raise WrongFile(errno.EIO, f"its file has {found.st_size} bytes, not {size}")
+    except OSError:
         os.close(fd)
-        raise WrongSize(errno.EIO, f"its file has {found} bytes, not {size}")
+        raise
     return fd
 
 

@@ -7,7 +7,7 @@ A cache of a million contents is mostly of such as nobody asks for today; they t
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from refgenfs.core.content import ContentId
@@ -93,6 +93,16 @@ class Table:
         for rank, position in enumerate(self._order):
             self._ranks[position] = rank
 
+    def bound_uses(self, now: float) -> list[EntryRow]:
+        """Have no row used later than `now`, in the order that they are in; return those that were."""
+        changed = []
+        for place, position in enumerate(reversed(self._order)):
+            if self._used[position] <= now:
+                break
+            self._used[position] = now - 0.001 * place
+            changed.append(self.row(position))
+        return changed
+
     def __len__(self) -> int:
         """Return how many rows were added."""
         return len(self.sizes)
@@ -136,6 +146,17 @@ class Table:
             self._used[position],
             bool(self._kept[position]),
         )
+
+    def flagged(self) -> list[ContentId]:
+        """Return the contents whose rows say that they are pinned."""
+        return [self.row(position).cid for position, pinned in enumerate(self._pinned) if pinned]
+
+    def set_pinned(self, cids: Iterable[ContentId]) -> None:
+        """Have these contents pinned, and no others."""
+        self._pinned = bytearray(len(self._pinned))
+        for cid in cids:
+            if (position := self.find(cid)) >= 0:
+                self._pinned[position] = 1
 
     def held(self) -> list[int]:
         """Return the positions of what is pinned or kept."""

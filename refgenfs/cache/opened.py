@@ -12,13 +12,12 @@ from refgenfs.cache.blockmap import PAGE, BlockMap
 from refgenfs.cache.content import Content
 from refgenfs.cache.entries import Entry
 from refgenfs.cache.ledger import Ledger, LedgerDamaged
-from refgenfs.cache.shelf import Reservation, Shelf, block_cost, file_cost
+from refgenfs.cache.shelf import LARGEST, Reservation, Shelf, block_cost, file_cost
 from refgenfs.cache.startup import Image, read_map, resident_of
 from refgenfs.core.content import BLOCK, ContentId, Run, block_length
 from refgenfs.core.errors import CacheError
 
 KEEP_OPEN = 256  # block maps that stay in memory though nobody holds their content
-LARGEST = 1 << 40  # bytes of a content: its block map takes 80 MiB. What says it is larger is not cached.
 
 
 class OpenContents:
@@ -58,7 +57,7 @@ class OpenContents:
                 self.discard(entry)
                 entry.size = size
             if entry is None or not entry.resident:
-                return self._install(entry or Entry(cid, size), BlockMap(size))
+                return self._install(entry or Entry(cid, size, pinned=cid in self._shelf.pinned), BlockMap(size))
             version, generation = entry.version, self._ledger.generation
             try:
                 blocks = await trio.to_thread.run_sync(read_map, self._ledger, cid, size)
@@ -106,12 +105,13 @@ class OpenContents:
                 image.charged -= file_cost(found.resident)
                 image.excess.pop(content.id, None)
                 if found.size == entry.size:
-                    entry.pinned, entry.kept = found.pinned, entry.kept or found.kept
+                    entry.kept = entry.kept or found.kept
                     content.map = maps.get(content.id, content.map)
                 else:
                     shelf.unlink(found)
             entry.resident = resident_of(content.map, content.size)
             entry.version += 1
+            entry.pinned = content.id in shelf.pinned
             if entry.resident or entry.pinned:
                 known.append(content)
         shelf.adopt(image.table, image.charged)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from refgenfs.cache.blockmap import PAGE
 from refgenfs.cache.disk import FreeSpace, Handles
 from refgenfs.cache.entries import Entries, Entry, Table
-from refgenfs.cache.ledger import WAL_BOUND
+from refgenfs.cache.ledger import WAL_BOUND, JSONValue
 from refgenfs.core.content import BLOCK, ContentId, Run, block_length
 from refgenfs.core.errors import CacheError
 from refgenfs.core.eviction import WHOLE, Segment, SegmentIndex, segment_size
@@ -30,6 +30,8 @@ FIXED_OVERHEAD = 64 * 1024  # the directories, lock, tag and marker
 LEDGER_SLACK = 128 * 1024  # rows that nobody announced: summaries, pins, notes
 _PAGE_GROWTH = 4 * 1024  # a page of a block map that is written for the first time, and
 _BLOCK_GROWTH = 24  # each block in it: in the ledger, and twice in its journal
+NOTED = 1024  # notes that are remembered: a content that went is forgotten in the ledger within seconds
+LARGEST = 1 << 40  # bytes of a content: its block map takes 80 MiB. What says it is larger is not cached.
 RETRY_AFTER = 10.0  # seconds that a disk which refused is left alone
 
 log = logging.getLogger(__name__)
@@ -131,9 +133,18 @@ class Shelf:
         self.unsettled: dict[ContentId, Content] = {}  # written to, perhaps not committed
         self.removed: dict[ContentId, int] = {}  # sizes of contents whose rows are to be forgotten
         self.unlisted: set[ContentId] = set()  # contents whose summaries the ledger may not have
+        self.pinned: set[ContentId] = set()
+        self.pin_rows: dict[str, JSONValue] = {}  # of the ledger, which does not have them yet
+        self.noted: dict[ContentId, JSONValue] = {}  # notes of contents that the ledger may be about to forget
         self.excess: dict[ContentId, int] = {}
         self.evictions = 0
         self.sound = True  # False: the ledger must be looked through when it is opened next
+
+    def note_row(self, cid: ContentId, note: JSONValue) -> None:
+        """Remember a note that is about to be written: its content may have gone a moment ago. For any thread."""
+        if len(self.noted) >= NOTED:
+            self.noted = {}
+        self.noted[cid] = note
 
     def distrust(self, reason: CacheError) -> None:
         """Note that the ledger can't be believed."""

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from refgenfs.cache import journal
 from refgenfs.cache.blockmap import PAGE, BlockMap
-from refgenfs.cache.disk import can_punch, punch_hole, sync_directory
+from refgenfs.cache.disk import can_punch, punch_hole, remove_file, sync_directory
 from refgenfs.cache.entries import Entry, EntryRow, Table
 from refgenfs.cache.ledger import LAYOUT, STATE, JSONValue, Ledger, LedgerDamaged, set_aside
 from refgenfs.cache.lock import PASSING
-from refgenfs.cache.shelf import file_cost
+from refgenfs.cache.pinrows import Pin, read_pins
+from refgenfs.cache.shelf import LARGEST, file_cost
 from refgenfs.core.content import BLOCK, ContentId, block_count
 from refgenfs.core.errors import CacheError
 
@@ -28,6 +29,7 @@ SCRATCH = "scratch"  # files of work under way; nothing in it outlives the daemo
 
 log = logging.getLogger(__name__)
 
+_END_OF_TIME = 1e11  # Unix seconds; what was used after it was not
 _CONTENT = re.compile(r"[0-9a-f]{40}")
 _OURS = frozenset({journal.NAME, f"{journal.NAME}.new"})
 
@@ -37,7 +39,7 @@ class Opened:
     """A cache directory whose ledger is open.
 
     `refused` says why the disk is not written, and is "" if it is; `full`: because there is no room on it.
-    `unchanged`: no file came or went since it was closed in order.
+    `clean`: it was closed in order, and no file came or went since.
     """
 
     directory: Path
@@ -46,7 +48,6 @@ class Opened:
     punch: bool
     refused: str = ""
     full: bool = False
-    unchanged: bool = False
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Image:
     table: Table
     charged: int = 0
     excess: dict[ContentId, int] = field(default_factory=dict)
+    pins: list[Pin] = field(default_factory=list)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -146,7 +148,8 @@ def open_for_writing(directory: Path, ledger: Ledger | None = None) -> Opened:
         opened, marked = ledger, ""
     try:
         epoch, mark, left = [*marked.split(" "), "", "", ""][:3]
-        clean = bool(marked) and epoch == str(opened.epoch) and not opened.generation
+        # a directory that changed since holds files of somebody else's, perhaps: all of it is checked when it is read
+        clean = bool(marked) and epoch == str(opened.epoch) and not opened.generation and left == str(changed)
         if not clean:
             opened.epoch += 1
             opened.apply({STATE: {"epoch": opened.epoch, "layout": LAYOUT}}, iter(()))
@@ -156,7 +159,7 @@ def open_for_writing(directory: Path, ledger: Ledger | None = None) -> Opened:
         if ledger is None:
             opened.abort()
         raise
-    return Opened(directory, opened, clean, punch, unchanged=clean and left == str(changed))
+    return Opened(directory, opened, clean, punch)
 
 
 def _open_for_reading(directory: Path, reason: CacheError) -> Opened:
@@ -174,28 +177,34 @@ def _open_for_reading(directory: Path, reason: CacheError) -> Opened:
     return Opened(directory, ledger, clean, False, str(reason), _is_full(reason))
 
 
-def read_image(opened: Opened) -> Image:
+def read_image(opened: Opened, now: float) -> Image:
     """Read what the ledger knows and make the files agree with it; blocking, a second for 100,000 contents.
+
+    What was used later than `now` (the clock was ahead then) counts as used just before it.
 
     Only summaries are read, and no block map, but those of contents that grew after the ledger was written
     last. Raises CacheError.
     """
     generation = opened.ledger.generation
     try:
-        return _read_image(opened)
+        return _read_image(opened, now)
     except LedgerDamaged as exc:
         if opened.refused:
             return Image(Table())
         opened.ledger.rebuild(exc, generation)
         opened.clean = False
-        return _read_image(opened)
+        return _read_image(opened, now)
 
 
-def _read_image(opened: Opened) -> Image:
+def _read_image(opened: Opened, now: float) -> Image:
     image = Image(_table(opened.ledger))
-    if not opened.refused and not opened.unchanged:
+    image.pins = read_pins(opened.ledger, image.table.flagged())
+    image.table.set_pinned(cid for pin in image.pins for cid in pin.files.values())
+    if not opened.refused and not opened.clean:
         _agree(opened, image)
     image.table.sort()
+    if later := image.table.bound_uses(now):
+        opened.ledger.apply({f"content/{row.cid}": summary_of(row) for row in later}, iter(()))
     image.charged = sum(file_cost(image.table.residents[position]) for position in image.table.positions())
     return image
 
@@ -256,14 +265,14 @@ def _add(table: Table, cid: str, row: JSONValue) -> bool:
     size, resident, used = row.get("size"), row.get("resident"), row.get("last_used")
     if not isinstance(size, int) or not isinstance(resident, int) or not isinstance(used, int | float):
         return False
-    if not 0 <= resident <= size < 1 << 63:
+    if not 0 <= resident <= size <= LARGEST or not 0 <= used <= _END_OF_TIME:  # neither is true of NaN
         return False
     pinned, kept = row.get("pinned") is True, row.get("kept") is True
     return table.add(cid, size, resident, float(used), pinned, kept)
 
 
 def _agree(opened: Opened, image: Image) -> None:
-    """Remove files that no row names and rows that have no file; look closer after an unclean stop."""
+    """Remove files that no row names, or that are of another size, and rows that have no file."""
     table, seen = image.table, bytearray(len(image.table))
     with os.scandir(opened.directory / "contents") as found:
         for item in found:
@@ -274,13 +283,15 @@ def _agree(opened: Opened, image: Image) -> None:
                 elif item.name not in _OURS:
                     log.warning("%s is no content of this cache; it is left alone", item.path)
                 continue
-            if not opened.clean:
-                facts = item.stat(follow_symlinks=False)
-                if facts.st_size != table.sizes[position]:
-                    _remove(item.path)
-                    continue
-                if facts.st_blocks * 512 > file_cost(table.residents[position]):
-                    _trim(item.path, table.row(position), opened, image)
+            if not item.is_file(follow_symlinks=False):
+                _remove(item.path)
+                continue
+            facts = item.stat(follow_symlinks=False)
+            if facts.st_size != table.sizes[position]:
+                _remove(item.path)
+                continue
+            if facts.st_blocks * 512 > file_cost(table.residents[position]):
+                _trim(item.path, table.row(position), opened, image)
             seen[position] = 1
     for position in list(table.positions()):
         if table.residents[position] and not seen[position]:
@@ -323,7 +334,7 @@ def _empty(scratch: Path) -> None:
 
 def _remove(path: str) -> None:
     try:
-        os.unlink(path)
+        remove_file(path)
     except OSError as exc:
         log.warning("%s does not belong in the cache and can't be removed: %s", path, exc.strerror)
 

@@ -20,6 +20,7 @@ from refgenfs.cache.keeping import Keeping
 from refgenfs.cache.ledger import JSONValue, Ledger
 from refgenfs.cache.lock import DirectoryLock
 from refgenfs.cache.opened import OpenContents
+from refgenfs.cache.pinrows import UNKNOWN, Pin
 from refgenfs.cache.pins import Pins
 from refgenfs.cache.room import Room
 from refgenfs.cache.shelf import RETRY_AFTER, DiskErrors, Reservation, Shelf
@@ -31,7 +32,7 @@ from refgenfs.cache.startup import (
     open_for_writing,
     read_image,
 )
-from refgenfs.cache.verify import VerifyReport, verify_all
+from refgenfs.cache.verify import VerifyReport, verify_all, verify_blocks
 from refgenfs.cache.writeback import Writeback
 from refgenfs.core.content import ContentId, Run
 from refgenfs.core.errors import CacheError
@@ -107,15 +108,19 @@ class Store:
     async def _load(self) -> None:
         """Read what is resident. A cache that can't be read is empty, and nothing is stored in it."""
         try:
-            image = await trio.to_thread.run_sync(read_image, self._opened)
-        except (CacheError, OSError) as exc:
+            image = await trio.to_thread.run_sync(read_image, self._opened, self._shelf.now())
+        except Exception as exc:
+            if not isinstance(exc, CacheError | OSError):
+                log.exception("the cache in %s could not be read", self.directory)
             self._shelf.sound = False
             self._shelf.errors.note(f"what the cache in {self.directory} holds can't be read: {exc}")
             self._shelf.errors.barred = True
             self._opened.refused = str(exc)
             image = Image(Table())
+        self._pins.read(image.pins)
         self._shelf.adopt(image.table, image.charged)
         self._keeping.adopt()
+        self._pins.adopt()
         self._reckon(image)
         self._known.set()
 
@@ -132,7 +137,7 @@ class Store:
         try:
             await trio.to_thread.run_sync(self._lock.retake)
             opened = await trio.to_thread.run_sync(open_for_writing, self.directory, self.ledger)
-            image = await trio.to_thread.run_sync(read_image, opened)
+            image = await trio.to_thread.run_sync(read_image, opened, self._shelf.now())
             live = [content.id for content in self._contents.all()]
             maps = await trio.to_thread.run_sync(self._contents.maps_of, image, live)
         except (CacheError, OSError) as exc:
@@ -140,8 +145,11 @@ class Store:
             return
         self._opened = opened
         self._shelf.punch = opened.punch
+        self._pins.read(image.pins)
+        image.table.set_pinned(self._shelf.pinned)
         self._contents.restart(image, maps)
         self._keeping.adopt()
+        self._pins.adopt()
         self._contents.rewrite_all()
         self._shelf.errors.barred = False
         self._reckon(image)
@@ -225,6 +233,7 @@ class Store:
 
     def set_note(self, cid: ContentId, note: JSONValue) -> None:
         """Attach to a content what people know it by; it goes when the content does. Writes to the ledger."""
+        self._shelf.note_row(cid, note)
         self.ledger.set(f"note/{cid}", note)
 
     def note(self, cid: ContentId) -> JSONValue:
@@ -277,17 +286,21 @@ class Store:
 
     # Pins and removal
 
+    @property
+    def pins(self) -> Pins:
+        """What is pinned, by the keys that people named. To be asked and changed after `ready`."""
+        return self._pins
+
     def pin(self, cid: ContentId) -> None:
-        """Keep a content from eviction, also after a restart once it was flushed.
+        """Keep a content from eviction for a key that is not known, also after a restart once it was flushed.
 
         Raises CacheError if it is not known, or there is no room to write that down.
         """
-        self._pins.set(cid, True)
+        self._pins.hold(cid, Pin(UNKNOWN), cid)
 
     def unpin(self, cid: ContentId) -> None:
-        """Let a content be evicted again; one that is not known is passed over."""
-        if self.is_pinned(cid):
-            self._pins.set(cid, False)
+        """Let a content be evicted again, whoever has pinned it; one that is not known is passed over."""
+        self._pins.drop(cid)
 
     def keep(self, content: Content) -> None:
         """Keep a content from eviction while all such contents take a small share of the quota (see `Keeping`).
@@ -330,6 +343,15 @@ class Store:
         `progress(done, total)` is called with bytes. Reads go on meanwhile.
         """
         return await verify_all(self._shelf, self.content, progress)
+
+    async def keeps(self, content: Content, indexes: list[int]) -> bool:
+        """Bring blocks of a content to the disk, and say whether it has them all, and as they should be.
+
+        What it has not kept is dropped.
+        """
+        await self.flush()
+        damaged = await verify_blocks(self._shelf, content, indexes)
+        return not damaged and all(content.map.flags[index] for index in indexes)
 
     # The disk
 

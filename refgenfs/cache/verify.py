@@ -76,26 +76,43 @@ async def verify_content(
     """
     blocks = nbytes = 0
     damaged: list[Damage] = []
-    flags, crcs = content.map.flags, content.map.crcs
+    flags = content.map.flags
+    shelf.handles.reopen_replaced(content.id, content.size)
     for run in _stretches(content):
-        wanted = [(index, crcs[index]) for index in range(run.first, run.stop) if flags[index]]
+        wanted = [index for index in range(run.first, run.stop) if flags[index]]
         if not wanted:
             continue
-        version = content.entry.version
         began = trio.current_time()
-        suspects = await trio.to_thread.run_sync(_suspects, shelf, content.id, content.size, wanted)
+        damaged += await verify_blocks(shelf, content, wanted)
         took = trio.current_time() - began
-        for index, _ in wanted:
-            if index in suspects:
-                if not content.recheck(index):
-                    damaged.append(Damage(content.id, index, index * BLOCK))
-            elif content.entry.version == version:
-                content.trust(index)
         blocks += len(wanted)
-        nbytes += (done := sum(block_length(content.size, index) for index, _ in wanted))
+        nbytes += (done := sum(block_length(content.size, index) for index in wanted))
         progress(done)
         await trio.sleep(min(took, _LONGEST_REST))  # half of the disk's time is the readers'
     return blocks, nbytes, damaged
+
+
+async def verify_blocks(shelf: Shelf, content: Content, indexes: list[int]) -> list[Damage]:
+    """Check these blocks of a content, as the disk has them, and return what was dropped: others too, it may be.
+
+    A file that is not what was left there loses all that was resident in it.
+    """
+    flags, crcs = content.map.flags, content.map.crcs
+    wanted = [(index, crcs[index]) for index in indexes if flags[index]]
+    if not wanted:
+        return []
+    version = content.entry.version
+    suspects = await trio.to_thread.run_sync(_suspects, shelf, content.id, content.size, wanted)
+    damaged: list[Damage] = []
+    for index, _ in wanted:
+        if index in suspects:
+            held = content.map.resident_runs(0, len(flags))
+            if not content.recheck(index):
+                lost = [one for run in held for one in range(run.first, run.stop) if not flags[one]]
+                damaged += [Damage(content.id, one, one * BLOCK) for one in lost]
+        elif content.entry.version == version:
+            content.trust(index)
+    return damaged
 
 
 def _stretches(content: Content) -> list[Run]:

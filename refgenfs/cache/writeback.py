@@ -31,6 +31,7 @@ class _Batch:
     pages: list[tuple[Content, set[int]]] = field(default_factory=list)
     unlisted: set[ContentId] = field(default_factory=set)
     growth: int = 0
+    pins: dict[str, JSONValue] = field(default_factory=dict)
 
 
 class Writeback:
@@ -45,7 +46,8 @@ class Writeback:
     @property
     def pending(self) -> bool:
         """Say whether anything is not in the ledger yet."""
-        return bool(self._shelf.dirty or self._shelf.removed or self._shelf.unlisted)
+        shelf = self._shelf
+        return bool(shelf.dirty or shelf.removed or shelf.unlisted or shelf.pin_rows)
 
     async def flush(self) -> bool:
         """Write all changes there are now (see `Store.flush`); False if they could not be written."""
@@ -102,7 +104,9 @@ class Writeback:
 
     def _gather(self) -> _Batch:
         shelf = self._shelf
-        batch = _Batch(forget=shelf.removed, growth=shelf.account.growth)
+        batch = _Batch(forget=shelf.removed, growth=shelf.account.growth, pins=shelf.pin_rows)
+        batch.values.update(shelf.pin_rows)
+        shelf.pin_rows = {}
         listed = (*shelf.removed, *shelf.unlisted)
         touched = {entry for cid in listed if (entry := shelf.entries.get(cid)) is not None}
         for content in self._contents.all():
@@ -121,6 +125,7 @@ class Writeback:
         for entry in touched:
             batch.values[f"content/{entry.cid}"] = summary_of(entry)
             entry.stored_used = entry.last_used
+            shelf.noted.pop(entry.cid, None)  # from now on it is forgotten with its content
         batch.unlisted, shelf.unlisted = shelf.unlisted, set()
         shelf.removed = {}
         shelf.dirty = {}
@@ -131,6 +136,7 @@ class Writeback:
         shelf = self._shelf
         shelf.removed.update(batch.forget)
         shelf.unlisted |= batch.unlisted
+        shelf.pin_rows = {**batch.pins, **shelf.pin_rows}
         for content, pages in batch.pages:
             content.map.dirty |= pages
             shelf.dirty[content.id] = content
@@ -148,10 +154,14 @@ class Writeback:
             except OSError as exc:
                 raise CacheError(f"content {cid} can't be brought to the disk: {exc.strerror}") from exc
         forget = [key for cid, size in batch.forget.items() for key in rows_of(self._ledger, cid, size)]
-        forget += [f"note/{cid}" for cid in batch.forget if f"content/{cid}" not in batch.values]
+        gone = [cid for cid in batch.forget if f"content/{cid}" not in batch.values and cid not in self._shelf.noted]
+        forget += [f"note/{cid}" for cid in gone]
         forget += [key for key, value in batch.values.items() if value is None]
         values = {key: value for key, value in batch.values.items() if value is not None}
         self._ledger.apply(values, iter(forget))
+        noted = self._shelf.noted
+        if back := {f"note/{cid}": noted[cid] for cid in gone if cid in noted}:  # written while they were forgotten
+            self._ledger.apply(back, iter(()))
         self._ledger.settle()
         return measured
 

@@ -67,21 +67,29 @@ def _contents(contents: list[dict[str, Any]], now: float) -> Table:
 
 
 def verify(mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Check every block on the disk against its checksum, and drop what is damaged (it is fetched again)."""
+    """Check every block on the disk against its checksum, and fetch again what is damaged.
+
+    Fails if some of it could not be fetched: that is no longer in the cache, and is asked for when it is read.
+    """
     answer = follow(choose(mountpoint, config, os.environ, os.geteuid()), "cache_verify")
     damaged = answer["damaged"]
+    lost = [item for item in damaged if not item["healed"]]
     if as_json:
         write_json(answer)
     else:
-        write(f"{answer['checked']:,} blocks checked, {len(damaged):,} damaged")
+        healed = f", {len(damaged) - len(lost):,} healed" if damaged else ""
+        write(f"{answer['checked']:,} blocks checked, {len(damaged):,} damaged{healed}")
         for item in damaged:
             where = f"{item['key'] or '(in no catalog)'} {item['name']}"
-            write(f"  {where}: byte {item['offset']}, block {item['block']} of {item['path']}")
-    if damaged:
+            now = "healed" if item["healed"] else f"not healed: {item['error']}"
+            write(f"  {where}: byte {item['offset']}, block {item['block']} of {item['path']}: {now}")
+    if lost:
         raise IntegrityError(
-            f"{len(damaged):,} blocks were damaged and have been dropped; they are fetched again when read. "
-            "Check the disk: `dmesg`, `smartctl`"
+            f"{len(lost):,} of {len(damaged):,} damaged blocks could not be fetched again and were dropped; they are "
+            "asked for when they are read. Check the disk: `dmesg`, `smartctl`"
         )
+    if damaged:
+        note("what was damaged was fetched again, and is right now. Check the disk: `dmesg`, `smartctl`")
 
 
 def clear(

@@ -12,7 +12,7 @@ import typer
 
 from refgenfs.cli.connection import choose, mountpoint_of_daemon
 from refgenfs.cli.options import AsJson, ConfigFile, Keys, Mountpoint
-from refgenfs.cli.output import Column, Table, clean, console, write_json, write_table
+from refgenfs.cli.output import Column, Table, clean, console, note, write_json, write_table
 from refgenfs.control_client import ControlClient, Progress, Result
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.units import human_bytes, human_duration, human_rate
@@ -86,6 +86,9 @@ def _ask(op: str, title: str, keys: list[str], mountpoint: str | None, config: C
     for item in answer["keys"]:
         table.add(item["key"], human_bytes(item["bytes"]), *where)
     write_table(table)
+    for item in answer["keys"]:
+        if item.get("held_by"):
+            note(f"some of {item['key']} stays pinned: {', '.join(item['held_by'])} needs it, too")
 
 
 def follow(client: ControlClient, op: str, **args: Any) -> Any:

@@ -42,6 +42,11 @@ class AssetVersion:
         """The key that names this version, under the genome's first alias."""
         return AssetKey(self.alias, self.asset, None, self.tag)
 
+    @property
+    def digest_key(self) -> AssetKey:
+        """The key that names this version whatever the genome is called."""
+        return AssetKey(self.genome_digest, self.asset, None, self.tag)
+
     def __hash__(self) -> int:
         return hash((self.source, self.genome_digest, self.asset, self.tag, self.asset_digest))
 

@@ -362,6 +362,20 @@ class Archives:
         while stream in archive.streams:
             await self._news(archive)
 
+    async def restore_index(self, archive: Archive, blocks: Iterable[int]) -> bool:
+        """Have the index whole again: fetched, or made as the archive goes by. Raises the origin's errors."""
+        known = archive.index
+        if known is not None and known.offered:
+            await self._indexes.refetch(archive, known, blocks)
+            return True
+        await self._indexes.forget(archive, "it was damaged in the cache")
+        await self._indexes.ask(archive)
+        with _header_waiter(archive):
+            for _ in range(2):  # a stream that is half-way makes none
+                if archive.index is None:
+                    await self._stream_end(archive)
+        return archive.index is not None
+
     # -- streams ------------------------------------------------------------------------------------------
 
     def _start(self, archive: Archive) -> ArchiveStream:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import trio
 
 from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.store import Store
-from refgenfs.core.content import BLOCK, ArchiveRef, ByteRange, ContentId, Run, block_count, content_id
+from refgenfs.core.content import BLOCK, ArchiveRef, ByteRange, ContentId, Run, block_count, block_length, content_id
 from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError
 from refgenfs.core.seekindex import SeekIndex, Span, file_size, head_size, unpack_window
 from refgenfs.core.spanplan import MemberMap
@@ -45,6 +45,7 @@ ASK_AFTER_FAILURE = 60.0  # seconds until an origin that did not answer is asked
 LARGEST_HEAD = 16 << 20  # bytes of an offered index that are fetched before one block of its archive is
 HEAD_ROOM = 256 * 1024  # bytes of an index file that are not windows, and
 MEMBER_ROOM = 512  # for each member
+INDEX_LABEL = "seek index of "  # and the archive's key: what an index is known by
 ROUNDS = 4  # how often a read of an index starts over because blocks of it went meanwhile
 
 
@@ -140,6 +141,11 @@ class Indexes:
         data = await self._read(archive, known, start, stop - start)
         return [unpack_window(data[span.window_start - start : span.window_stop - start]) for span in spans]
 
+    async def refetch(self, archive: Archive, known: KnownIndex, blocks: Iterable[int]) -> None:
+        """Have blocks of an index that the origin offers in the cache again. Raises as `map` does."""
+        for index in blocks:
+            await self._read(archive, known, index * BLOCK, block_length(known.size, index))
+
     async def _read(self, archive: Archive, known: KnownIndex, offset: int, length: int) -> bytes:
         """Return bytes of the index file, fetched where the origin offers it.
 
@@ -175,7 +181,7 @@ class Indexes:
             raise IndexLost(f"{archive.ref.key}: its seek index can't be had: {exc}") from exc
 
     async def _label(self, archive: Archive, known: KnownIndex) -> None:
-        await label(self._store, known.content, "", f"seek index of {archive.ref.key}")
+        await label(self._store, known.content, "", f"{INDEX_LABEL}{archive.ref.key}")
 
     async def _content(self, known: KnownIndex) -> Content | UncachedContent:
         try:

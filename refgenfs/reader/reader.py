@@ -282,6 +282,16 @@ class Reader:
             self._on_stale(file.facts)
             raise
 
+    async def restore(self, file: OpenFile, run: Run) -> bool:
+        """Have what is missing of a run fetched, and wait for it; False: the cache has not kept all of it.
+
+        Raises as `read` does.
+        """
+        if file.content is None:
+            return True
+        await self._await_blocks(file, file.content, run, {}, None)
+        return file.content.missing(run) < 0
+
     async def fill(self, facts: FileFacts, content: AnyContent) -> None:
         """Make a content that comes by byte ranges resident, all of it.
 

@@ -270,22 +270,3 @@ def test_a_damaged_ledger(tmp_path: Path, remotes: bool) -> None:
             assert "Traceback" not in m.log_text()
         stats = site.origin.stats()
         assert all(stats.matching(site.bytes_glob(asset)).bytes == 0 for asset in "ab"), "what was recorded is lost"
-
-
-@ROUTES
-def test_verify_finds_a_flipped_bit(tmp_path: Path, remotes: bool) -> None:
-    """It says which file and where, drops the block, and the next read fetches it anew."""
-    with make_site(tmp_path, ["a", "b"], remotes=remotes) as site, site.mount() as m:
-        site.read_right("a", "b")
-        _flip(_content_of(m.cache, site, "a"), 5 * BLOCK + 77)
-        done = m.refgenfs("cache", "verify", check=False)
-        text = done.stdout + done.stderr
-        assert "a.big" in text, text
-        assert str(_content_of(m.cache, site, "a", at=BLOCK)) in text.replace("\n", ""), text
-        assert str(5 * BLOCK) in text.replace(",", "").replace("_", ""), text
-        _fresh_reads(site, "a", "b")
-        assert m.call("cache_verify")["damaged"] == []
-        assert m.refgenfs("cache", "verify").returncode == 0
-        m.stop()
-    with make_site(tmp_path, world=site.world, remotes=remotes) as site, site.mount():
-        site.read_right("a", "b")

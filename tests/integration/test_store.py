@@ -115,7 +115,7 @@ async def test_blocks_are_read_back_and_survive_a_restart(tmp_path: Path) -> Non
         assert store.clear() == BLOCK
         assert store.summary() == []
         await store.flush()
-        assert list(store.ledger.keys()) == ["store/state"]
+        assert list(store.ledger.keys()) == ["store/pins", "store/state"]
 
 
 async def test_a_block_is_resident_only_when_it_was_written_whole(tmp_path: Path) -> None:
@@ -807,3 +807,23 @@ async def test_a_scratch_folder_that_is_a_link_is_refused_and_nothing_behind_it_
         async with open_store(cache, LIMITS, owner="test"):
             pass
     assert (elsewhere / "precious").exists()
+
+
+async def test_a_note_outlives_an_eviction_just_before_it(tmp_path: Path) -> None:
+    """What says which version the bytes are of must not go with the bytes that were there before."""
+    size = 4 * BLOCK
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        content = await store.content(name_of(0), size)
+        await trio.to_thread.run_sync(store.set_note, content.id, "first")
+        assert fill(content, range(4))
+        await store.flush()
+        store.evict(content.id)
+        content = await store.content(name_of(0), size)
+        await trio.to_thread.run_sync(store.set_note, content.id, "second")
+        await store.flush()
+        assert fill(content, range(4))
+        await store.flush()
+        assert store.note(content.id) == "second"
+        store.evict(content.id)
+        await store.flush()
+        assert store.note(content.id) is None

@@ -349,14 +349,31 @@ def test_status_tells_of_health_cache_and_traffic(start: Start, capsys: pytest.C
         assert wanted in text
 
 
-def test_damage_that_verify_finds_is_a_failure(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
-    block = {"key": "hg38/fasta:default", "name": "hg38.fa", "offset": 131072, "block": 1}
-    damaged = [{**block, "path": "/cache/contents/0f"}]
-    start(cache_verify=lambda args: ok({"checked": 9, "damaged": damaged}))
+def test_damage_that_can_not_be_healed_is_a_failure(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    block = {
+        "key": "hg38/fasta:default",
+        "name": "hg38.fa",
+        "offset": 131072,
+        "block": 1,
+        "path": "/cache/contents/0f",
+    }
+    healed, lost = {**block, "healed": True, "error": None}, {**block, "healed": False, "error": "nobody answers"}
+    start(cache_verify=lambda args: ok({"checked": 9, "damaged": [healed, lost], "healed": 1}))
     assert run(["cache", "verify"]) == 1
     captured = capsys.readouterr()
-    assert "hg38/fasta:default hg38.fa: byte 131072, block 1 of /cache/contents/0f" in captured.out
-    assert "refgenfs: 1 blocks were damaged" in captured.err
+    assert "9 blocks checked, 2 damaged, 1 healed" in captured.out
+    assert "hg38/fasta:default hg38.fa: byte 131072, block 1 of /cache/contents/0f: healed\n" in captured.out
+    assert "block 1 of /cache/contents/0f: not healed: nobody answers\n" in captured.out
+    assert "refgenfs: 1 of 2 damaged blocks could not be fetched again" in captured.err
+
+
+def test_damage_that_was_healed_is_told_and_no_failure(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    block = {"key": None, "name": "hg38.fa", "offset": 0, "block": 0, "path": "/c/0f", "healed": True, "error": None}
+    start(cache_verify=lambda args: ok({"checked": 9, "damaged": [block], "healed": 1}))
+    assert run(["cache", "verify"]) == 0
+    captured = capsys.readouterr()
+    assert "9 blocks checked, 1 damaged, 1 healed" in captured.out
+    assert "fetched again" in captured.err
 
 
 def test_clear_asks_first(start: Start, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

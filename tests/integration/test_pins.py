@@ -1,0 +1,164 @@
+"""Pins by the keys that people named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from refgenfs.cache.ledger import JSONValue
+from refgenfs.cache.opening import open_store
+from refgenfs.cache.pinrows import KEPT_BY_KEY, UNKNOWN, Pin
+from refgenfs.cache.store import CacheLimits, Store
+from refgenfs.core.content import BLOCK
+from refgenfs.core.errors import CacheError
+from tests.integration.test_store import fill, name_of
+
+LIMITS = CacheLimits(64 << 20)
+SIZE = 4 * BLOCK
+FASTA, INDEX = "abc/fasta:default", "abc/bwa_index:default"
+
+
+def pin(store: Store, key: str, *numbers: int, digest: str = "one") -> None:
+    for number in numbers:
+        store.pins.hold(name_of(number), Pin(key, f"hg{key[2:]}", digest), f"file-{number}")
+
+
+def pinned(store: Store) -> list[int]:
+    """Return what is pinned, by all who say so."""
+    found = [number for number in range(8) if store.is_pinned(name_of(number))]
+    assert found == [number for number in range(8) if store._shelf.index.is_pinned(name_of(number))]
+    rows = {row.cid for row in store.summary() if row.pinned}
+    assert rows == {name_of(number) for number in found}
+    assert store.pinned == sum(store.resident_bytes(name_of(number)) for number in found)
+    return found
+
+
+async def fill_some(store: Store, count: int = 4) -> None:
+    for number in range(count):
+        assert fill(await store.content(name_of(number), SIZE), range(4))
+
+
+async def test_what_two_keys_need_stays_until_both_let_go(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        await fill_some(store)
+        pin(store, FASTA, 0)
+        pin(store, INDEX, 0, 1, 2)
+        assert store.pins.holders(name_of(0)) == ["hgc/bwa_index:default", "hgc/fasta:default"]
+        assert store.pins.release(FASTA) == [name_of(0)]
+        assert pinned(store) == [0, 1, 2]
+        assert store.evict(name_of(0)) == 0
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert pinned(store) == [0, 1, 2]
+        pin(store, FASTA, 0)
+        store.pins.release(INDEX)
+        assert pinned(store) == [0]
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert pinned(store) == [0]
+        assert store.pins.release("no/such:key") == []
+        store.pins.release(FASTA)
+        assert pinned(store) == []
+        assert store.clear() == 4 * SIZE
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert [*store.ledger.keys("pin/"), *store.ledger.keys("content/")] == []
+
+
+async def test_the_pins_of_a_cache_before_keys_are_taken_over(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        await fill_some(store)
+        for number in (0, 1, 2):
+            store.pin(name_of(number))
+        await store.content(name_of(7), SIZE)
+        store.pin(name_of(7))  # nothing of it is resident
+        await store.flush()
+
+        def forget_keys() -> None:  # only the contents' own rows say it
+            for key in (KEPT_BY_KEY, f"pin/{UNKNOWN}"):
+                store.ledger.delete(key)
+
+        await trio.to_thread.run_sync(forget_keys)
+    for _ in range(2):
+        async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+            assert pinned(store) == [0, 1, 2, 7]
+            assert store.pins.holders(name_of(0)) == [""]
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        pin(store, FASTA, 0)  # it is known now who wants it
+        store.pins.release(FASTA)
+        assert pinned(store) == [1, 2, 7]
+        assert store.pins.release_unknown([name_of(1), name_of(3)]) == [name_of(1)]
+        assert pinned(store) == [2, 7]
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert pinned(store) == [2, 7]
+
+
+async def test_what_a_contents_own_row_says_counts_no_more(tmp_path: Path) -> None:
+    """A kill between the two rows of an unpin must not bring the pin back."""
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        await fill_some(store)
+        pin(store, FASTA, 0)
+        await store.flush()
+        await trio.to_thread.run_sync(store.ledger.delete, f"pin/{FASTA}")
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert pinned(store) == []
+
+
+async def test_a_rebuilt_asset_is_followed_when_it_is_opened(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        await fill_some(store, 8)
+        pin(store, INDEX, 0, 1)
+        pin(store, "abc/bwa_index.fa:default", 0)
+        pin(store, FASTA, 2)
+        store.pins.follow(INDEX, "one", "file-0", name_of(0))
+        assert pinned(store) == [0, 1, 2]
+        store.pins.follow(INDEX, "two", "file-1", name_of(4))
+        assert pinned(store) == [0, 2, 4], "the file's own pin is of what it holds until that is opened"
+        store.pins.follow(INDEX, "two", "file-0", name_of(5))
+        assert pinned(store) == [2, 4, 5]
+        store.pins.follow(INDEX, "two", "file-0", name_of(6))  # replaced in place
+        assert pinned(store) == [2, 4, 6]
+        store.pins.follow("abc/other:default", "two", "file-0", name_of(7))
+        assert pinned(store) == [2, 4, 6]
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert pinned(store) == [2, 4, 6]
+
+
+async def test_a_pin_that_was_named_again_holds_what_it_is_now(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        await fill_some(store)
+        pin(store, FASTA, 0, 1)
+        pin(store, FASTA, 2, digest="two")
+        store.pins.retain(FASTA, ["file-2"])
+        assert pinned(store) == [2]
+        with pytest.raises(CacheError, match="not in the cache"):
+            pin(store, FASTA, 6)
+        assert pinned(store) == [2]
+
+
+async def test_a_pinned_content_that_lost_its_row_is_pinned_when_it_is_back(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        await fill_some(store)
+        pin(store, FASTA, 0)
+    (tmp_path / "contents" / name_of(0)).unlink()
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert store.is_pinned(name_of(0))
+        assert fill(await store.content(name_of(0), SIZE), range(4))
+        assert pinned(store) == [0]
+        assert store.evict(name_of(0)) == 0
+
+
+async def test_damaged_rows_of_pins_are_passed_over(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        await fill_some(store)
+        pin(store, FASTA, 0)
+        rows: dict[str, JSONValue] = {
+            "pin/a": 1,
+            "pin/b": {"files": [1]},
+            "pin/c": {"files": {"x": 1}},
+            "pin/": {"files": None},
+        }
+        await store.flush()
+        for key, value in rows.items():
+            await trio.to_thread.run_sync(store.ledger.set, key, value)
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert pinned(store) == [0]
