@@ -74,6 +74,7 @@ class Archive:
     news: trio.Event = field(default_factory=trio.Event)  # replaced at each change: a header went by, a stream ended
     index: KnownIndex | None = None  # where it can be entered
     asking: trio.Event | None = None  # set when the origin has said whether it offers an index
+    index_progress: int = 0  # changes with the bytes of its index that come in
     ask_after: float = 0.0  # Unix seconds: before, it need not be asked
     ranges: bool = True  # as far as is known, the origin answers requests for ranges
     indexing: trio.Lock = field(default_factory=trio.Lock)  # held while the index is parsed
@@ -91,6 +92,10 @@ class Archive:
     def forget_error(self) -> None:
         """Let a new attempt speak for itself."""
         self.error = None
+
+    def index_came(self, nbytes: int) -> None:
+        """Note that bytes of its index came in."""
+        self.index_progress += nbytes
 
     def announce(self) -> None:
         """Wake all who wait for a header or for the end of a stream."""

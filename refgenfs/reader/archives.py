@@ -43,8 +43,9 @@ from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.indexes import Indexes, IndexLost, index_key
 from refgenfs.reader.judge import Judge, Recheck
 from refgenfs.reader.member_table import Canonical, MemberTable, canonical_names, table_key
+from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.spanbatch import SpanBatch, Wanted
-from refgenfs.reader.spans import SpanReader
+from refgenfs.reader.spans import KEPT, SpanReader
 from refgenfs.reader.spill import Spill
 from refgenfs.reader.stream import ArchiveStream, IdleStreams
 
@@ -78,8 +79,7 @@ class ArchiveSettings:
     patience: without a byte coming in, before who waits gets an error.
     linger: a stream that nobody waits for is held this long before it is given up;
     idle: so many of these at a time, since each holds one of the host's connections.
-    streams: so many at a time in all, for the memory they take and the connections they hold.
-    memory: bytes that spans in flight may take, packed and unpacked.
+    kept: bytes of blocks that came by spans, and are kept in memory for a while: see `spans.KEPT`.
     spacing: unpacked bytes of a span in the indexes that are made here; 0: as fits the archive.
     indexes: whether any are made.
     """
@@ -87,8 +87,7 @@ class ArchiveSettings:
     patience: float = 60.0
     linger: float = 30.0
     idle: int = 2
-    streams: int = 4
-    memory: int = 32 << 20
+    kept: int = KEPT
     spacing: int = 0
     indexes: bool = True
 
@@ -101,6 +100,7 @@ class Archives:
         store: Store,
         http: Http,
         board: FlightBoard,
+        flights: RangeFlights,
         recheck: Recheck,
         on_damage: Callable[[list[ContentId]], None],
         settings: ArchiveSettings,
@@ -117,9 +117,12 @@ class Archives:
         self._live: WeakValueDictionary[tuple[str, str], Archive] = WeakValueDictionary()  # some reader's, too
         self._idle = IdleStreams(settings.idle)
         self._opening: dict[tuple[str, str], trio.Event] = {}
-        self._indexes = Indexes(store, http, board, nursery, patience=settings.patience, wall=wall)
-        self._judge = Judge(store, http, self._indexes, recheck, settings.streams)
-        self._spans = SpanReader(store, http, board, self._indexes, self._stream_instead, settings.memory, nursery)
+        self._budget = flights.budget
+        self._indexes = Indexes(store, http, board, flights, nursery, patience=settings.patience, wall=wall)
+        self._judge = Judge(store, http, self._indexes, recheck, flights.budget)
+        self._spans = SpanReader(
+            store, http, board, self._indexes, self._stream_instead, flights.budget, settings.kept, nursery
+        )
 
     # -- tables -------------------------------------------------------------------------------------------
 
@@ -368,7 +371,9 @@ class Archives:
         spill = None
         if self._settings.indexes and archive.index is None and not any(one.spill for one in archive.streams):
             spill = Spill(self._store, self._settings.spacing or spacing_for(archive.ref.archive_size))
-        stream = ArchiveStream(archive, self._store, self._board, self._settings.linger, self._idle, spill)
+        stream = ArchiveStream(
+            archive, self._store, self._board, self._settings.linger, self._idle, self._budget.moved, spill
+        )
         archive.streams.append(stream)
         self._nursery.start_soon(self._judge.fly, archive, stream)
         return stream

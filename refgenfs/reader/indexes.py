@@ -31,9 +31,8 @@ from refgenfs.reader.assembling import assemble
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import label
 from refgenfs.reader.member_table import renamed
-from refgenfs.reader.ranges import RangeRun, Traffic, split_runs
+from refgenfs.reader.ranges import RangeFlights, memory_of, split_runs
 from refgenfs.reader.uncached import UncachedContent
-from refgenfs.reader.writes import Writes
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +44,7 @@ ASK_AFTER_FAILURE = 60.0  # seconds until an origin that did not answer is asked
 LARGEST_HEAD = 16 << 20  # bytes of an offered index that are fetched before one block of its archive is
 HEAD_ROOM = 256 * 1024  # bytes of an index file that are not windows, and
 MEMBER_ROOM = 512  # for each member
+PARSING = 4  # times the bytes of an index's tables are taken while they are parsed: they are packed
 ROUNDS = 4  # how often a read of an index starts over because blocks of it went meanwhile
 
 
@@ -60,6 +60,7 @@ class Indexes:
         store: Store,
         http: Http,
         board: FlightBoard,
+        flights: RangeFlights,
         nursery: trio.Nursery,
         *,
         patience: float,
@@ -68,12 +69,11 @@ class Indexes:
         self._store = store
         self._http = http
         self._board = board
+        self._flights = flights
         self._nursery = nursery
         self._patience = patience
         self._wall = wall
         self._maps: OrderedDict[ContentId, MemberMap] = OrderedDict()
-        self._writes = Writes()
-        self._traffic = Traffic()
 
     # -- what is known --------------------------------------------------------------------------------------
 
@@ -127,9 +127,17 @@ class Indexes:
         size = head_size(first)
         if size > min(known.size, LARGEST_HEAD):
             raise IntegrityError(f"the seek index has tables of {size} bytes")
-        head = first if size <= len(first) else await self._read(archive, known, 0, size)
+        claim = self._flights.budget.claim(reading_memory(size) + PARSING * size)
+        try:
+            await claim.wait(lambda: archive.index_came(1))
+            head = first if size <= len(first) else await self._read(archive, known, 0, size)
+            return await self._parse_head(archive, known, head[:size])
+        finally:
+            claim.release()
+
+    async def _parse_head(self, archive: Archive, known: KnownIndex, head: bytes) -> MemberMap:
         canonical = archive.canonical
-        found = await trio.to_thread.run_sync(lambda: MemberMap(SeekIndex.parse(head[:size]), canonical))
+        found = await trio.to_thread.run_sync(lambda: MemberMap(SeekIndex.parse(head), canonical))
         if found.index.archive_digest != known.archive or found.index.size != known.size:
             raise IntegrityError("the seek index is that of another archive")
         return found
@@ -195,22 +203,13 @@ class Indexes:
         extent = ByteRange(known.urls, known.validator)
         for part in split_runs(absent):
             room = content.reserve(part)
-            flight = RangeRun(
-                content, extent, part, room, self._board, self._writes, self._traffic, archive.ref.source
-            )
-            self._board.launch(content.id, range(part.first, part.stop), flight)
-            self._nursery.start_soon(self._fly, flight)
+            # who reads pays for the memory: it may hold some, and must not wait for more
+            self._flights.start(content, extent, part, room, archive.ref.source, None, archive.index_came)
         found = {index: self._board.find(content.id, index) for index in missing}
         arrivals = {index: arrival for index, arrival in found.items() if arrival is not None}
         for arrival in arrivals.values():
             arrival.hold()
         return arrivals
-
-    async def _fly(self, flight: RangeRun) -> None:
-        try:
-            await flight.fly(self._http)
-        finally:
-            flight.abandon()
 
     # -- offered by the origin ------------------------------------------------------------------------------
 
@@ -360,6 +359,11 @@ class Indexes:
                     content.commit(index, crc, reservation)
         self._store.keep(content)
         return content.missing(run) < 0
+
+
+def reading_memory(length: int) -> int:
+    """Return what reading `length` bytes of an index takes at the most: a request, its blocks, and all as one."""
+    return memory_of(length) + 2 * length
 
 
 def index_key(ref: ArchiveRef) -> str:

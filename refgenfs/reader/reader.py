@@ -26,13 +26,13 @@ from refgenfs.core.content import (
 )
 from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, StaleContent
 from refgenfs.core.readahead import Window
-from refgenfs.fetch.http import Http
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.assembling import assemble
 from refgenfs.reader.disk import Disk
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import Versions
 from refgenfs.reader.rangeruns import RangeRuns, ReadCounts, missing_blocks
+from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.stream import Archive
 from refgenfs.reader.uncached import AnyContent, UncachedContent
 
@@ -78,13 +78,12 @@ class Reader:
     def __init__(
         self,
         store: Store,
-        http: Http,
         board: FlightBoard,
+        flights: RangeFlights,
         archives: Archives,
         on_stale: Callable[[FileFacts], None],
         *,
         patience: float,
-        memory: int,
         nursery: trio.Nursery,
     ) -> None:
         self.counts = ReadCounts()
@@ -92,7 +91,7 @@ class Reader:
         self._versions = Versions(store)
         self._board = board
         self._archives = archives
-        self._ranges = RangeRuns(store, http, board, self.counts, patience=patience, memory=memory, nursery=nursery)
+        self._ranges = RangeRuns(store, board, flights, self.counts, patience=patience)
         self._on_stale = on_stale
         self._patience = patience
         self._nursery = nursery

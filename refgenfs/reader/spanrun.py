@@ -18,8 +18,9 @@ from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part, RangesIgnored
 from refgenfs.fetch.spans import inflate_span
 from refgenfs.reader.archive import NO_VALIDATOR
+from refgenfs.reader.budget import Claim
 from refgenfs.reader.flights import FlightBoard
-from refgenfs.reader.indexes import Indexes, IndexLost
+from refgenfs.reader.indexes import Indexes, IndexLost, reading_memory
 from refgenfs.reader.spanbatch import Slot, SpanBatch
 from refgenfs.reader.trust import drop_all
 
@@ -54,9 +55,8 @@ class SpanRun:
         spans: range,
     ) -> None:
         self.spans = spans
-        self.cost = packed_size(found.index, spans) + len(spans) * WINDOW + UNPACKED  # bytes of memory
         self.urgent = False  # somebody waits for it
-        self.paid = False  # its memory is taken
+        self.claim: Claim | None = None  # of its memory
         self._http = http
         self._board = board
         self._indexes = indexes
@@ -65,6 +65,9 @@ class SpanRun:
         self.found = found
         self.ended = trio.Event()
         self._rows = [found.index.span(number) for number in spans]
+        windows = self._rows[-1].window_stop - self._rows[0].window_start
+        # bytes of memory; those of the requests for windows too
+        self.cost = packed_size(found.index, spans) + reading_memory(windows) + len(spans) * WINDOW + UNPACKED
         self._slots: list[Slot] = []  # in the order of the tar
         self._first = 0  # of those that may still get bytes
         self._came: dict[Slot, int] = {}  # bytes, of blocks that are not whole yet

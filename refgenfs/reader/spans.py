@@ -22,18 +22,25 @@ from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, 
 from refgenfs.core.spanplan import MemberMap, Place, plan_runs
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archive import Archive
+from refgenfs.reader.budget import BEAT, Budget
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.indexes import Indexes, IndexLost
 from refgenfs.reader.labels import label
-from refgenfs.reader.spanbatch import BEAT, Memory, Slot, SpanBatch, Wanted
+from refgenfs.reader.spanbatch import Slot, SpanBatch, Wanted
 from refgenfs.reader.spanrun import SpanRun, SpansUseless, land_whole
 
 log = logging.getLogger(__name__)
 
 ROUNDS = 8  # how often what is asked for is fetched anew because it went meanwhile
-# Blocks kept in memory: those that there is no room for in the cache, for who reads on in order,
-SPARE = 8 * 1024 * 1024 // BLOCK
-SEAMS = 4 * 1024 * 1024 // BLOCK  # and those of which only a part has come.
+# Blocks kept in memory when their flights have ended: those that there is no room for in the cache, for who reads on
+# in order, and half as many of which only a part has come.
+KEPT = 12 * 1024 * 1024  # bytes at the most, or
+KEPT_SHARE = 3, 16  # of all memory that the configuration has for what is on its way
+
+
+def kept_memory(memory: int) -> int:
+    """Return how many of `memory` bytes are for blocks that are kept in memory when their flights have ended."""
+    return min(KEPT, memory * KEPT_SHARE[0] // KEPT_SHARE[1])
 
 
 class SpanReader:
@@ -46,7 +53,8 @@ class SpanReader:
         board: FlightBoard,
         indexes: Indexes,
         stream: Callable[[SpanBatch, list[Wanted]], None],
-        memory: int,
+        budget: Budget,
+        kept: int,
         nursery: trio.Nursery,
     ) -> None:
         self._store = store
@@ -54,7 +62,9 @@ class SpanReader:
         self._board = board
         self._indexes = indexes
         self._stream = stream
-        self._memory = Memory(memory)
+        self._budget = budget
+        self._seams_kept = kept // BLOCK // 3  # blocks
+        self._spare_kept = kept // BLOCK - self._seams_kept
         self._nursery = nursery
         self._open: dict[int, SpanBatch] = {}  # that more may be added to, by the archive's id
         self._flying: dict[tuple[bytes, int], SpanRun] = {}  # by the index's identity and the span
@@ -78,7 +88,7 @@ class SpanReader:
         arrival = self._spare[slot.cid, slot.place.index] = Arrival(batch)
         arrival.hold()  # by this table itself
         arrival.land(memoryview(bytes(data)))  # a copy: the view would keep a whole inflated piece
-        if len(self._spare) > SPARE:
+        if len(self._spare) > self._spare_kept:
             self._spare.popitem(last=False)[1].release()
 
     def prefetch(self, archive: Archive, name: str, indices: Iterable[int]) -> None:
@@ -88,7 +98,9 @@ class SpanReader:
     def _batch(self, archive: Archive) -> SpanBatch:
         batch = self._open.get(id(archive))
         if batch is None or batch.generation != archive.generation:
-            batch = self._open[id(archive)] = SpanBatch(archive, self._store.stamp, self._keep_spare)
+            batch = self._open[id(archive)] = SpanBatch(
+                archive, self._store.stamp, self._keep_spare, self._budget.moved
+            )
             self._nursery.start_soon(self._fly, batch)
         return batch
 
@@ -176,7 +188,7 @@ class SpanReader:
             with trio.move_on_after(BEAT):
                 await other.ended.wait()
             if other.ended.is_set() or other.batch.progress != before:
-                batch.moved(1)
+                batch.beat()
 
     def _plan(self, batch: SpanBatch, found: MemberMap) -> list[SpanRun]:
         """Return the runs that bring what is asked for, and what is not as far as there is memory; note them."""
@@ -196,8 +208,8 @@ class SpanReader:
         for spans in plan_runs(found.index, needed | beyond):
             run = SpanRun(self._http, self._board, self._indexes, self._store, batch, found, spans)
             run.urgent = not needed.isdisjoint(spans)
-            run.paid = not run.urgent and self._memory.take(run.cost)
-            if run.urgent or run.paid:
+            run.claim = None if run.urgent else self._budget.take(run.cost)
+            if run.urgent or run.claim is not None:
                 runs.append(run)
                 self._flying.update({(index, at): run for at in spans})
         return runs
@@ -206,10 +218,10 @@ class SpanReader:
         failed: list[RefgenfsError] = []
 
         async def fly(run: SpanRun) -> None:
-            if not run.paid:
-                await self._memory.acquire(run.cost, lambda: batch.moved(1))
-                run.paid = True
             try:
+                if run.claim is None:
+                    run.claim = self._budget.claim(run.cost)
+                await run.claim.wait(batch.beat)
                 if not any(isinstance(exc, SpansUseless) for exc in failed):  # else a stream brings it
                     await run.fly()
             except RefgenfsError as exc:
@@ -225,9 +237,8 @@ class SpanReader:
 
     def _settle(self, run: SpanRun) -> None:
         """Give back the memory that a run took, and let others have what came of blocks at its edges; idempotent."""
-        if run.paid:
-            run.paid = False
-            self._memory.release(run.cost)
+        if run.claim is not None:
+            run.claim.release()
         index = run.found.index.identity
         for at in run.spans:
             if self._flying.get((index, at)) is run:
@@ -250,7 +261,7 @@ class SpanReader:
             if other is not None:
                 slot.merge(other)
             self._seams[key] = slot
-            if len(self._seams) > SEAMS:
+            if len(self._seams) > self._seams_kept:
                 self._seams.popitem(last=False)
 
     def _lacks(self, batch: SpanBatch, found: MemberMap, wanted: Wanted) -> set[int]:
@@ -321,7 +332,7 @@ class SpanReader:
         older_than = None if asked or wanted in batch.beyond else batch.born
         slot.content = content
         slot.reservation = content.reserve(block, older_than=older_than) if content is not None else None
-        if slot.reservation is None and not asked and batch.spare >= SPARE // 2:
+        if slot.reservation is None and not asked and batch.spare >= self._spare_kept // 2:
             del batch.slots[wanted]  # without room, and nobody waits
             return
         if slot.reservation is None:

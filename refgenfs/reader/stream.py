@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -88,9 +88,11 @@ class ArchiveStream:
         board: FlightBoard,
         linger: float,
         idle: IdleStreams,
+        came: Callable[[int], None],
         spill: Spill | None = None,
     ) -> None:
         self.archive = archive
+        self._came = came  # told how many bytes came
         self.spill = spill  # where the archive's index is made meanwhile
         self.tail: OrderedDict[tuple[str, int], Arrival] = OrderedDict()
         self._idle = idle
@@ -147,6 +149,10 @@ class ArchiveStream:
     def wake(self) -> None:
         """Look again whether somebody waits."""
         self._wake.set()
+
+    def beat(self) -> None:
+        """Give a sign of life: who waits for a turn of this stream need not give up."""
+        self.progress += 1
 
     def give_up(self) -> None:
         """End if nobody waits: the connection is needed elsewhere."""
@@ -264,6 +270,7 @@ class ArchiveStream:
             self.spill.look_after(self._born)
         for arrival in arrivals:
             self.progress += len(arrival.data)
+            self._came(len(arrival.data))
             if self.rehearsal:
                 continue
             name = self.archive.canonical(arrival.name)

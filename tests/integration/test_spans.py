@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,9 @@ from refgenfs.core.errors import (
 from refgenfs.core.seekindex import SeekIndex
 from refgenfs.fetch.answers import OriginUnusable
 from refgenfs.reader.archive import Archive
+from refgenfs.reader.budget import Claim
 from tests.support.scripted import (
+    MIB,
     SOURCE,
     Packed,
     Rig,
@@ -619,6 +621,65 @@ async def test_an_archive_of_unknown_digest_has_no_index_asked_for(tmp_path: Pat
         archive = await rig.open_archive(ref)
         await rig.archives.members(archive)
         assert rig.http.asked == []
+        await rig.settled(archive)
+
+
+# ---- one budget of memory
+
+
+async def test_ranges_spans_and_a_stream_share_a_budget_and_nobody_starves(tmp_path: Path) -> None:
+    """Each kind is read to its end while the others are read without a pause, and no more is held than there is."""
+    async with open_rig(tmp_path, spacing=SPACING, memory=4 * MIB, patience=30.0) as rig:
+        _, archive = await have_index(rig)
+        plain, facts = rig.serve_file("plain", 160 * BLOCK)
+        _, other = rig.serve_archive(OTHER, name="other")
+        held, claim = [0], rig.budget._claim
+
+        def noted(nbytes: int) -> Claim:
+            made = claim(nbytes)
+            held.append(rig.budget.held)
+            return made
+
+        rig.budget._claim = noted  # type: ignore[method-assign]
+        done: set[str] = set()
+
+        async def read(kind: str, rounds: int, once: Callable[[int], Awaitable[None]]) -> None:
+            turn = 0
+            while turn < rounds or len(done) < 3:
+                await once(turn)
+                turn += 1
+                if turn == rounds:
+                    done.add(kind)
+
+        async def by_ranges(turn: int) -> None:
+            at = turn * 17 % 140 * BLOCK
+            assert await rig.read_once(facts, at, 16 * BLOCK) == plain.body[at : at + 16 * BLOCK]
+            rig.store.evict(facts.content)
+
+        async def by_spans(turn: int) -> None:
+            at = turn * 7 % 20 * BLOCK
+            file = await rig.open_member(archive, "b.bwt")
+            assert await rig.read(file, at, BLOCK) == PACKED.data["b.bwt"][at : at + BLOCK]
+            rig.store.evict(archive.content_id("b.bwt"))
+
+        async def by_stream(turn: int) -> None:
+            streamed = await rig.open_archive(other)
+            file = await rig.open_member(streamed, "c.sa")
+            assert await rig.read(file, 0, 6 * BLOCK) == OTHER.data["c.sa"][: 6 * BLOCK]
+            await rig.settled_streams(streamed)
+            if streamed.index is not None:
+                await rig.archives._indexes.forget(streamed, "the test says so")
+            rig.store.evict(streamed.content_id("c.sa"))
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(read, "ranges", 12, by_ranges)
+                    nursery.start_soon(read, "spans", 12, by_spans)
+                nursery.start_soon(read, "stream", 3, by_stream)
+        assert max(held) <= rig.budget.size
+        assert max(held) > rig.budget.size // 2
+        assert rig.http.streams >= 3
         await rig.settled(archive)
 
 
