@@ -19,7 +19,7 @@ import trio
 from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, ArchiveRef, ByteRange, ContentId, Run, block_count, content_id
-from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError
+from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError, without_frames
 from refgenfs.core.seekindex import SeekIndex, Span, file_size, head_size, unpack_window
 from refgenfs.core.spanplan import MemberMap
 from refgenfs.core.tar import Member
@@ -49,7 +49,7 @@ ROUNDS = 4  # how often a read of an index starts over because blocks of it went
 
 
 class IndexLost(RefgenfsError):
-    """What was kept of an index is not whole any more, and the origin offers none, or another one."""
+    """What was kept of an index is not whole any more, and the origin does not send it: there is none, or another."""
 
 
 class Indexes:
@@ -107,7 +107,7 @@ class Indexes:
     async def map(self, archive: Archive) -> MemberMap:
         """Return where the archive's members are; from memory, or the cache, or the origin that offers it.
 
-        Raises IndexLost, IntegrityError, and what the origin answers.
+        Raises IndexLost, IntegrityError and CacheError.
         """
         async with archive.indexing:
             known = archive.index
@@ -149,10 +149,7 @@ class Indexes:
         return [unpack_window(data[span.window_start - start : span.window_stop - start]) for span in spans]
 
     async def _read(self, archive: Archive, known: KnownIndex, offset: int, length: int) -> bytes:
-        """Return bytes of the index file, fetched where the origin offers it.
-
-        Raises IndexLost, and what else the origin answers.
-        """
+        """Return bytes of the index file, fetched where the origin offers it. Raises IndexLost."""
         if not length:
             return b""
         content = await self._content(known)
@@ -173,14 +170,12 @@ class Indexes:
         raise IndexLost(f"{archive.ref.key}: the cache forgets its seek index quicker than it is read")
 
     async def _arrive(self, archive: Archive, arrivals: dict[int, Arrival]) -> None:
-        """Wait for blocks. Raises IndexLost where asking again won't help: it is gone, or another one by now."""
+        """Wait for blocks. Raises IndexLost: a stream may bring what the index was wanted for."""
         try:
             for arrival in arrivals.values():
                 await arrival.wait(self._patience, f"the seek index of {archive.ref.key}")
         except RefgenfsError as exc:
-            if exc.transient:
-                raise
-            raise IndexLost(f"{archive.ref.key}: its seek index can't be had: {exc}") from exc
+            raise IndexLost(f"{archive.ref.key}: its seek index can't be had: {exc}") from without_frames(exc)
 
     async def _label(self, archive: Archive, known: KnownIndex) -> None:
         await label(self._store, known.content, "", f"seek index of {archive.ref.key}")

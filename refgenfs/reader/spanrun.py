@@ -74,9 +74,9 @@ class SpanRun:
 
     def has_room(self) -> bool:
         """Say whether anything of it can be stored."""
-        return any(slot.reservation is not None for slot in self._overlapping())
+        return any(slot.reservation is not None for slot in self.overlapping())
 
-    def _overlapping(self) -> list[Slot]:
+    def overlapping(self) -> list[Slot]:
         """Return the slots of blocks of which these spans have at least a part."""
         low, high = self._rows[0].out_start, self._rows[-1].out_stop
         slots = self.batch.slots.values()
@@ -94,7 +94,8 @@ class SpanRun:
     async def fly(self) -> None:
         """Bring the blocks. Raises SpansUseless when a stream should, and what the origin answers."""
         windows: list[bytes] = []
-        failed: list[RefgenfsError] = []
+        lost: list[RefgenfsError] = []
+        failed: RefgenfsError | None = None
 
         async def read_windows() -> None:
             known = self.batch.known
@@ -102,7 +103,7 @@ class SpanRun:
             try:
                 windows.extend(await self._indexes.windows(self.batch.archive, known, self._rows))
             except RefgenfsError as exc:
-                failed.append(exc)
+                lost.append(exc)
 
         part: Part | None = None
         async with trio.open_nursery() as nursery:  # both at once: where the origin offers the index, a round trip
@@ -110,9 +111,9 @@ class SpanRun:
             try:
                 part = await self._fetch()
             except RefgenfsError as exc:
-                failed.append(exc)
-        if failed or part is None:
-            raise await self._explained(failed[0])
+                failed = exc  # this first: a stream would fail alike, while an index that can't be had costs one
+        if part is None or lost:
+            raise await self._explained(failed or lost[0])
         try:
             await self._bring(windows, part)
         except IntegrityError:  # once more: bytes may have been hurt on their way
@@ -131,7 +132,7 @@ class SpanRun:
 
     async def _bring(self, windows: list[bytes], part: Part) -> None:
         low, high = self._rows[0].out_start, self._rows[-1].out_stop
-        self._slots = sorted(self._overlapping(), key=lambda slot: slot.place.start)
+        self._slots = sorted(self.overlapping(), key=lambda slot: slot.place.start)
         for slot in self._slots:
             if slot.place.start < low or slot.place.stop > high:
                 slot.begin()  # here: another run's thread has a part of it too
@@ -163,7 +164,7 @@ class SpanRun:
         except StaleContent as exc:
             raise await self._refused(exc) from exc
         if not judged and not await self._tie(part.validator):
-            for slot in self._overlapping():
+            for slot in self.overlapping():
                 slot.give_room_back()
         return part
 
@@ -263,9 +264,13 @@ def land_whole(batch: SpanBatch, board: FlightBoard, slot: Slot) -> None:
 
 
 def _land(batch: SpanBatch, board: FlightBoard, blocks: _Landed) -> None:
-    """Make blocks resident, and wake who waits for them. Raises StaleContent when they were taken back."""
+    """Make blocks resident, and wake who waits for them. Raises SpansUseless when they were taken back.
+
+    Who waits for them and has read nothing of what went reads what a stream brings; who has, learns it from its
+    archive's generation.
+    """
     if batch.generation != batch.archive.generation:
-        raise StaleContent(f"{batch.archive.ref.key}: what came of it was taken back")
+        raise SpansUseless(f"{batch.archive.ref.key}: what came of it was taken back")
     for number, (slot, data) in enumerate(zip(blocks.slots, blocks.data, strict=True)):
         batch.moved(len(data))
         if blocks.crcs is None:

@@ -111,10 +111,11 @@ class SpanReader:
             del self._open[id(archive)]
         error: RefgenfsError = OriginUnavailable(f"a fetch of {archive.ref.key} was given up")
         try:
-            await self._bring(batch)
-        except SpansUseless as exc:
-            log.debug("%s", without_frames(exc))
-            self._stream(batch, self._awaited(batch))
+            try:
+                await self._bring(batch)
+            except SpansUseless as exc:
+                log.debug("%s", without_frames(exc))
+                self._stream(batch, self._awaited(batch))
         except RefgenfsError as exc:
             error = without_frames(exc)
         except Exception as exc:
@@ -151,8 +152,8 @@ class SpanReader:
             try:
                 await self._prepare(batch, found, {number for run in runs for number in run.spans})
                 for run in runs:
-                    if not run.urgent and not run.has_room():
-                        self._settle(run)  # what would only be read ahead waits for better times
+                    if not run.urgent and not run.has_room() and not self._is_awaited(run):
+                        self._withdraw(run)  # what would only be read ahead waits for better times
                 await self._fly_all(batch, [run for run in runs if not run.ended.is_set()])
             finally:
                 for run in runs:
@@ -234,6 +235,23 @@ class SpanReader:
                 nursery.start_soon(fly, run)
         if failed:
             raise next((exc for exc in failed if isinstance(exc, SpansUseless)), failed[0])
+
+    def _is_awaited(self, run: SpanRun) -> bool:
+        """Say whether somebody waits for a block that has flown to this run from another batch."""
+        arrivals = (self._board.find(slot.cid, slot.place.index) for slot in run.overlapping() if slot.flies)
+        return any(arrival is not None and arrival.held for arrival in arrivals)
+
+    def _withdraw(self, run: SpanRun) -> None:
+        """End the flights of a run that is not to fly; who asks for one of its blocks next has it launched."""
+        edges = run.edges()  # of which another run may bring its part
+        error = OriginUnavailable(f"{run.batch.archive.ref.key}: it is not read ahead now")
+        for slot in run.overlapping():
+            self._board.fail(slot.cid, (slot.place.index,), run.batch, error)
+            slot.give_up()
+            if slot not in edges:
+                del run.batch.slots[slot.place.name, slot.place.index]
+        run.ended.set()
+        self._settle(run)
 
     def _settle(self, run: SpanRun) -> None:
         """Give back the memory that a run took, and let others have what came of blocks at its edges; idempotent."""

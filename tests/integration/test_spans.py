@@ -33,12 +33,15 @@ from refgenfs.core.errors import (
     StaleContent,
 )
 from refgenfs.core.seekindex import SeekIndex
-from refgenfs.fetch.answers import OriginUnusable
+from refgenfs.core.spanplan import plan_runs
+from refgenfs.fetch.answers import OriginFailing, OriginUnusable
 from refgenfs.reader.archive import Archive
 from refgenfs.reader.budget import Claim
+from refgenfs.reader.trust import drop_all
 from tests.support.scripted import (
     MIB,
     SOURCE,
+    Entry,
     Packed,
     Rig,
     Served,
@@ -483,7 +486,7 @@ async def test_an_index_whose_windows_are_damaged_is_dropped(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("parsed", [True, False])
-@pytest.mark.parametrize("error", [StaleContent, OriginMissing, OriginDenied, OriginUnusable])
+@pytest.mark.parametrize("error", [StaleContent, OriginMissing, OriginDenied, OriginUnusable, OriginFailing])
 async def test_an_offered_index_that_is_replaced_or_gone_costs_a_stream(
     tmp_path: Path, error: type[RefgenfsError], parsed: bool
 ) -> None:
@@ -505,6 +508,116 @@ async def test_an_offered_index_that_is_replaced_or_gone_costs_a_stream(
         assert rig.stale == []
         assert archive.index is not None
         assert not archive.index.offered
+
+
+async def test_an_origin_that_is_away_with_its_index_is_an_error(tmp_path: Path) -> None:
+    """And what answers for the archive says so, in bounded time; nothing is believed of the index meanwhile."""
+    index, away = index_of(PACKED, tmp_path / "made"), OriginUnavailable("away")
+    async with open_rig(tmp_path / "cache", spacing=SPACING) as rig:
+        served, ref = offer(rig, index)
+        archive = await rig.open_archive(ref)
+        file = await rig.open_member(archive, "b.bwt")
+        served.fault = rig.http.objects[INDEX_URL].fault = away
+        assert archive.index is not None
+        rig.store.evict(archive.index.content)
+        assert await gather(partial(rig.read, file, 3 * BLOCK, 1)) == [away]
+        await rig.settled(archive)
+        assert rig.http.streams == 0
+        served.fault = rig.http.objects[INDEX_URL].fault = None
+        assert await assert_never_mixed(rig, archive, "b.bwt", [3]) == [True]
+        assert rig.http.streams == 0
+
+
+async def test_tables_that_come_slowly_are_no_silence(tmp_path: Path) -> None:
+    """As long as bytes of the index come in, who waits for the archive's waits."""
+    patience, names = 1.0, random.Random(1)
+    many = pack([entry("b.bwt", 3 * BLOCK), *(Entry(f"{names.getrandbits(256):x}") for _ in range(8000))])
+    index = index_of(many, tmp_path / "made")
+    assert SeekIndex.parse(index).head_size > 4 * BLOCK
+    async with open_rig(tmp_path / "cache", spacing=SPACING, size=256 * MIB, patience=patience) as rig:
+        _, ref = offer(rig, index, many)
+        archive = await rig.open_archive(ref)
+        file = await rig.open_member(archive, "b.bwt")
+        assert archive.index is not None
+        rig.store.evict(archive.index.content)
+        rig.archives._indexes._maps.clear()
+        tap = rig.http.objects[INDEX_URL].tap
+        tap.shut()
+        got: list[object] = []
+
+        async def read() -> None:
+            got.extend(await gather(partial(rig.read, file, 0, 100)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            for at in range(1, len(index) // BLOCK + 1, 2):
+                tap.flow_to(at * BLOCK)
+                await trio.sleep(patience * 0.6)
+            tap.open()
+        assert got == [many.data["b.bwt"][:100]]
+        assert rig.http.streams == 0
+        await rig.settled(archive)
+
+
+async def test_what_is_taken_back_while_spans_fly_is_brought_again(tmp_path: Path) -> None:
+    """By a stream, and who waits for it notices nothing: the origin has the same version still."""
+    index = index_of(PACKED, tmp_path / "made")
+    async with open_rig(tmp_path / "cache", spacing=SPACING) as rig:
+        served, ref = offer(rig, index)
+        archive = await rig.open_archive(ref)
+        file = await rig.open_member(archive, "b.bwt")
+        served.tap.shut()
+        got: list[object] = []
+
+        async def read() -> None:
+            got.extend(await gather(partial(rig.read, file, 15 * BLOCK, 10)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await eventually(lambda: len(rig.http.parts) == 1)
+            await drop_all(archive, rig.store)
+            served.tap.open()
+        assert got == [PACKED.data["b.bwt"][15 * BLOCK : 15 * BLOCK + 10]]
+        assert rig.http.streams == 1
+        await rig.settled(archive)
+
+
+async def test_blocks_that_nobody_asked_for_and_that_find_no_room_have_no_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for one of them while the rest flies does not wait for that."""
+    monkeypatch.setattr("refgenfs.reader.spans.plan_runs", lambda index, spans, **_: plan_runs(index, spans, 1))
+    async with open_rig(tmp_path, spacing=SPACING) as rig:
+        served, archive = await have_index(rig)
+        rig.store._room.reserve = lambda *_: None  # type: ignore[method-assign]
+        cid, asked = archive.content_id("b.bwt"), 2
+        served.tap.shut()
+        rig.archives.join(archive, cid, "b.bwt", asked)
+        rig.archives.prefetch(archive, "b.bwt", range(asked + 1, 20))
+        await eventually(lambda: rig.http.parts)
+        await trio.sleep(0.02)
+        assert len(rig.http.parts) == 1
+        assert rig.board.find(cid, asked) is not None
+        assert rig.board.find(cid, 17) is None
+        served.tap.open()
+        await rig.settled(archive)
+
+
+async def test_who_waits_is_told_at_once_when_nothing_can_bring_it(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, spacing=SPACING) as rig:
+        served, archive = await have_index(rig)
+        served.ranges = False
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError
+
+        rig.archives._spans._stream = fail
+        file = await rig.open_member(archive, "b.bwt")
+        with trio.fail_after(2):
+            (got,) = await gather(partial(rig.read, file, 3 * BLOCK, 1))
+        assert isinstance(got, OriginUnavailable)
+        assert "ZeroDivisionError" in str(got)
+        await rig.settled(archive)
 
 
 async def test_an_offered_index_of_an_archive_that_is_another_drops_what_came(tmp_path: Path) -> None:
