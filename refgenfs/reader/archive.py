@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,9 @@ from refgenfs.core.content import ArchiveRef, ContentId, content_id
 from refgenfs.core.errors import CacheError, RefgenfsError
 from refgenfs.reader.flights import Arrival
 from refgenfs.reader.member_table import Canonical, MemberTable, table_key
+from refgenfs.reader.refusals import Refusals
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from refgenfs.reader.stream import ArchiveStream
@@ -87,6 +91,7 @@ class Archive:
     served: set[int] = field(default_factory=set)  # generations of which somebody was given bytes
     distrusted: bool = False  # the last object was wrong: the next is looked at before anybody reads of it
     error: RefgenfsError | None = None  # why the last stream ended, if not well
+    refusals: Refusals = field(default_factory=lambda: Refusals(log))
     brought: int = 0  # the progress of streams that have ended
 
     def forget_error(self) -> None:
@@ -108,8 +113,10 @@ class Archive:
             rows = self.table.to_json()  # here, not in the thread: it may change meanwhile
             try:
                 await trio.to_thread.run_sync(ledger.set, table_key(self.ref), rows)
-            except CacheError:
+            except CacheError as exc:
+                self.refusals.note(f"{self.ref.key}: what is known of its members is not written down", exc)
                 return False
+            self.refusals.clear()
             self.recorded = str(rows["validator"])
         return True
 

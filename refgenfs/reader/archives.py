@@ -146,7 +146,9 @@ class Archives:
         self._archives.move_to_end(place)
         self._trim()
         if ref != archive.ref and not archive.streams:
-            archive.ref = ref  # re-archived, or moved: the same files
+            again, archive.ref = ref.archive_digest != archive.ref.archive_digest, ref  # or moved: the same files
+            if again:
+                self._indexes.renew(archive)
         return archive
 
     async def _kept(self, ref: ArchiveRef) -> tuple[MemberTable, Any]:

@@ -32,6 +32,7 @@ from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import label
 from refgenfs.reader.member_table import renamed
 from refgenfs.reader.ranges import RangeFlights, memory_of, split_runs
+from refgenfs.reader.refusals import Refusals
 from refgenfs.reader.uncached import UncachedContent
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Indexes:
         self._nursery = nursery
         self._patience = patience
         self._wall = wall
+        self._refusals = Refusals(log)
         self._maps: OrderedDict[ContentId, MemberMap] = OrderedDict()
 
     # -- what is known --------------------------------------------------------------------------------------
@@ -81,14 +83,33 @@ class Indexes:
         """Take what the ledger has of an archive's index."""
         if isinstance(row, dict):
             archive.index = KnownIndex.from_json(row)
-            none_until = row.get("none_until")
+            none_until = row.get("none_until") if row.get("archive") == archive.ref.archive_digest else None
             archive.ask_after = float(none_until) if isinstance(none_until, int | float) else 0.0
+            self._drop_outdated(archive)
+
+    def renew(self, archive: Archive) -> None:
+        """Take it that the catalog has another archive of the same files now: forget what the origin said before."""
+        archive.ask_after = 0.0
+        self._drop_outdated(archive)
+
+    def _drop_outdated(self, archive: Archive) -> None:
+        """Let go of an index that the origin offered for another archive than the catalog has now."""
+        known = archive.index
+        if known is not None and known.offered and known.archive != archive.ref.archive_digest:
+            archive.index = None
+            self._maps.pop(known.content, None)
+            self._store.evict(known.content)
 
     async def _save(self, archive: Archive) -> None:
         known = archive.index
-        row: Any = {"none_until": archive.ask_after} if known is None else known.to_json()
-        with suppress(CacheError):  # one that is not written down is asked for, or made, again
+        none = {"none_until": archive.ask_after, "archive": archive.ref.archive_digest}
+        row: Any = none if known is None else known.to_json()
+        try:
             await trio.to_thread.run_sync(self._store.ledger.set, index_key(archive.ref), row)
+        except CacheError as exc:  # one that is not written down is asked for, or made, again
+            self._refusals.note(f"{archive.ref.key}: what is known of its seek index is not written down", exc)
+        else:
+            self._refusals.clear()
 
     async def forget(self, archive: Archive, why: object) -> None:
         """Let go of an index that does not fit its archive, or is not whole. Raises nothing."""
@@ -298,7 +319,7 @@ class Indexes:
         reservation = content.reserve(run) if content.missing(run) >= 0 else None
         if reservation is None:
             return
-        with reservation, suppress(CacheError):
+        with reservation, suppress(CacheError):  # which the store counts
             await trio.to_thread.run_sync(content.write, 0, data)
             content.commit(0, checksum(data), reservation)
 
@@ -338,7 +359,9 @@ class Indexes:
             if archive.index.content != known.content:
                 self._store.evict(archive.index.content)
         archive.index = known
-        await self._save(archive)
+        # The bytes first: a row whose index is not there costs its archive's next reader a stream all the same.
+        if await self._store.flush():
+            await self._save(archive)
 
     async def _store_file(self, known: KnownIndex, path: Path) -> bool:
         content = await self._store.content(known.content, known.size)

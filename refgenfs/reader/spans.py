@@ -26,6 +26,7 @@ from refgenfs.reader.budget import BEAT, Budget
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.indexes import Indexes, IndexLost
 from refgenfs.reader.labels import label
+from refgenfs.reader.refusals import Refusals
 from refgenfs.reader.spanbatch import Slot, SpanBatch, Wanted
 from refgenfs.reader.spanrun import SpanRun, SpansUseless, land_whole
 
@@ -63,6 +64,7 @@ class SpanReader:
         self._indexes = indexes
         self._stream = stream
         self._budget = budget
+        self._refusals = Refusals(log)
         self._seams_kept = kept // BLOCK // 3  # blocks
         self._spare_kept = kept // BLOCK - self._seams_kept
         self._nursery = nursery
@@ -326,8 +328,10 @@ class SpanReader:
             return None
         try:
             content = await self._store.content(archive.content_id(name), member.size)
-        except CacheError:
-            return None  # counted by the store; the readers are served all the same
+        except CacheError as exc:  # the readers are served all the same
+            self._refusals.note(f"{archive.ref.key} {name} is read without the cache", exc)
+            return None
+        self._refusals.clear()
         await label(self._store, content.id, archive.ref.key, name)
         return content
 

@@ -24,6 +24,7 @@ from refgenfs.reader.archive import Archive as Archive
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import label
 from refgenfs.reader.member_table import renamed
+from refgenfs.reader.refusals import Refusals
 from refgenfs.reader.spill import Spill
 from refgenfs.reader.trust import drop_all
 
@@ -118,6 +119,7 @@ class ArchiveStream:
         self._ended = False
         self._unrecorded = False  # the ledger does not know which object this is
         self._wake = trio.Event()
+        self._refusals = Refusals(log)
         self._born = store.stamp
         self._reservations: dict[tuple[str, int], Reservation] = {}
 
@@ -350,8 +352,9 @@ class ArchiveStream:
         if content is None and not self._unrecorded:
             try:
                 content = await self._store.content(self.archive.content_id(name), self.members[name].size)
-            except CacheError:
-                return None  # counted by the store; the readers are served all the same
+            except CacheError as exc:  # the readers are served all the same
+                self._refusals.note(f"{self.archive.ref.key} {name} is streamed past the cache", exc)
+                return None
             await label(self._store, content.id, self.archive.ref.key, name)
             self._contents[name] = content
         return content
