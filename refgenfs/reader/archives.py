@@ -43,11 +43,13 @@ from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.indexes import Indexes, IndexLost, index_key
 from refgenfs.reader.judge import Judge, Recheck
 from refgenfs.reader.member_table import Canonical, MemberTable, canonical_names, table_key
+from refgenfs.reader.rangeruns import missing_blocks
 from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.spanbatch import SpanBatch, Wanted
 from refgenfs.reader.spans import KEPT, SpanReader
 from refgenfs.reader.spill import Spill
 from refgenfs.reader.stream import ArchiveStream, IdleStreams
+from refgenfs.reader.uncached import AnyContent
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +123,7 @@ class Archives:
         self._indexes = Indexes(store, http, board, flights, nursery, patience=settings.patience, wall=wall)
         self._judge = Judge(store, http, self._indexes, recheck, flights.budget)
         self._spans = SpanReader(
-            store, http, board, self._indexes, self._stream_instead, flights.budget, settings.kept, nursery
+            store, http, board, self._indexes, self._stream_instead, flights, settings.kept, nursery
         )
 
     # -- tables -------------------------------------------------------------------------------------------
@@ -250,8 +252,36 @@ class Archives:
 
     def prefetch(self, archive: Archive, name: str, indices: Sequence[int]) -> None:
         """Have blocks brought that a reader in order will want, where spans bring them; a stream does so anyway."""
-        if indices and archive.index is not None and archive.ranges and not archive.streams:
+        if indices and self._has_spans(archive):
             self._spans.prefetch(archive, name, indices)
+
+    def can_bring(self, ref: ArchiveRef) -> bool:
+        """Say whether `bring` has a way to fetch parts of an archive; a stream brings all of it anyway."""
+        archive = self.known(ref)
+        return archive is not None and self._has_spans(archive)
+
+    async def bring(self, archive: Archive, content: AnyContent, name: str, run: Run, older_than: int) -> bool:
+        """Have what is missing of a run fetched by spans, and wait for it; nobody need want it yet.
+
+        Only what was last used before the stamp `older_than` makes room for it. False: there is none, or it can't be
+        had that way. Raises what goes wrong with a flight that was there already.
+        """
+        missing = missing_blocks(content, run)
+        while missing:
+            if not self._has_spans(archive):
+                return False
+            under_way = [self._board.find(content.id, index) for index in missing]
+            await self._spans.bring(archive, name, missing, older_than)
+            for arrival in under_way:
+                if arrival is not None:
+                    await arrival.wait(self._settings.patience, content.id)
+            before, missing = len(missing), missing_blocks(content, run)
+            if len(missing) == before:
+                return False
+        return True
+
+    def _has_spans(self, archive: Archive) -> bool:
+        return archive.index is not None and archive.ranges and not archive.streams
 
     def _may_have_spans(self, archive: Archive) -> bool:
         if not archive.ranges:
@@ -304,7 +334,7 @@ class Archives:
         """
         if not archive.streams:
             await self._indexes.ask(archive)
-        if archive.index is None or not archive.ranges or archive.streams:
+        if not self._has_spans(archive):
             return False
         try:
             await self._indexes.tell(archive)

@@ -132,7 +132,7 @@ class RangeFlights:
     """The runs under way, whoever had them launched. Lives on the trio thread; `nursery` owns them."""
 
     def __init__(self, http: Http, board: FlightBoard, budget: Budget, nursery: trio.Nursery) -> None:
-        self.under_way = 0  # runs that fly or wait for memory
+        self.under_way = 0  # runs that fly or wait for memory; and runs of spans that fly
         self.budget = budget
         self._http = http
         self._board = board

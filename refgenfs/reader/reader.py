@@ -254,8 +254,11 @@ class Reader:
     # -- what nobody waits for yet ------------------------------------------------------------------------
 
     def can_bring(self, facts: FileFacts) -> bool:
-        """Say whether `bring` has a way to fetch parts of this file; members of archives come otherwise."""
-        return isinstance(facts.extent, ByteRange)
+        """Say whether `bring` has a way to fetch parts of this file."""
+        extent = facts.extent
+        if isinstance(extent, ArchiveMember):
+            return self._archives.can_bring(extent.archive)
+        return isinstance(extent, ByteRange)
 
     async def turn(self, limit: int) -> None:
         """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""
@@ -267,7 +270,9 @@ class Reader:
         Only what was last used before the stamp `older_than` makes room for it. False: there is none, or no
         way to fetch parts of this file. Raises the origin's errors.
         """
-        content, extent = file.content, file.facts.extent
+        content, extent, archive = file.content, file.facts.extent, file.archive
+        if content is not None and archive is not None and isinstance(extent, ArchiveMember):
+            return await self._archives.bring(archive, content, extent.name, run, older_than)
         if content is None or not isinstance(extent, ByteRange):
             return False
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import trio
+
 from refgenfs.cache.content import Content
 from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import ContentId
@@ -74,6 +76,8 @@ class SpanBatch:
         born: int,
         keep_spare: Callable[[SpanBatch, Slot, memoryview], None],
         came: Callable[[int], None],
+        *,
+        modest: bool = False,
     ) -> None:
         self.archive = archive
         self.came = came  # told how many bytes came in, on any thread
@@ -83,6 +87,9 @@ class SpanBatch:
         self.generation = archive.generation
         self.known = archive.index  # where its spans are, and
         self.numbering = b""  # the identity of that index: what numbers its slots have parts of
+        self.modest = modest  # nobody wants it yet: all of it makes room only of what is older
+        self.lacked = 0  # bytes of memory that there were not for a run; with them, it is worth another batch
+        self.ended = trio.Event()
         self._moved = 0
         self.asked: set[Wanted] = set()
         self.beyond: set[Wanted] = set()

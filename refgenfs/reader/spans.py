@@ -22,10 +22,11 @@ from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, 
 from refgenfs.core.spanplan import MemberMap, Place, plan_runs
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archive import Archive
-from refgenfs.reader.budget import BEAT, Budget
+from refgenfs.reader.budget import BEAT
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.indexes import Indexes, IndexLost
 from refgenfs.reader.labels import label
+from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.refusals import Refusals
 from refgenfs.reader.spanbatch import Slot, SpanBatch, Wanted
 from refgenfs.reader.spanrun import SpanRun, SpansUseless, land_whole
@@ -37,6 +38,8 @@ ROUNDS = 8  # how often what is asked for is fetched anew because it went meanwh
 # in order, and half as many of which only a part has come.
 KEPT = 12 * 1024 * 1024  # bytes at the most, or
 KEPT_SHARE = 3, 16  # of all memory that the configuration has for what is on its way
+
+MODEST = 8 * 1024 * 1024  # bytes of memory to spare before what nobody wants yet is brought: a run of spans, and some
 
 
 def kept_memory(memory: int) -> int:
@@ -54,7 +57,7 @@ class SpanReader:
         board: FlightBoard,
         indexes: Indexes,
         stream: Callable[[SpanBatch, list[Wanted]], None],
-        budget: Budget,
+        flights: RangeFlights,
         kept: int,
         nursery: trio.Nursery,
     ) -> None:
@@ -63,7 +66,8 @@ class SpanReader:
         self._board = board
         self._indexes = indexes
         self._stream = stream
-        self._budget = budget
+        self._flights = flights
+        self._budget = flights.budget
         self._refusals = Refusals(log)
         self._seams_kept = kept // BLOCK // 3  # blocks
         self._spare_kept = kept // BLOCK - self._seams_kept
@@ -97,6 +101,21 @@ class SpanReader:
         """Bring blocks that nobody waits for, as far as there is memory for it."""
         self._batch(archive).beyond.update((name, index) for index in indices)
 
+    async def bring(self, archive: Archive, name: str, indices: Iterable[int], older_than: int) -> None:
+        """Bring blocks that nobody wants yet, as there comes to be memory to spare, and wait until that has ended.
+
+        Only what was last used before the stamp `older_than` makes room for them. Raises nothing but a cancellation.
+        """
+        wanted, needed = {(name, index) for index in indices}, MODEST
+        while needed:
+            while self._budget.spare < min(needed, self._budget.largest):
+                await self._budget.freed.park()
+            batch = SpanBatch(archive, older_than, self._keep_spare, self._budget.moved, modest=True)
+            batch.beyond.update(wanted)
+            self._nursery.start_soon(self._fly, batch)  # which goes on for who joins it, when nobody waits here
+            await batch.ended.wait()
+            needed = batch.lacked
+
     def _batch(self, archive: Archive) -> SpanBatch:
         batch = self._open.get(id(archive))
         if batch is None or batch.generation != archive.generation:
@@ -117,14 +136,18 @@ class SpanReader:
                 await self._bring(batch)
             except SpansUseless as exc:
                 log.debug("%s", without_frames(exc))
+                batch.lacked = 0
                 self._stream(batch, self._awaited(batch))
         except RefgenfsError as exc:
+            batch.lacked = 0
             error = without_frames(exc)
         except Exception as exc:
+            batch.lacked = 0
             log.exception("%s: a fetch of spans failed unexpectedly", archive.ref.key)
             error = OriginUnavailable(f"{archive.ref.key}: unexpected {type(exc).__name__}")
         finally:
             self._end(batch, error)
+            batch.ended.set()
 
     def _awaited(self, batch: SpanBatch) -> list[Wanted]:
         """Return the blocks on this batch that were asked for, or that somebody has joined."""
@@ -183,7 +206,8 @@ class SpanReader:
         """Wait for spans with asked blocks that other batches bring: then their part of them is here."""
         index = found.index.identity
         while True:
-            needed = set().union(*(self._lacks(batch, found, wanted) for wanted in self._awaited(batch)))
+            wants = [*self._awaited(batch), *(batch.beyond if batch.modest else ())]
+            needed = set().union(*(self._lacks(batch, found, wanted) for wanted in wants))
             other = next((self._flying[index, at] for at in needed if (index, at) in self._flying), None)
             if other is None:
                 return
@@ -215,21 +239,27 @@ class SpanReader:
             if run.urgent or run.claim is not None:
                 runs.append(run)
                 self._flying.update({(index, at): run for at in spans})
+            else:
+                batch.lacked = run.cost
         return runs
 
     async def _fly_all(self, batch: SpanBatch, runs: list[SpanRun]) -> None:
         failed: list[RefgenfsError] = []
 
         async def fly(run: SpanRun) -> None:
+            flies = False
             try:
                 if run.claim is None:
                     run.claim = self._budget.claim(run.cost)
                 await run.claim.wait(batch.beat)
+                self._flights.under_way += 1
+                flies = True
                 if not any(isinstance(exc, SpansUseless) for exc in failed):  # else a stream brings it
                     await run.fly()
             except RefgenfsError as exc:
                 failed.append(without_frames(exc))  # they hold what came
             finally:
+                self._flights.under_way -= flies
                 self._settle(run)
 
         async with trio.open_nursery() as nursery:
@@ -252,6 +282,7 @@ class SpanReader:
             slot.give_up()
             if slot not in edges:
                 del run.batch.slots[slot.place.name, slot.place.index]
+        run.batch.lacked = 0  # memory would not help
         run.ended.set()
         self._settle(run)
 
@@ -351,10 +382,10 @@ class SpanReader:
             del batch.slots[wanted]
             return
         asked = asked or arrival is not None  # of this batch, or of one that has waited for it
-        older_than = None if asked or wanted in batch.beyond else batch.born
+        older_than = None if asked or (wanted in batch.beyond and not batch.modest) else batch.born
         slot.content = content
         slot.reservation = content.reserve(block, older_than=older_than) if content is not None else None
-        if slot.reservation is None and not asked and batch.spare >= self._spare_kept // 2:
+        if slot.reservation is None and not asked and (batch.modest or batch.spare >= self._spare_kept // 2):
             del batch.slots[wanted]  # without room, and nobody waits
             return
         if slot.reservation is None:
