@@ -83,7 +83,7 @@ class Indexes:
         """Take what the ledger has of an archive's index."""
         if isinstance(row, dict):
             archive.index = KnownIndex.from_json(row)
-            none_until = row.get("none_until") if row.get("archive") == archive.ref.archive_digest else None
+            none_until = row.get("none_until") if row.get("none_for") == archive.ref.archive_digest else None
             archive.ask_after = float(none_until) if isinstance(none_until, int | float) else 0.0
             self._drop_outdated(archive)
 
@@ -102,8 +102,8 @@ class Indexes:
 
     async def _save(self, archive: Archive) -> None:
         known = archive.index
-        none = {"none_until": archive.ask_after, "archive": archive.ref.archive_digest}
-        row: Any = none if known is None else known.to_json()
+        row: Any = {} if known is None else known.to_json()
+        row |= {"none_until": archive.ask_after, "none_for": archive.ref.archive_digest}
         try:
             await trio.to_thread.run_sync(self._store.ledger.set, index_key(archive.ref), row)
         except CacheError as exc:  # one that is not written down is asked for, or made, again
@@ -119,8 +119,9 @@ class Indexes:
         log.warning("%s: its seek index is dropped: %s", archive.ref.key, why)
         self._maps.pop(known.content, None)
         self._store.evict(known.content)
-        again = ASK_AFTER_FAILURE if isinstance(why, IndexLost) else ASK_AGAIN  # there may be another one by now
-        archive.ask_after = self._wall() + (again if known.offered else 0.0)
+        if known.offered:
+            again = ASK_AFTER_FAILURE if isinstance(why, IndexLost) else ASK_AGAIN  # there may be another one by now
+            archive.ask_after = self._wall() + again
         await self._save(archive)
 
     # -- what is in it --------------------------------------------------------------------------------------

@@ -251,6 +251,25 @@ def offer(rig: Rig, packed: Packed, index: bytes | None) -> ArchiveRef:
     return replace(ref, index_urls=(INDEX_URL,))
 
 
+async def test_an_origin_without_an_index_is_not_asked_again_when_the_one_made_here_is_lost(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, spacing=SPACING) as rig:
+        archive = await rig.open_archive(offer(rig, PACKED, None))
+        await assert_reads_right(rig, archive)
+        await rig.settled(archive)
+        assert rig.http.asked == [INDEX_URL]
+    async with open_rig(tmp_path, spacing=SPACING) as rig:
+        archive = await rig.open_archive(offer(rig, PACKED, None))
+        assert archive.index is not None
+        rig.store.clear()
+        await assert_reads_right(rig, archive)
+        await rig.settled(archive)
+        await rig.archives._indexes.forget(archive, "the test says so")
+        rig.store.clear()
+        await assert_reads_right(rig, archive)
+        await rig.settled(archive)
+        assert rig.http.asked == []
+
+
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("before", ["none", "its own"])
 async def test_an_archive_that_is_packed_again_has_its_index_asked_for(
