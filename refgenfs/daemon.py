@@ -40,9 +40,12 @@ from refgenfs.library import Library
 from refgenfs.memory import tame_allocator, tame_collector
 from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead, why_refused
 from refgenfs.reader.archives import Archives, ArchiveSettings
+from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
+from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
+from refgenfs.reader.spans import kept_memory
 from refgenfs.sources import Source
 from refgenfs.sources.refgenie import RefgenieSource
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
@@ -51,7 +54,7 @@ log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__
 
 # A first start with no catalog on the disk waits this long for the origin before it mounts all the same.
 FIRST_CATALOG = 10.0  # seconds
-# Archives that stream at a time; some of a host's connections are left for listings and sizes.
+# Archives that stream at a time, where there is memory for it.
 STREAMS = 4
 # From SIGTERM to the end: requests under way may finish for this long.
 GRACE = 2.0  # seconds
@@ -166,27 +169,27 @@ class _Running:
         ]
         self._catalog = Catalog(sources, store.ledger, refresh=config.catalog.refresh)
         board = FlightBoard()
+        limits = config.limits
+        # some of a host's connections are left for listings and sizes
+        budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
+        flights = RangeFlights(http, board, budget, nursery)
         archives = Archives(
             store,
             http,
             board,
+            flights,
             self._recheck,
             self._on_damage,
-            ArchiveSettings(
-                patience=config.limits.read_deadline,
-                streams=max(1, min(STREAMS, config.limits.connections - 2)),
-                memory=config.limits.memory // 2,
-            ),
+            ArchiveSettings(patience=limits.read_deadline, kept=kept_memory(limits.memory)),
             nursery,
         )
         self._reader = Reader(
             store,
-            http,
             board,
+            flights,
             archives,
             self._on_stale,
-            patience=config.limits.read_deadline,
-            memory=config.limits.memory,
+            patience=limits.read_deadline,
             nursery=nursery,
         )
         self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,9 @@ from refgenfs.core.content import ArchiveRef, ContentId, content_id
 from refgenfs.core.errors import CacheError, RefgenfsError
 from refgenfs.reader.flights import Arrival
 from refgenfs.reader.member_table import Canonical, MemberTable, table_key
+from refgenfs.reader.refusals import Refusals
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from refgenfs.reader.stream import ArchiveStream
@@ -74,6 +78,7 @@ class Archive:
     news: trio.Event = field(default_factory=trio.Event)  # replaced at each change: a header went by, a stream ended
     index: KnownIndex | None = None  # where it can be entered
     asking: trio.Event | None = None  # set when the origin has said whether it offers an index
+    index_progress: int = 0  # changes with the bytes of its index that come in
     ask_after: float = 0.0  # Unix seconds: before, it need not be asked
     ranges: bool = True  # as far as is known, the origin answers requests for ranges
     indexing: trio.Lock = field(default_factory=trio.Lock)  # held while the index is parsed
@@ -86,11 +91,16 @@ class Archive:
     served: set[int] = field(default_factory=set)  # generations of which somebody was given bytes
     distrusted: bool = False  # the last object was wrong: the next is looked at before anybody reads of it
     error: RefgenfsError | None = None  # why the last stream ended, if not well
+    refusals: Refusals = field(default_factory=lambda: Refusals(log))
     brought: int = 0  # the progress of streams that have ended
 
     def forget_error(self) -> None:
         """Let a new attempt speak for itself."""
         self.error = None
+
+    def index_came(self, nbytes: int) -> None:
+        """Note that bytes of its index came in."""
+        self.index_progress += nbytes
 
     def announce(self) -> None:
         """Wake all who wait for a header or for the end of a stream."""
@@ -103,8 +113,10 @@ class Archive:
             rows = self.table.to_json()  # here, not in the thread: it may change meanwhile
             try:
                 await trio.to_thread.run_sync(ledger.set, table_key(self.ref), rows)
-            except CacheError:
+            except CacheError as exc:
+                self.refusals.note(f"{self.ref.key}: what is known of its members is not written down", exc)
                 return False
+            self.refusals.clear()
             self.recorded = str(rows["validator"])
         return True
 

@@ -43,10 +43,13 @@ from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.indexes import Indexes, IndexLost, index_key
 from refgenfs.reader.judge import Judge, Recheck
 from refgenfs.reader.member_table import Canonical, MemberTable, canonical_names, table_key
+from refgenfs.reader.rangeruns import missing_blocks
+from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.spanbatch import SpanBatch, Wanted
-from refgenfs.reader.spans import SpanReader
+from refgenfs.reader.spans import KEPT, SpanReader
 from refgenfs.reader.spill import Spill
 from refgenfs.reader.stream import ArchiveStream, IdleStreams
+from refgenfs.reader.uncached import AnyContent
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +81,7 @@ class ArchiveSettings:
     patience: without a byte coming in, before who waits gets an error.
     linger: a stream that nobody waits for is held this long before it is given up;
     idle: so many of these at a time, since each holds one of the host's connections.
-    streams: so many at a time in all, for the memory they take and the connections they hold.
-    memory: bytes that spans in flight may take, packed and unpacked.
+    kept: bytes of blocks that came by spans, and are kept in memory for a while: see `spans.KEPT`.
     spacing: unpacked bytes of a span in the indexes that are made here; 0: as fits the archive.
     indexes: whether any are made.
     """
@@ -87,8 +89,7 @@ class ArchiveSettings:
     patience: float = 60.0
     linger: float = 30.0
     idle: int = 2
-    streams: int = 4
-    memory: int = 32 << 20
+    kept: int = KEPT
     spacing: int = 0
     indexes: bool = True
 
@@ -101,6 +102,7 @@ class Archives:
         store: Store,
         http: Http,
         board: FlightBoard,
+        flights: RangeFlights,
         recheck: Recheck,
         on_damage: Callable[[list[ContentId]], None],
         settings: ArchiveSettings,
@@ -117,9 +119,12 @@ class Archives:
         self._live: WeakValueDictionary[tuple[str, str], Archive] = WeakValueDictionary()  # some reader's, too
         self._idle = IdleStreams(settings.idle)
         self._opening: dict[tuple[str, str], trio.Event] = {}
-        self._indexes = Indexes(store, http, board, nursery, patience=settings.patience, wall=wall)
-        self._judge = Judge(store, http, self._indexes, recheck, settings.streams)
-        self._spans = SpanReader(store, http, board, self._indexes, self._stream_instead, settings.memory, nursery)
+        self._budget = flights.budget
+        self._indexes = Indexes(store, http, board, flights, nursery, patience=settings.patience, wall=wall)
+        self._judge = Judge(store, http, self._indexes, recheck, flights.budget)
+        self._spans = SpanReader(
+            store, http, board, self._indexes, self._stream_instead, flights, settings.kept, nursery
+        )
 
     # -- tables -------------------------------------------------------------------------------------------
 
@@ -143,7 +148,9 @@ class Archives:
         self._archives.move_to_end(place)
         self._trim()
         if ref != archive.ref and not archive.streams:
-            archive.ref = ref  # re-archived, or moved: the same files
+            again, archive.ref = ref.archive_digest != archive.ref.archive_digest, ref  # or moved: the same files
+            if again:
+                self._indexes.renew(archive)
         return archive
 
     async def _kept(self, ref: ArchiveRef) -> tuple[MemberTable, Any]:
@@ -245,8 +252,36 @@ class Archives:
 
     def prefetch(self, archive: Archive, name: str, indices: Sequence[int]) -> None:
         """Have blocks brought that a reader in order will want, where spans bring them; a stream does so anyway."""
-        if indices and archive.index is not None and archive.ranges and not archive.streams:
+        if indices and self._has_spans(archive):
             self._spans.prefetch(archive, name, indices)
+
+    def can_bring(self, ref: ArchiveRef) -> bool:
+        """Say whether `bring` has a way to fetch parts of an archive; a stream brings all of it anyway."""
+        archive = self.known(ref)
+        return archive is not None and self._has_spans(archive)
+
+    async def bring(self, archive: Archive, content: AnyContent, name: str, run: Run, older_than: int) -> bool:
+        """Have what is missing of a run fetched by spans, and wait for it; nobody need want it yet.
+
+        Only what was last used before the stamp `older_than` makes room for it. False: there is none, or it can't be
+        had that way. Raises what goes wrong with a flight that was there already.
+        """
+        missing = missing_blocks(content, run)
+        while missing:
+            if not self._has_spans(archive):
+                return False
+            under_way = [self._board.find(content.id, index) for index in missing]
+            await self._spans.bring(archive, name, missing, older_than)
+            for arrival in under_way:
+                if arrival is not None:
+                    await arrival.wait(self._settings.patience, content.id)
+            before, missing = len(missing), missing_blocks(content, run)
+            if len(missing) == before:
+                return False
+        return True
+
+    def _has_spans(self, archive: Archive) -> bool:
+        return archive.index is not None and archive.ranges and not archive.streams
 
     def _may_have_spans(self, archive: Archive) -> bool:
         if not archive.ranges:
@@ -299,7 +334,7 @@ class Archives:
         """
         if not archive.streams:
             await self._indexes.ask(archive)
-        if archive.index is None or not archive.ranges or archive.streams:
+        if not self._has_spans(archive):
             return False
         try:
             await self._indexes.tell(archive)
@@ -382,7 +417,9 @@ class Archives:
         spill = None
         if self._settings.indexes and archive.index is None and not any(one.spill for one in archive.streams):
             spill = Spill(self._store, self._settings.spacing or spacing_for(archive.ref.archive_size))
-        stream = ArchiveStream(archive, self._store, self._board, self._settings.linger, self._idle, spill)
+        stream = ArchiveStream(
+            archive, self._store, self._board, self._settings.linger, self._idle, self._budget.moved, spill
+        )
         archive.streams.append(stream)
         self._nursery.start_soon(self._judge.fly, archive, stream)
         return stream

@@ -34,7 +34,11 @@ class Disk:
         return self._pace.quick
 
     def read(self, content: AnyContent, offset: int, length: int) -> bytes | memoryview | None:
-        """Do as `Content.read`; but None when the disk would have to be waited for, and has been slow."""
+        """Do as `Content.read`; but None when the disk would have to be waited for, and has been slow.
+
+        After an unclean stop a block is checked here too, when it is first read: its CRC-32 takes a few µs, reading
+        it twice the second time comes out of memory, and a thread would cost more (see above).
+        """
         if not self._pace.quick:
             return content.read_at_once(offset, length)
         began = self._clock()

@@ -19,7 +19,7 @@ import trio
 from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, ArchiveRef, ByteRange, ContentId, Run, block_count, block_length, content_id
-from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError
+from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError, without_frames
 from refgenfs.core.seekindex import SeekIndex, Span, file_size, head_size, unpack_window
 from refgenfs.core.spanplan import MemberMap
 from refgenfs.core.tar import Member
@@ -31,9 +31,9 @@ from refgenfs.reader.assembling import assemble
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import label
 from refgenfs.reader.member_table import renamed
-from refgenfs.reader.ranges import RangeRun, Traffic, split_runs
+from refgenfs.reader.ranges import RangeFlights, memory_of, split_runs
+from refgenfs.reader.refusals import Refusals
 from refgenfs.reader.uncached import UncachedContent
-from refgenfs.reader.writes import Writes
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,12 @@ LARGEST_HEAD = 16 << 20  # bytes of an offered index that are fetched before one
 HEAD_ROOM = 256 * 1024  # bytes of an index file that are not windows, and
 MEMBER_ROOM = 512  # for each member
 INDEX_LABEL = "seek index of "  # and the archive's key: what an index is known by
+PARSING = 4  # times the bytes of an index's tables are taken while they are parsed: they are packed
 ROUNDS = 4  # how often a read of an index starts over because blocks of it went meanwhile
 
 
 class IndexLost(RefgenfsError):
-    """What was kept of an index is not whole any more, and the origin offers none, or another one."""
+    """What was kept of an index is not whole any more, and the origin does not send it: there is none, or another."""
 
 
 class Indexes:
@@ -61,6 +62,7 @@ class Indexes:
         store: Store,
         http: Http,
         board: FlightBoard,
+        flights: RangeFlights,
         nursery: trio.Nursery,
         *,
         patience: float,
@@ -69,12 +71,12 @@ class Indexes:
         self._store = store
         self._http = http
         self._board = board
+        self._flights = flights
         self._nursery = nursery
         self._patience = patience
         self._wall = wall
+        self._refusals = Refusals(log)
         self._maps: OrderedDict[ContentId, MemberMap] = OrderedDict()
-        self._writes = Writes()
-        self._traffic = Traffic()
 
     # -- what is known --------------------------------------------------------------------------------------
 
@@ -82,14 +84,33 @@ class Indexes:
         """Take what the ledger has of an archive's index."""
         if isinstance(row, dict):
             archive.index = KnownIndex.from_json(row)
-            none_until = row.get("none_until")
+            none_until = row.get("none_until") if row.get("none_for") == archive.ref.archive_digest else None
             archive.ask_after = float(none_until) if isinstance(none_until, int | float) else 0.0
+            self._drop_outdated(archive)
+
+    def renew(self, archive: Archive) -> None:
+        """Take it that the catalog has another archive of the same files now: forget what the origin said before."""
+        archive.ask_after = 0.0
+        self._drop_outdated(archive)
+
+    def _drop_outdated(self, archive: Archive) -> None:
+        """Let go of an index that the origin offered for another archive than the catalog has now."""
+        known = archive.index
+        if known is not None and known.offered and known.archive != archive.ref.archive_digest:
+            archive.index = None
+            self._maps.pop(known.content, None)
+            self._store.evict(known.content)
 
     async def _save(self, archive: Archive) -> None:
         known = archive.index
-        row: Any = {"none_until": archive.ask_after} if known is None else known.to_json()
-        with suppress(CacheError):  # one that is not written down is asked for, or made, again
+        row: Any = {} if known is None else known.to_json()
+        row |= {"none_until": archive.ask_after, "none_for": archive.ref.archive_digest}
+        try:
             await trio.to_thread.run_sync(self._store.ledger.set, index_key(archive.ref), row)
+        except CacheError as exc:  # one that is not written down is asked for, or made, again
+            self._refusals.note(f"{archive.ref.key}: what is known of its seek index is not written down", exc)
+        else:
+            self._refusals.clear()
 
     async def forget(self, archive: Archive, why: object) -> None:
         """Let go of an index that does not fit its archive, or is not whole. Raises nothing."""
@@ -99,8 +120,9 @@ class Indexes:
         log.warning("%s: its seek index is dropped: %s", archive.ref.key, why)
         self._maps.pop(known.content, None)
         self._store.evict(known.content)
-        again = ASK_AFTER_FAILURE if isinstance(why, IndexLost) else ASK_AGAIN  # there may be another one by now
-        archive.ask_after = self._wall() + (again if known.offered else 0.0)
+        if known.offered:
+            again = ASK_AFTER_FAILURE if isinstance(why, IndexLost) else ASK_AGAIN  # there may be another one by now
+            archive.ask_after = self._wall() + again
         await self._save(archive)
 
     # -- what is in it --------------------------------------------------------------------------------------
@@ -108,7 +130,7 @@ class Indexes:
     async def map(self, archive: Archive) -> MemberMap:
         """Return where the archive's members are; from memory, or the cache, or the origin that offers it.
 
-        Raises IndexLost, IntegrityError, and what the origin answers.
+        Raises IndexLost, IntegrityError and CacheError.
         """
         async with archive.indexing:
             known = archive.index
@@ -128,9 +150,17 @@ class Indexes:
         size = head_size(first)
         if size > min(known.size, LARGEST_HEAD):
             raise IntegrityError(f"the seek index has tables of {size} bytes")
-        head = first if size <= len(first) else await self._read(archive, known, 0, size)
+        claim = self._flights.budget.claim(reading_memory(size) + PARSING * size)
+        try:
+            await claim.wait(lambda: archive.index_came(1))
+            head = first if size <= len(first) else await self._read(archive, known, 0, size)
+            return await self._parse_head(archive, known, head[:size])
+        finally:
+            claim.release()
+
+    async def _parse_head(self, archive: Archive, known: KnownIndex, head: bytes) -> MemberMap:
         canonical = archive.canonical
-        found = await trio.to_thread.run_sync(lambda: MemberMap(SeekIndex.parse(head[:size]), canonical))
+        found = await trio.to_thread.run_sync(lambda: MemberMap(SeekIndex.parse(head), canonical))
         if found.index.archive_digest != known.archive or found.index.size != known.size:
             raise IntegrityError("the seek index is that of another archive")
         return found
@@ -147,10 +177,7 @@ class Indexes:
             await self._read(archive, known, index * BLOCK, block_length(known.size, index))
 
     async def _read(self, archive: Archive, known: KnownIndex, offset: int, length: int) -> bytes:
-        """Return bytes of the index file, fetched where the origin offers it.
-
-        Raises IndexLost, and what else the origin answers.
-        """
+        """Return bytes of the index file, fetched where the origin offers it. Raises IndexLost."""
         if not length:
             return b""
         content = await self._content(known)
@@ -171,14 +198,12 @@ class Indexes:
         raise IndexLost(f"{archive.ref.key}: the cache forgets its seek index quicker than it is read")
 
     async def _arrive(self, archive: Archive, arrivals: dict[int, Arrival]) -> None:
-        """Wait for blocks. Raises IndexLost where asking again won't help: it is gone, or another one by now."""
+        """Wait for blocks. Raises IndexLost: a stream may bring what the index was wanted for."""
         try:
             for arrival in arrivals.values():
                 await arrival.wait(self._patience, f"the seek index of {archive.ref.key}")
         except RefgenfsError as exc:
-            if exc.transient:
-                raise
-            raise IndexLost(f"{archive.ref.key}: its seek index can't be had: {exc}") from exc
+            raise IndexLost(f"{archive.ref.key}: its seek index can't be had: {exc}") from without_frames(exc)
 
     async def _label(self, archive: Archive, known: KnownIndex) -> None:
         await label(self._store, known.content, "", f"{INDEX_LABEL}{archive.ref.key}")
@@ -201,22 +226,13 @@ class Indexes:
         extent = ByteRange(known.urls, known.validator)
         for part in split_runs(absent):
             room = content.reserve(part)
-            flight = RangeRun(
-                content, extent, part, room, self._board, self._writes, self._traffic, archive.ref.source
-            )
-            self._board.launch(content.id, range(part.first, part.stop), flight)
-            self._nursery.start_soon(self._fly, flight)
+            # who reads pays for the memory: it may hold some, and must not wait for more
+            self._flights.start(content, extent, part, room, archive.ref.source, None, archive.index_came)
         found = {index: self._board.find(content.id, index) for index in missing}
         arrivals = {index: arrival for index, arrival in found.items() if arrival is not None}
         for arrival in arrivals.values():
             arrival.hold()
         return arrivals
-
-    async def _fly(self, flight: RangeRun) -> None:
-        try:
-            await flight.fly(self._http)
-        finally:
-            flight.abandon()
 
     # -- offered by the origin ------------------------------------------------------------------------------
 
@@ -310,7 +326,7 @@ class Indexes:
         reservation = content.reserve(run) if content.missing(run) >= 0 else None
         if reservation is None:
             return
-        with reservation, suppress(CacheError):
+        with reservation, suppress(CacheError):  # which the store counts
             await trio.to_thread.run_sync(content.write, 0, data)
             content.commit(0, checksum(data), reservation)
 
@@ -350,7 +366,9 @@ class Indexes:
             if archive.index.content != known.content:
                 self._store.evict(archive.index.content)
         archive.index = known
-        await self._save(archive)
+        # The bytes first: a row whose index is not there costs its archive's next reader a stream all the same.
+        if await self._store.flush():
+            await self._save(archive)
 
     async def _store_file(self, known: KnownIndex, path: Path) -> bool:
         content = await self._store.content(known.content, known.size)
@@ -366,6 +384,11 @@ class Indexes:
                     content.commit(index, crc, reservation)
         self._store.keep(content)
         return content.missing(run) < 0
+
+
+def reading_memory(length: int) -> int:
+    """Return what reading `length` bytes of an index takes at the most: a request, its blocks, and all as one."""
+    return memory_of(length) + 2 * length
 
 
 def index_key(ref: ArchiveRef) -> str:

@@ -16,6 +16,7 @@ from refgenfs.core.content import ArchiveRef
 from refgenfs.core.errors import IntegrityError, OriginUnavailable, RefgenfsError, StaleContent, without_frames
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archive import Archive
+from refgenfs.reader.budget import Budget, Claim
 from refgenfs.reader.indexes import Indexes
 from refgenfs.reader.stream import ArchiveStream, StreamIdle
 
@@ -29,20 +30,24 @@ Recheck = Callable[[ArchiveRef], Awaitable[str | None]]
 
 
 class Judge:
-    """Owns each stream of every archive, `streams` at a time. Lives on the trio thread."""
+    """Owns each stream of every archive, as many at a time as the budget has. Lives on the trio thread."""
 
-    def __init__(self, store: Store, http: Http, indexes: Indexes, recheck: Recheck, streams: int) -> None:
+    def __init__(self, store: Store, http: Http, indexes: Indexes, recheck: Recheck, budget: Budget) -> None:
         self._store = store
         self._http = http
         self._indexes = indexes
         self._recheck = recheck
-        self._slots = trio.CapacityLimiter(streams)
+        self._budget = budget
+        self._slots = trio.CapacityLimiter(budget.streams)
 
     async def fly(self, archive: Archive, stream: ArchiveStream) -> None:
         """Own one stream from its start to its verdict. Raises only a cancellation."""
         error: RefgenfsError | None = OriginUnavailable(f"the stream of {archive.ref.key} was given up")
+        claim: Claim | None = None
         try:
             await self._take_turn(stream)
+            claim = self._budget.claim_stream()
+            await claim.wait(stream.beat)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_saved, archive)
                 error = await self._try(archive, stream)
@@ -50,6 +55,8 @@ class Judge:
             if error is not None:
                 without_frames(error)
         finally:
+            if claim is not None:
+                claim.release()
             with suppress(RuntimeError):  # ended before its turn came
                 self._slots.release_on_behalf_of(stream)
             archive.streams.remove(stream)
@@ -66,7 +73,7 @@ class Judge:
             with trio.move_on_after(QUEUE_BEAT):
                 await self._slots.acquire_on_behalf_of(stream)
                 return
-            stream.progress += 1
+            stream.beat()
 
     async def _keep_saved(self, archive: Archive) -> None:
         """Write the headers that went by to the ledger every few seconds: a kill must not cost a stream."""

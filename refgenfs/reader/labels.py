@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 import trio
@@ -12,6 +12,9 @@ from refgenfs.cache.ledger import JSONValue
 from refgenfs.cache.store import Store
 from refgenfs.core.content import ContentId
 from refgenfs.core.errors import CacheError, StaleContent
+from refgenfs.reader.refusals import Refusals
+
+log = logging.getLogger(__name__)
 
 
 async def label(store: Store, content: ContentId, key: str, name: str) -> None:
@@ -20,8 +23,10 @@ async def label(store: Store, content: ContentId, key: str, name: str) -> None:
     A label that can't be written is missed in a table for people, and nowhere else.
     """
     if not store.resident_bytes(content):
-        with suppress(CacheError):
+        try:
             await trio.to_thread.run_sync(partial(store.set_note, content, {"key": key, "name": name}))
+        except CacheError as exc:
+            log.debug("%s %s: it has no label: %s", key, name, exc)
 
 
 VERSIONS = 4096  # contents whose version is kept in memory
@@ -38,6 +43,7 @@ class Versions:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: dict[ContentId, str] = {}
+        self._refusals = Refusals(log)
 
     async def vouch(self, content: ContentId, validator: str, key: str, name: str) -> None:
         """See that what is kept of a content is of this version, and label it; to be awaited before it is read.
@@ -57,16 +63,22 @@ class Versions:
         self._known[content] = validator
         if kept is None or not held:
             note: JSONValue = {"key": key, "name": name, "validator": validator}
-            with suppress(CacheError):
+            try:
                 await trio.to_thread.run_sync(partial(store.set_note, content, note))
+            except CacheError as exc:
+                self._refusals.note(f"{key} {name}: which version its blocks are of is not written down", exc)
+            else:
+                self._refusals.clear()
 
     def _read(self, content: ContentId) -> str | None:
         """Return the validator that is noted, None without one. Blocks."""
-        with suppress(CacheError):
+        try:
             note = self._store.note(content)
-            validator = note.get("validator") if isinstance(note, dict) else None
-            return validator if isinstance(validator, str) else None
-        return None
+        except CacheError as exc:
+            self._refusals.note(f"which version the blocks of {content} are of can't be read", exc)
+            return None
+        validator = note.get("validator") if isinstance(note, dict) else None
+        return validator if isinstance(validator, str) else None
 
 
 async def labelled(store: Store, belongs: Callable[[str, ContentId], bool]) -> dict[ContentId, int]:
@@ -77,7 +89,8 @@ async def labelled(store: Store, belongs: Callable[[str, ContentId], bool]) -> d
     await store.ready()
     try:
         rows = await trio.to_thread.run_sync(lambda: dict(store.ledger.items("note/")))
-    except CacheError:
+    except CacheError as exc:
+        log.warning("the labels of what is in the cache can't be read: %s", exc)
         return {}
     names = {row.removeprefix("note/"): note.get("name") for row, note in rows.items() if isinstance(note, dict)}
     return {held.cid: held.size for held in store.summary() if belongs(str(names.get(held.cid)), held.cid)}

@@ -10,18 +10,14 @@ from dataclasses import dataclass
 
 import trio
 
-from refgenfs.cache.shelf import Reservation
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, ByteRange, Run, block_count
 from refgenfs.core.errors import CacheError, RefgenfsError
-from refgenfs.fetch.http import Http
+from refgenfs.reader.budget import Claim
 from refgenfs.reader.flights import FlightBoard
-from refgenfs.reader.ranges import LONGEST_RUN, RangeRun, Traffic, split_runs
+from refgenfs.reader.ranges import LONGEST_RUN, RUN_MEMORY, RangeFlights, memory_of, split_runs
 from refgenfs.reader.uncached import AnyContent
-from refgenfs.reader.writes import Writes
 
-# What one run holds in memory at the most: the piece being filled, and the one on its way to the disk.
-RUN_MEMORY = 2 * 1024 * 1024
 NO_ROOM = "no room in the cache for all of it; raise cache.size or unpin something"
 
 
@@ -36,37 +32,23 @@ class ReadCounts:
 
 
 class RangeRuns:
-    """The runs under way, of all files; `memory` (bytes) bounds how many those are at a time."""
+    """What is wanted of files that come by byte ranges, as runs."""
 
     def __init__(
-        self,
-        store: Store,
-        http: Http,
-        board: FlightBoard,
-        counts: ReadCounts,
-        *,
-        patience: float,
-        memory: int,
-        nursery: trio.Nursery,
+        self, store: Store, board: FlightBoard, flights: RangeFlights, counts: ReadCounts, *, patience: float
     ) -> None:
         self._store = store
-        self._http = http
         self._board = board
+        self._flights = flights
+        self._budget = flights.budget
         self._counts = counts
         self._patience = patience
-        self._runs = max(2, memory // RUN_MEMORY)  # at a time
-        self._slots = trio.CapacityLimiter(self._runs)
-        self._launched = 0  # runs that fly or wait for a slot
-        self._landed = trio.lowlevel.ParkingLot()  # of those that wait for a run to land
-        self._nursery = nursery
-        self._writes = Writes()
-        self._traffic = Traffic()
 
     def affordable(
         self, content: AnyContent, ahead: Run | None, asked: int = 0, longest: int = LONGEST_RUN
     ) -> list[int]:
         """Return the blocks of a window that may be fetched ahead: never at a waiting reader's expense."""
-        spare = (self._runs * 3 // 4 - self._launched) * longest - asked
+        spare = self._budget.spare // memory_of(longest * BLOCK) * longest - asked
         return missing_blocks(content, ahead)[:spare] if ahead is not None and spare > 0 else []
 
     def launch(
@@ -76,13 +58,11 @@ class RangeRuns:
         source: str,
         asked: Iterable[int],
         beyond: Iterable[int],
-        older_than: int | None = None,
         longest: int = LONGEST_RUN,
     ) -> None:
         """Launch a flight of each block that has none; those beyond what was asked only into the cache.
 
-        With `older_than`, room is made only of what was last used before that stamp. A request has at most `longest`
-        blocks.
+        A request has at most `longest` blocks.
         """
         must = {i for i in asked if self._board.find(content.id, i) is None}
         may = {i for i in beyond if self._board.find(content.id, i) is None}
@@ -91,48 +71,45 @@ class RangeRuns:
             wanted = sorted(i for i in must if run.first <= i < run.stop)
             if full and not wanted:
                 continue
-            if self._start_stored(content, extent, source, run, older_than):
+            if self._start_stored(content, extent, source, run, wanted=bool(wanted)):
                 continue
             full = True
             # No room for all of it: for what is asked for alone, perhaps; else, or with a disk that refuses,
             # it is served uncached. What would only be read ahead waits for better times.
             for short in split_runs(wanted):
-                if not self._start_stored(content, extent, source, short):
-                    self._counts.uncached += _bytes(content, short)
-                    self._start(content, extent, source, short, None)
+                if not self._start_stored(content, extent, source, short, wanted=True):
+                    self._counts.uncached += length_of(content, short)
+                    self._flights.start(content, extent, short, None, source, self._claim(content, short))
 
     def _start_stored(
-        self, content: AnyContent, extent: ByteRange, source: str, run: Run, older_than: int | None = None
+        self,
+        content: AnyContent,
+        extent: ByteRange,
+        source: str,
+        run: Run,
+        *,
+        wanted: bool,
+        older_than: int | None = None,
     ) -> bool:
+        claim = self._claim(content, run) if wanted else self._budget.take(memory_of(length_of(content, run)))
+        if claim is None:
+            return False
         reservation = content.reserve(run, older_than=older_than)
         if reservation is None:
+            claim.release()
             return False
-        self._start(content, extent, source, run, reservation)
+        self._flights.start(content, extent, run, reservation, source, claim)
         return True
 
-    def _start(
-        self, content: AnyContent, extent: ByteRange, source: str, run: Run, reservation: Reservation | None
-    ) -> None:
-        flight = RangeRun(content, extent, run, reservation, self._board, self._writes, self._traffic, source)
-        self._board.launch(flight.content.id, range(flight.run.first, flight.run.stop), flight)
-        self._launched += 1
-        self._nursery.start_soon(self._fly, flight)
-
-    async def _fly(self, flight: RangeRun) -> None:
-        try:
-            async with self._slots:
-                await flight.fly(self._http)
-        finally:
-            self._launched -= 1
-            self._landed.unpark_all()
-            flight.abandon()
+    def _claim(self, content: AnyContent, run: Run) -> Claim:
+        return self._budget.claim(memory_of(length_of(content, run)))
 
     # -- what nobody waits for yet ------------------------------------------------------------------------
 
     async def turn(self, limit: int) -> None:
         """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""
-        while self._launched >= min(limit, self._runs * 3 // 4):
-            await self._landed.park()
+        while self._flights.under_way >= limit or self._budget.spare < min(RUN_MEMORY, self._budget.largest):
+            await self._budget.freed.park()
 
     async def bring(self, content: AnyContent, extent: ByteRange, source: str, run: Run, older_than: int) -> bool:
         """Have what is missing of a run fetched into the cache, and wait for it; False where there is no room.
@@ -140,7 +117,9 @@ class RangeRuns:
         Only what was last used before the stamp `older_than` makes room for it. Raises the origin's errors.
         """
         missing = missing_blocks(content, run)
-        self.launch(content, extent, source, (), missing, older_than)
+        for part in split_runs(i for i in missing if self._board.find(content.id, i) is None):
+            # it had its turn: for a run that is in pieces, it may take a little more than there was to spare
+            self._start_stored(content, extent, source, part, wanted=True, older_than=older_than)
         flights = [self._board.find(content.id, index) for index in missing]
         for arrival in flights:
             if arrival is not None:
@@ -200,5 +179,6 @@ def missing_blocks(content: AnyContent, run: Run) -> list[int]:
     return found
 
 
-def _bytes(content: AnyContent, run: Run) -> int:
+def length_of(content: AnyContent, run: Run) -> int:
+    """Return how many bytes a run of blocks has."""
     return min(run.stop * BLOCK, content.size) - run.first * BLOCK

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import trio
 
-from refgenfs.cache.content import Content, checksum
+from refgenfs.cache.content import checksum
 from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import BLOCK, ByteRange, Run
 from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError, without_frames
 from refgenfs.core.readahead import LONGEST_REQUEST
 from refgenfs.fetch.http import Http
+from refgenfs.fetch.pieces import PIECE
+from refgenfs.reader.budget import Budget, Claim
 from refgenfs.reader.flights import FlightBoard
-from refgenfs.reader.uncached import UncachedContent
+from refgenfs.reader.uncached import AnyContent
 from refgenfs.reader.writes import Writes
 
 log = logging.getLogger(__name__)
 
 # One HTTP request. Long enough to amortise a round trip, short enough that a window has several in flight.
 LONGEST_RUN = LONGEST_REQUEST  # blocks
+RUN_MEMORY = 2 * PIECE  # bytes that the longest holds
 
 
 def split_runs(indices: Iterable[int], longest: int = LONGEST_RUN) -> Iterator[Run]:
@@ -37,13 +40,9 @@ def split_runs(indices: Iterable[int], longest: int = LONGEST_RUN) -> Iterator[R
         yield Run(first, stop)
 
 
-class Traffic:
-    """What all runs together have brought, in bytes."""
-
-    __slots__ = ("landed",)
-
-    def __init__(self) -> None:
-        self.landed = 0
+def memory_of(length: int) -> int:
+    """Return what a request of `length` bytes holds in memory at the most: a piece that fills, one at the disk."""
+    return min(2 * length, RUN_MEMORY)
 
 
 class RangeRun:
@@ -55,14 +54,15 @@ class RangeRun:
 
     def __init__(
         self,
-        content: Content | UncachedContent,
+        content: AnyContent,
         extent: ByteRange,
         run: Run,
         reservation: Reservation | None,
         board: FlightBoard,
         writes: Writes,
-        traffic: Traffic,
+        budget: Budget,
         account: str,
+        moved: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.content = content
         self.run = run
@@ -71,15 +71,16 @@ class RangeRun:
         self._reservation = reservation
         self._board = board
         self._writes = writes
-        self._traffic = traffic
+        self._budget = budget
         self._account = account
+        self._moved = moved  # told, on the trio thread, how many bytes came
         self._error: RefgenfsError = OriginUnavailable(f"the fetch of {content.id} was given up")
         self._token: trio.lowlevel.TrioToken | None = None
 
     @property
     def progress(self) -> int:
-        """Change with the bytes that land; with those of all runs while this one awaits its turn."""
-        return self._landed or -1 - self._traffic.landed
+        """Change with the bytes that land; with those of all flights while this one awaits its turn."""
+        return self._landed or -1 - self._budget.landed
 
     async def fly(self, http: Http) -> None:
         """Fetch the run; what goes wrong goes to those who wait. Raises only a cancellation."""
@@ -119,9 +120,53 @@ class RangeRun:
 
     def _land(self, offset: int, data: memoryview, crcs: list[int] | None) -> None:
         self._landed += len(data)
-        self._traffic.landed += len(data)
+        self._budget.moved(len(data))
+        self._moved(len(data))
         first = offset // BLOCK
         for number, at in enumerate(range(0, len(data), BLOCK)):
             if crcs is not None and self._reservation is not None:
                 self.content.commit(first + number, crcs[number], self._reservation)
             self._board.land(self.content.id, first + number, data[at : at + BLOCK])
+
+
+class RangeFlights:
+    """The runs under way, whoever had them launched. Lives on the trio thread; `nursery` owns them."""
+
+    def __init__(self, http: Http, board: FlightBoard, budget: Budget, nursery: trio.Nursery) -> None:
+        self.under_way = 0  # runs that fly or wait for memory; and runs of spans that fly
+        self.budget = budget
+        self._http = http
+        self._board = board
+        self._nursery = nursery
+        self._writes = Writes()
+
+    def start(
+        self,
+        content: AnyContent,
+        extent: ByteRange,
+        run: Run,
+        room: Reservation | None,
+        account: str,
+        claim: Claim | None,
+        moved: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Launch a flight of each block of a run; none may have one. Never awaits.
+
+        What is given (room in the cache or None, memory or None where somebody else pays) is given back at its end.
+        """
+        flight = RangeRun(content, extent, run, room, self._board, self._writes, self.budget, account, moved)
+        self._board.launch(content.id, range(run.first, run.stop), flight)
+        self.under_way += 1
+        self._nursery.start_soon(self._fly, flight, claim)
+
+    async def _fly(self, flight: RangeRun, claim: Claim | None) -> None:
+        try:
+            if claim is not None:
+                await claim.wait()
+            await flight.fly(self._http)
+        finally:
+            self.under_way -= 1
+            flight.abandon()
+            if claim is not None:
+                claim.release()
+            self.budget.freed.unpark_all()

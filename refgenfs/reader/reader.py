@@ -26,13 +26,13 @@ from refgenfs.core.content import (
 )
 from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, StaleContent
 from refgenfs.core.readahead import Window
-from refgenfs.fetch.http import Http
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.assembling import assemble
 from refgenfs.reader.disk import Disk
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import Versions
 from refgenfs.reader.rangeruns import RangeRuns, ReadCounts, missing_blocks
+from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.stream import Archive
 from refgenfs.reader.uncached import AnyContent, UncachedContent
 
@@ -78,13 +78,12 @@ class Reader:
     def __init__(
         self,
         store: Store,
-        http: Http,
         board: FlightBoard,
+        flights: RangeFlights,
         archives: Archives,
         on_stale: Callable[[FileFacts], None],
         *,
         patience: float,
-        memory: int,
         nursery: trio.Nursery,
     ) -> None:
         self.counts = ReadCounts()
@@ -92,7 +91,7 @@ class Reader:
         self._versions = Versions(store)
         self._board = board
         self._archives = archives
-        self._ranges = RangeRuns(store, http, board, self.counts, patience=patience, memory=memory, nursery=nursery)
+        self._ranges = RangeRuns(store, board, flights, self.counts, patience=patience)
         self._on_stale = on_stale
         self._patience = patience
         self._nursery = nursery
@@ -260,8 +259,11 @@ class Reader:
     # -- what nobody waits for yet ------------------------------------------------------------------------
 
     def can_bring(self, facts: FileFacts) -> bool:
-        """Say whether `bring` has a way to fetch parts of this file; members of archives come otherwise."""
-        return isinstance(facts.extent, ByteRange)
+        """Say whether `bring` has a way to fetch parts of this file."""
+        extent = facts.extent
+        if isinstance(extent, ArchiveMember):
+            return self._archives.can_bring(extent.archive)
+        return isinstance(extent, ByteRange)
 
     async def turn(self, limit: int) -> None:
         """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""
@@ -273,7 +275,9 @@ class Reader:
         Only what was last used before the stamp `older_than` makes room for it. False: there is none, or no
         way to fetch parts of this file. Raises the origin's errors.
         """
-        content, extent = file.content, file.facts.extent
+        content, extent, archive = file.content, file.facts.extent, file.archive
+        if content is not None and archive is not None and isinstance(extent, ArchiveMember):
+            return await self._archives.bring(archive, content, extent.name, run, older_than)
         if content is None or not isinstance(extent, ByteRange):
             return False
         try:

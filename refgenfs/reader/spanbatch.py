@@ -1,8 +1,7 @@
-"""What is wanted of an archive by spans: batches of blocks, and the memory that the runs for them share."""
+"""What is wanted of an archive by spans: batches of blocks."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,58 +13,7 @@ from refgenfs.core.content import ContentId
 from refgenfs.core.spanplan import Place
 from refgenfs.reader.archive import Archive, KnownIndex
 
-BEAT = 1.0  # seconds between the signs of life of a run that waits for memory
-
 Wanted = tuple[str, int]  # a member's name, a block of it
-
-
-class Memory:
-    """One budget of bytes for all runs in flight. Who is waited for comes first, in order."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._left = size
-        self._queue: deque[tuple[int, trio.Event]] = deque()
-
-    def take(self, nbytes: int) -> bool:
-        """Take memory for what nobody waits for; False when it may be wanted for something better."""
-        nbytes = min(nbytes, self._size)
-        if self._queue or self._left - nbytes < self._size // 4:
-            return False
-        self._left -= nbytes
-        return True
-
-    async def acquire(self, nbytes: int, beat: Callable[[], None]) -> None:
-        """Wait for memory; `beat` is called every little while."""
-        nbytes = min(nbytes, self._size)
-        if not self._queue and self._left >= nbytes:
-            self._left -= nbytes
-            return
-        turn = trio.Event()
-        self._queue.append((nbytes, turn))
-        try:
-            while not turn.is_set():
-                beat()
-                with trio.move_on_after(BEAT):
-                    await turn.wait()
-        except BaseException:
-            if turn.is_set():
-                self.release(nbytes)
-            else:
-                self._queue.remove((nbytes, turn))
-                self._serve()
-            raise
-
-    def release(self, nbytes: int) -> None:
-        """Give memory back."""
-        self._left += min(nbytes, self._size)
-        self._serve()
-
-    def _serve(self) -> None:
-        while self._queue and self._queue[0][0] <= self._left:
-            nbytes, turn = self._queue.popleft()
-            self._left -= nbytes
-            turn.set()
 
 
 @dataclass(slots=True, eq=False)
@@ -123,16 +71,26 @@ class SpanBatch:
     """What is wanted of an archive at one moment; the carrier of the flights of its blocks."""
 
     def __init__(
-        self, archive: Archive, born: int, keep_spare: Callable[[SpanBatch, Slot, memoryview], None]
+        self,
+        archive: Archive,
+        born: int,
+        keep_spare: Callable[[SpanBatch, Slot, memoryview], None],
+        came: Callable[[int], None],
+        *,
+        modest: bool = False,
     ) -> None:
         self.archive = archive
+        self.came = came  # told how many bytes came in, on any thread
         self.keep_spare = keep_spare  # told of blocks that could not be stored
         self.spare = 0  # how many those will be
         self.born = born  # the store's stamp: what is older may go for what merely comes along
         self.generation = archive.generation
         self.known = archive.index  # where its spans are, and
         self.numbering = b""  # the identity of that index: what numbers its slots have parts of
-        self.progress = 0
+        self.modest = modest  # nobody wants it yet: all of it makes room only of what is older
+        self.lacked = 0  # bytes of memory that there were not for a run; with them, it is worth another batch
+        self.ended = trio.Event()
+        self._moved = 0
         self.asked: set[Wanted] = set()
         self.beyond: set[Wanted] = set()
         self.slots: dict[Wanted, Slot] = {}  # what its spans have of blocks that are missing
@@ -146,6 +104,16 @@ class SpanBatch:
                 slot.done.clear()
                 slot.edges.clear()
 
+    @property
+    def progress(self) -> int:
+        """Change with the bytes that come in, of the index that is needed for it too."""
+        return self._moved + self.archive.index_progress
+
     def moved(self, nbytes: int) -> None:
         """Note that bytes came in. For any thread."""
-        self.progress += nbytes
+        self.beat()
+        self.came(nbytes)
+
+    def beat(self) -> None:
+        """Give a sign of life. For any thread."""
+        self._moved += 1

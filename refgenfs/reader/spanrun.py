@@ -18,8 +18,9 @@ from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part, RangesIgnored
 from refgenfs.fetch.spans import inflate_span
 from refgenfs.reader.archive import NO_VALIDATOR
+from refgenfs.reader.budget import Claim
 from refgenfs.reader.flights import FlightBoard
-from refgenfs.reader.indexes import Indexes, IndexLost
+from refgenfs.reader.indexes import Indexes, IndexLost, reading_memory
 from refgenfs.reader.spanbatch import Slot, SpanBatch
 from refgenfs.reader.trust import drop_all
 
@@ -54,9 +55,8 @@ class SpanRun:
         spans: range,
     ) -> None:
         self.spans = spans
-        self.cost = packed_size(found.index, spans) + len(spans) * WINDOW + UNPACKED  # bytes of memory
         self.urgent = False  # somebody waits for it
-        self.paid = False  # its memory is taken
+        self.claim: Claim | None = None  # of its memory
         self._http = http
         self._board = board
         self._indexes = indexes
@@ -65,15 +65,18 @@ class SpanRun:
         self.found = found
         self.ended = trio.Event()
         self._rows = [found.index.span(number) for number in spans]
+        windows = self._rows[-1].window_stop - self._rows[0].window_start
+        # bytes of memory; those of the requests for windows too
+        self.cost = packed_size(found.index, spans) + reading_memory(windows) + len(spans) * WINDOW + UNPACKED
         self._slots: list[Slot] = []  # in the order of the tar
         self._first = 0  # of those that may still get bytes
         self._came: dict[Slot, int] = {}  # bytes, of blocks that are not whole yet
 
     def has_room(self) -> bool:
         """Say whether anything of it can be stored."""
-        return any(slot.reservation is not None for slot in self._overlapping())
+        return any(slot.reservation is not None for slot in self.overlapping())
 
-    def _overlapping(self) -> list[Slot]:
+    def overlapping(self) -> list[Slot]:
         """Return the slots of blocks of which these spans have at least a part."""
         low, high = self._rows[0].out_start, self._rows[-1].out_stop
         slots = self.batch.slots.values()
@@ -91,7 +94,8 @@ class SpanRun:
     async def fly(self) -> None:
         """Bring the blocks. Raises SpansUseless when a stream should, and what the origin answers."""
         windows: list[bytes] = []
-        failed: list[RefgenfsError] = []
+        lost: list[RefgenfsError] = []
+        failed: RefgenfsError | None = None
 
         async def read_windows() -> None:
             known = self.batch.known
@@ -99,7 +103,7 @@ class SpanRun:
             try:
                 windows.extend(await self._indexes.windows(self.batch.archive, known, self._rows))
             except RefgenfsError as exc:
-                failed.append(exc)
+                lost.append(exc)
 
         part: Part | None = None
         async with trio.open_nursery() as nursery:  # both at once: where the origin offers the index, a round trip
@@ -107,9 +111,9 @@ class SpanRun:
             try:
                 part = await self._fetch()
             except RefgenfsError as exc:
-                failed.append(exc)
-        if failed or part is None:
-            raise await self._explained(failed[0])
+                failed = exc  # this first: a stream would fail alike, while an index that can't be had costs one
+        if part is None or lost:
+            raise await self._explained(failed or lost[0])
         try:
             await self._bring(windows, part)
         except IntegrityError:  # once more: bytes may have been hurt on their way
@@ -128,7 +132,7 @@ class SpanRun:
 
     async def _bring(self, windows: list[bytes], part: Part) -> None:
         low, high = self._rows[0].out_start, self._rows[-1].out_stop
-        self._slots = sorted(self._overlapping(), key=lambda slot: slot.place.start)
+        self._slots = sorted(self.overlapping(), key=lambda slot: slot.place.start)
         for slot in self._slots:
             if slot.place.start < low or slot.place.stop > high:
                 slot.begin()  # here: another run's thread has a part of it too
@@ -160,7 +164,7 @@ class SpanRun:
         except StaleContent as exc:
             raise await self._refused(exc) from exc
         if not judged and not await self._tie(part.validator):
-            for slot in self._overlapping():
+            for slot in self.overlapping():
                 slot.give_room_back()
         return part
 
@@ -260,9 +264,13 @@ def land_whole(batch: SpanBatch, board: FlightBoard, slot: Slot) -> None:
 
 
 def _land(batch: SpanBatch, board: FlightBoard, blocks: _Landed) -> None:
-    """Make blocks resident, and wake who waits for them. Raises StaleContent when they were taken back."""
+    """Make blocks resident, and wake who waits for them. Raises SpansUseless when they were taken back.
+
+    Who waits for them and has read nothing of what went reads what a stream brings; who has, learns it from its
+    archive's generation.
+    """
     if batch.generation != batch.archive.generation:
-        raise StaleContent(f"{batch.archive.ref.key}: what came of it was taken back")
+        raise SpansUseless(f"{batch.archive.ref.key}: what came of it was taken back")
     for number, (slot, data) in enumerate(zip(blocks.slots, blocks.data, strict=True)):
         batch.moved(len(data))
         if blocks.crcs is None:

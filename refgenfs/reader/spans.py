@@ -22,18 +22,29 @@ from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, 
 from refgenfs.core.spanplan import MemberMap, Place, plan_runs
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archive import Archive
+from refgenfs.reader.budget import BEAT
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.indexes import Indexes, IndexLost
 from refgenfs.reader.labels import label
-from refgenfs.reader.spanbatch import BEAT, Memory, Slot, SpanBatch, Wanted
+from refgenfs.reader.ranges import RangeFlights
+from refgenfs.reader.refusals import Refusals
+from refgenfs.reader.spanbatch import Slot, SpanBatch, Wanted
 from refgenfs.reader.spanrun import SpanRun, SpansUseless, land_whole
 
 log = logging.getLogger(__name__)
 
 ROUNDS = 8  # how often what is asked for is fetched anew because it went meanwhile
-# Blocks kept in memory: those that there is no room for in the cache, for who reads on in order,
-SPARE = 8 * 1024 * 1024 // BLOCK
-SEAMS = 4 * 1024 * 1024 // BLOCK  # and those of which only a part has come.
+# Blocks kept in memory when their flights have ended: those that there is no room for in the cache, for who reads on
+# in order, and half as many of which only a part has come.
+KEPT = 12 * 1024 * 1024  # bytes at the most, or
+KEPT_SHARE = 3, 16  # of all memory that the configuration has for what is on its way
+
+MODEST = 8 * 1024 * 1024  # bytes of memory to spare before what nobody wants yet is brought: a run of spans, and some
+
+
+def kept_memory(memory: int) -> int:
+    """Return how many of `memory` bytes are for blocks that are kept in memory when their flights have ended."""
+    return min(KEPT, memory * KEPT_SHARE[0] // KEPT_SHARE[1])
 
 
 class SpanReader:
@@ -46,7 +57,8 @@ class SpanReader:
         board: FlightBoard,
         indexes: Indexes,
         stream: Callable[[SpanBatch, list[Wanted]], None],
-        memory: int,
+        flights: RangeFlights,
+        kept: int,
         nursery: trio.Nursery,
     ) -> None:
         self._store = store
@@ -54,7 +66,11 @@ class SpanReader:
         self._board = board
         self._indexes = indexes
         self._stream = stream
-        self._memory = Memory(memory)
+        self._flights = flights
+        self._budget = flights.budget
+        self._refusals = Refusals(log)
+        self._seams_kept = kept // BLOCK // 3  # blocks
+        self._spare_kept = kept // BLOCK - self._seams_kept
         self._nursery = nursery
         self._open: dict[int, SpanBatch] = {}  # that more may be added to, by the archive's id
         self._flying: dict[tuple[bytes, int], SpanRun] = {}  # by the index's identity and the span
@@ -78,17 +94,34 @@ class SpanReader:
         arrival = self._spare[slot.cid, slot.place.index] = Arrival(batch)
         arrival.hold()  # by this table itself
         arrival.land(memoryview(bytes(data)))  # a copy: the view would keep a whole inflated piece
-        if len(self._spare) > SPARE:
+        if len(self._spare) > self._spare_kept:
             self._spare.popitem(last=False)[1].release()
 
     def prefetch(self, archive: Archive, name: str, indices: Iterable[int]) -> None:
         """Bring blocks that nobody waits for, as far as there is memory for it."""
         self._batch(archive).beyond.update((name, index) for index in indices)
 
+    async def bring(self, archive: Archive, name: str, indices: Iterable[int], older_than: int) -> None:
+        """Bring blocks that nobody wants yet, as there comes to be memory to spare, and wait until that has ended.
+
+        Only what was last used before the stamp `older_than` makes room for them. Raises nothing but a cancellation.
+        """
+        wanted, needed = {(name, index) for index in indices}, MODEST
+        while needed:
+            while self._budget.spare < min(needed, self._budget.largest):
+                await self._budget.freed.park()
+            batch = SpanBatch(archive, older_than, self._keep_spare, self._budget.moved, modest=True)
+            batch.beyond.update(wanted)
+            self._nursery.start_soon(self._fly, batch)  # which goes on for who joins it, when nobody waits here
+            await batch.ended.wait()
+            needed = batch.lacked
+
     def _batch(self, archive: Archive) -> SpanBatch:
         batch = self._open.get(id(archive))
         if batch is None or batch.generation != archive.generation:
-            batch = self._open[id(archive)] = SpanBatch(archive, self._store.stamp, self._keep_spare)
+            batch = self._open[id(archive)] = SpanBatch(
+                archive, self._store.stamp, self._keep_spare, self._budget.moved
+            )
             self._nursery.start_soon(self._fly, batch)
         return batch
 
@@ -99,17 +132,22 @@ class SpanReader:
             del self._open[id(archive)]
         error: RefgenfsError = OriginUnavailable(f"a fetch of {archive.ref.key} was given up")
         try:
-            await self._bring(batch)
-        except SpansUseless as exc:
-            log.debug("%s", without_frames(exc))
-            self._stream(batch, self._awaited(batch))
+            try:
+                await self._bring(batch)
+            except SpansUseless as exc:
+                log.debug("%s", without_frames(exc))
+                batch.lacked = 0
+                self._stream(batch, self._awaited(batch))
         except RefgenfsError as exc:
+            batch.lacked = 0
             error = without_frames(exc)
         except Exception as exc:
+            batch.lacked = 0
             log.exception("%s: a fetch of spans failed unexpectedly", archive.ref.key)
             error = OriginUnavailable(f"{archive.ref.key}: unexpected {type(exc).__name__}")
         finally:
             self._end(batch, error)
+            batch.ended.set()
 
     def _awaited(self, batch: SpanBatch) -> list[Wanted]:
         """Return the blocks on this batch that were asked for, or that somebody has joined."""
@@ -139,8 +177,8 @@ class SpanReader:
             try:
                 await self._prepare(batch, found, {number for run in runs for number in run.spans})
                 for run in runs:
-                    if not run.urgent and not run.has_room():
-                        self._settle(run)  # what would only be read ahead waits for better times
+                    if not run.urgent and not run.has_room() and not self._is_awaited(run):
+                        self._withdraw(run)  # what would only be read ahead waits for better times
                 await self._fly_all(batch, [run for run in runs if not run.ended.is_set()])
             finally:
                 for run in runs:
@@ -168,7 +206,8 @@ class SpanReader:
         """Wait for spans with asked blocks that other batches bring: then their part of them is here."""
         index = found.index.identity
         while True:
-            needed = set().union(*(self._lacks(batch, found, wanted) for wanted in self._awaited(batch)))
+            wants = [*self._awaited(batch), *(batch.beyond if batch.modest else ())]
+            needed = set().union(*(self._lacks(batch, found, wanted) for wanted in wants))
             other = next((self._flying[index, at] for at in needed if (index, at) in self._flying), None)
             if other is None:
                 return
@@ -176,7 +215,7 @@ class SpanReader:
             with trio.move_on_after(BEAT):
                 await other.ended.wait()
             if other.ended.is_set() or other.batch.progress != before:
-                batch.moved(1)
+                batch.beat()
 
     def _plan(self, batch: SpanBatch, found: MemberMap) -> list[SpanRun]:
         """Return the runs that bring what is asked for, and what is not as far as there is memory; note them."""
@@ -196,25 +235,31 @@ class SpanReader:
         for spans in plan_runs(found.index, needed | beyond):
             run = SpanRun(self._http, self._board, self._indexes, self._store, batch, found, spans)
             run.urgent = not needed.isdisjoint(spans)
-            run.paid = not run.urgent and self._memory.take(run.cost)
-            if run.urgent or run.paid:
+            run.claim = None if run.urgent else self._budget.take(run.cost)
+            if run.urgent or run.claim is not None:
                 runs.append(run)
                 self._flying.update({(index, at): run for at in spans})
+            else:
+                batch.lacked = run.cost
         return runs
 
     async def _fly_all(self, batch: SpanBatch, runs: list[SpanRun]) -> None:
         failed: list[RefgenfsError] = []
 
         async def fly(run: SpanRun) -> None:
-            if not run.paid:
-                await self._memory.acquire(run.cost, lambda: batch.moved(1))
-                run.paid = True
+            flies = False
             try:
+                if run.claim is None:
+                    run.claim = self._budget.claim(run.cost)
+                await run.claim.wait(batch.beat)
+                self._flights.under_way += 1
+                flies = True
                 if not any(isinstance(exc, SpansUseless) for exc in failed):  # else a stream brings it
                     await run.fly()
             except RefgenfsError as exc:
                 failed.append(without_frames(exc))  # they hold what came
             finally:
+                self._flights.under_way -= flies
                 self._settle(run)
 
         async with trio.open_nursery() as nursery:
@@ -223,11 +268,28 @@ class SpanReader:
         if failed:
             raise next((exc for exc in failed if isinstance(exc, SpansUseless)), failed[0])
 
+    def _is_awaited(self, run: SpanRun) -> bool:
+        """Say whether somebody waits for a block that has flown to this run from another batch."""
+        arrivals = (self._board.find(slot.cid, slot.place.index) for slot in run.overlapping() if slot.flies)
+        return any(arrival is not None and arrival.held for arrival in arrivals)
+
+    def _withdraw(self, run: SpanRun) -> None:
+        """End the flights of a run that is not to fly; who asks for one of its blocks next has it launched."""
+        edges = run.edges()  # of which another run may bring its part
+        error = OriginUnavailable(f"{run.batch.archive.ref.key}: it is not read ahead now")
+        for slot in run.overlapping():
+            self._board.fail(slot.cid, (slot.place.index,), run.batch, error)
+            slot.give_up()
+            if slot not in edges:
+                del run.batch.slots[slot.place.name, slot.place.index]
+        run.batch.lacked = 0  # memory would not help
+        run.ended.set()
+        self._settle(run)
+
     def _settle(self, run: SpanRun) -> None:
         """Give back the memory that a run took, and let others have what came of blocks at its edges; idempotent."""
-        if run.paid:
-            run.paid = False
-            self._memory.release(run.cost)
+        if run.claim is not None:
+            run.claim.release()
         index = run.found.index.identity
         for at in run.spans:
             if self._flying.get((index, at)) is run:
@@ -250,7 +312,7 @@ class SpanReader:
             if other is not None:
                 slot.merge(other)
             self._seams[key] = slot
-            if len(self._seams) > SEAMS:
+            if len(self._seams) > self._seams_kept:
                 self._seams.popitem(last=False)
 
     def _lacks(self, batch: SpanBatch, found: MemberMap, wanted: Wanted) -> set[int]:
@@ -297,8 +359,10 @@ class SpanReader:
             return None
         try:
             content = await self._store.content(archive.content_id(name), member.size)
-        except CacheError:
-            return None  # counted by the store; the readers are served all the same
+        except CacheError as exc:  # the readers are served all the same
+            self._refusals.note(f"{archive.ref.key} {name} is read without the cache", exc)
+            return None
+        self._refusals.clear()
         await label(self._store, content.id, archive.ref.key, name)
         return content
 
@@ -318,10 +382,10 @@ class SpanReader:
             del batch.slots[wanted]
             return
         asked = asked or arrival is not None  # of this batch, or of one that has waited for it
-        older_than = None if asked or wanted in batch.beyond else batch.born
+        older_than = None if asked or (wanted in batch.beyond and not batch.modest) else batch.born
         slot.content = content
         slot.reservation = content.reserve(block, older_than=older_than) if content is not None else None
-        if slot.reservation is None and not asked and batch.spare >= SPARE // 2:
+        if slot.reservation is None and not asked and (batch.modest or batch.spare >= self._spare_kept // 2):
             del batch.slots[wanted]  # without room, and nobody waits
             return
         if slot.reservation is None:

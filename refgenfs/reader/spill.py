@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 
 from refgenfs.cache.keeping import bound_of
@@ -17,8 +16,6 @@ log = logging.getLogger(__name__)
 STEP = 256 * 1024  # bytes reserved at a time
 SLACK = 2 * WINDOW  # bytes that may be written before the next look
 
-_numbers = itertools.count()
-
 
 class Spill:
     """The scratch file of one stream's index builder, whose bytes are reserved as they come.
@@ -30,7 +27,7 @@ class Spill:
         self.builder: IndexBuilder | None = None
         self._store = store
         self._spacing = spacing
-        self._path = store.scratch / f"{next(_numbers)}.windows"
+        self._path = store.scratch / f"{id(self):x}.windows"
         self._reservations: list[Reservation] = []
         self._reserved = 0
 

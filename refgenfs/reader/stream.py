@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -24,6 +24,7 @@ from refgenfs.reader.archive import Archive as Archive
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import label
 from refgenfs.reader.member_table import renamed
+from refgenfs.reader.refusals import Refusals
 from refgenfs.reader.spill import Spill
 from refgenfs.reader.trust import drop_all
 
@@ -88,9 +89,11 @@ class ArchiveStream:
         board: FlightBoard,
         linger: float,
         idle: IdleStreams,
+        came: Callable[[int], None],
         spill: Spill | None = None,
     ) -> None:
         self.archive = archive
+        self._came = came  # told how many bytes came
         self.spill = spill  # where the archive's index is made meanwhile
         self.tail: OrderedDict[tuple[str, int], Arrival] = OrderedDict()
         self._idle = idle
@@ -116,6 +119,7 @@ class ArchiveStream:
         self._ended = False
         self._unrecorded = False  # the ledger does not know which object this is
         self._wake = trio.Event()
+        self._refusals = Refusals(log)
         self._born = store.stamp
         self._reservations: dict[tuple[str, int], Reservation] = {}
 
@@ -147,6 +151,10 @@ class ArchiveStream:
     def wake(self) -> None:
         """Look again whether somebody waits."""
         self._wake.set()
+
+    def beat(self) -> None:
+        """Give a sign of life: who waits for a turn of this stream need not give up."""
+        self.progress += 1
 
     def give_up(self) -> None:
         """End if nobody waits: the connection is needed elsewhere."""
@@ -264,6 +272,7 @@ class ArchiveStream:
             self.spill.look_after(self._born)
         for arrival in arrivals:
             self.progress += len(arrival.data)
+            self._came(len(arrival.data))
             if self.rehearsal:
                 continue
             name = self.archive.canonical(arrival.name)
@@ -343,8 +352,9 @@ class ArchiveStream:
         if content is None and not self._unrecorded:
             try:
                 content = await self._store.content(self.archive.content_id(name), self.members[name].size)
-            except CacheError:
-                return None  # counted by the store; the readers are served all the same
+            except CacheError as exc:  # the readers are served all the same
+                self._refusals.note(f"{self.archive.ref.key} {name} is streamed past the cache", exc)
+                return None
             await label(self._store, content.id, self.archive.ref.key, name)
             self._contents[name] = content
         return content

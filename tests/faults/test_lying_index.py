@@ -36,11 +36,14 @@ class Offering(ScriptedOrigin):
     def __init__(self, root: Path, **options: bool) -> None:
         super().__init__(root, **options)
         self.index = root / "index"
+        self.status = 0  # that it answers with for the index, if not as it should
         self.length = 0  # of the index, if it is to be another one than it has
 
     def answer(self, ask: Ask) -> Reply:
         if not ask.path.endswith(".seekidx"):
             return super().answer(ask)
+        if self.status:
+            return text_reply("not now", self.status)
         if not self.index.exists():
             return text_reply("none", 404)
         reply = file_reply(self.index, ask)
@@ -84,6 +87,20 @@ def test_an_index_that_is_replaced_or_removed_costs_a_stream(tmp_path: Path, eve
         for offset in (5 * MIB, 3 * MIB, 2 * MIB):
             read_at(site, offset)
         site.read_right(ASSET)
+        assert_log_is_clean(mounted)
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_an_index_that_is_refused_for_ever_costs_a_stream(tmp_path: Path, status: int) -> None:
+    """What the origin answers for the index alone says nothing of the archive, and no reader hears of it."""
+    with offering(tmp_path) as (site, origin, _), site.mount() as mounted:
+        read_at(site, 0)
+        assert "offers a seek index" in mounted.log_text()
+        origin.status = status
+        for offset in (5 * MIB, 3 * MIB, 2 * MIB):
+            read_at(site, offset)
+        site.read_right(ASSET)
+        assert "its seek index is dropped" in mounted.log_text()
         assert_log_is_clean(mounted)
 
 

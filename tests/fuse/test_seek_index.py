@@ -22,6 +22,9 @@ SPACING = 1 << 20
 KEY = f"{ALIAS}/{ASSET}"
 
 
+ALONE = '[prefetch]\nsiblings = "0"\n'  # what is read, and nothing that a tool would read next
+
+
 def largest(ecoli: Ecoli) -> Path:
     """Return the largest plain file of the asset; the FASTA is the link to another one's."""
     folder = ecoli.plain(ASSET)
@@ -69,7 +72,7 @@ def offered(ecoli: Ecoli, tmp_path: Path) -> Path:
 def test_a_piece_of_an_evicted_file_costs_its_spans(origins: Origins, tmp_path: Path) -> None:
     origin = origins("archive")
     size = origin.ecoli.archive(ASSET).stat().st_size
-    setup = origin.setup(tmp_path)
+    setup = origin.setup(tmp_path, extra=ALONE)
     with setup.mount() as mounted:
         mounted.refgenfs("pull", KEY)
         settled(mounted)
@@ -114,7 +117,7 @@ def test_a_fresh_node_with_an_offered_index(origins: Origins, tmp_path: Path, of
     origin = origins("archive", indexes=offered)
     ecoli = origin.ecoli
     size = ecoli.archive(ASSET).stat().st_size
-    with origin.setup(tmp_path / "node").mount() as mounted:
+    with origin.setup(tmp_path / "node", extra=ALONE).mount() as mounted:
         plain = largest(ecoli)
         shown = mounted.run("stat", "-c", "%s", f"{genome(mounted)}/{ASSET}/{plain.name}").stdout
         assert int(shown) == plain.stat().st_size

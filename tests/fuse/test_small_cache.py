@@ -34,6 +34,7 @@ pytestmark = [pytest.mark.needs_fuse, pytest.mark.needs_data]
 
 SAMPLE_EVERY = 0.02  # seconds
 TOOL = {"bwa_index": "bwa mem", "bowtie2_index": "bowtie2"}
+ALONE = '[prefetch]\nsiblings = "0"\n'  # what is read, and nothing that a tool would read next
 
 
 @dataclass
@@ -156,7 +157,7 @@ def test_files_larger_than_the_whole_cache(origin: Origin, tmp_path: Path, tool:
 
 def test_what_is_pinned_stays_and_the_rest_is_evicted_around_it(origin: Origin, tmp_path: Path) -> None:
     ecoli, size = origin.ecoli, 19_000_000
-    with origin.setup(tmp_path, size=str(size)).mount() as mounted, sampled(mounted.cache) as samples:
+    with origin.setup(tmp_path, size=str(size), extra=ALONE).mount() as mounted, sampled(mounted.cache) as samples:
         mounted.refgenfs("pull", f"{ALIAS}/bwa_index", "--pin")
         for _ in range(2):
             paths = files(mounted, ecoli, "bowtie2_index")

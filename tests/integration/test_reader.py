@@ -37,8 +37,7 @@ from refgenfs.core.errors import (
 )
 from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW, LONGEST_REQUEST, SHORTEST_REQUEST
 from refgenfs.reader import disk
-from refgenfs.reader.rangeruns import RUN_MEMORY
-from refgenfs.reader.ranges import RangeRun, split_runs
+from refgenfs.reader.ranges import RUN_MEMORY, RangeRun, split_runs
 from refgenfs.reader.reader import OpenFile
 from tests.support.scripted import MIB, SOURCE, Rig, eventually, gather, letters, open_rig, room_for
 
@@ -570,21 +569,21 @@ async def test_warm_reads_in_order_have_what_follows_fetched(tmp_path: Path) -> 
         assert blocks(rig.http.ranges)[:3] == [2, 3, 4]
 
 
-async def test_nothing_is_read_ahead_while_slots_are_scarce(tmp_path: Path) -> None:
-    slots = 4
+async def test_nothing_is_read_ahead_while_memory_is_scarce(tmp_path: Path) -> None:
+    slots, length = 4, RUN_MEMORY // 2
     async with open_rig(tmp_path, memory=slots * RUN_MEMORY) as rig:
         busy, facts_busy = rig.serve_file("busy", 400 * BLOCK)
         _, facts = rig.serve_file("hg38.fa", 64 * BLOCK)
         busy.tap.shut()
         async with trio.open_nursery() as nursery:
-            for index in (399, 300, 200, 100):
+            for index in (380, 300, 200, 100):
                 file = await rig.reader.open(facts_busy)
-                nursery.start_soon(partial(rig.read, file, index * BLOCK, 10))
+                nursery.start_soon(partial(rig.read, file, index * BLOCK, length))
             await eventually(lambda: rig.http.under_way == slots)
             reader = await rig.reader.open(facts)
             nursery.start_soon(partial(rig.read, reader, 0, 10))
             await trio.sleep(0.02)
-            assert len(rig.board) == slots + 1
+            assert len(rig.board) == slots * length // BLOCK + 1
             busy.tap.open()
         await rig.settled()
         assert Run(0, 1) in rig.http.ranges

@@ -25,9 +25,21 @@ from refgenfs.core.content import BLOCK, FileFacts, Run
 from refgenfs.core.errors import OriginUnavailable, StaleContent
 from refgenfs.core.siblings import BUILT_IN
 from refgenfs.reader import siblings as module
+from refgenfs.reader.archive import Archive
 from refgenfs.reader.reader import OpenFile
 from refgenfs.reader.siblings import HEAD, Siblings
-from tests.support.scripted import MIB, SOURCE, Rig, entry, eventually, open_rig, pack, room_for
+from tests.support.scripted import (
+    MIB,
+    SOURCE,
+    Packed,
+    Rig,
+    entry,
+    eventually,
+    facts_of,
+    open_rig,
+    pack,
+    room_for,
+)
 
 VERSION = AssetVersion(SOURCE, "d1", "hg38", "bwa_index", "default", "digest")
 
@@ -87,6 +99,14 @@ class Opener:
         return bool(self.siblings._parties)
 
 
+def opener_of(shelf: Shelf, budget: int = 16 * MIB, connections: int = 8) -> Opener:
+    rig = shelf.rig
+    siblings = Siblings(
+        shelf, rig.reader, rig.store, BUILT_IN, budget=budget, connections=connections, nursery=rig.nursery
+    )
+    return Opener(shelf, siblings)
+
+
 SIZES = {"x.amb": 20, "x.ann": 90_000, "x.bwt": 3 * MIB, "x.pac": MIB + 7, "x.sa": 2 * MIB + 1, "y.sa": MIB}
 
 
@@ -102,10 +122,7 @@ async def shelved(
 ) -> AsyncIterator[tuple[Shelf, Opener]]:
     async with open_rig(folder, size=size, memory=memory) as rig:
         shelf = Shelf(rig, sizes)
-        siblings = Siblings(
-            shelf, rig.reader, rig.store, BUILT_IN, budget=budget, connections=connections, nursery=rig.nursery
-        )
-        yield shelf, Opener(shelf, siblings)
+        yield shelf, opener_of(shelf, budget, connections)
 
 
 @pytest.fixture(autouse=True)
@@ -374,6 +391,133 @@ async def test_the_stream_of_an_archive_brings_its_files_itself(tmp_path: Path) 
         tool.siblings.opened(member, VERSION, "x.bwt")
         assert not tool.busy
         tool.siblings.closed(member)
+
+
+class Packet(Shelf):
+    """The members of an archive that has a seek index, and none of whose bytes are there."""
+
+    archive: Archive
+
+    @classmethod
+    async def of(cls, rig: Rig, packed: Packed) -> Packet:
+        packet = cls(rig, {})
+        served, ref = rig.serve_archive(packed)
+        packet.archive = await rig.open_archive(ref)
+        await rig.archives.pull(packet.archive, list(packed.data))
+        await rig.settled(packet.archive)
+        packet.files = {
+            name: (served, facts_of(packet.archive, packet.archive.table.members[name])) for name in packed.data
+        }
+        packet.evict()
+        rig.http.streams = 0
+        return packet
+
+    def evict(self) -> None:
+        for _, facts in self.files.values():
+            self.rig.store.evict(facts.content)
+
+    async def open(self, facts: FileFacts, version: AssetVersion, name: str) -> OpenFile:
+        return await self.rig.reader.open(facts, self.archive)
+
+
+PACKED = pack([entry("x.bwt", 3 * MIB), entry("other", 2 * MIB), entry("x.sa", 6 * MIB + 5), entry("x.ann", 90)])
+
+ALONE = pack([entry("x.bwt", MIB), entry("x.sa", 4 * MIB)])  # one run, which with little memory comes bit by bit
+
+
+@pytest.mark.parametrize("memory", [64 * MIB, 4 * MIB])
+async def test_members_of_an_archive_with_an_index_come_by_its_spans(tmp_path: Path, memory: int) -> None:
+    async with open_rig(tmp_path, spacing=MIB, memory=memory) as rig:
+        shelf = await Packet.of(rig, PACKED)
+        before = shelf.fetched()
+        siblings = Siblings(
+            shelf, rig.reader, rig.store, BUILT_IN, budget=16 * MIB, connections=8, nursery=rig.nursery
+        )
+        tool = Opener(shelf, siblings)
+        opened = await tool.open("x.bwt")
+        await eventually(lambda: not tool.busy or shelf.held("x.sa") == 6 * MIB + 5)
+        await rig.settled(shelf.archive)
+        assert shelf.held("x.sa") == 6 * MIB + 5
+        assert shelf.held("x.ann") == 90
+        assert shelf.fetched() - before < 10 * MIB, "each span once; and hardly any of what else there is"
+        file = await rig.reader.open(shelf.facts("x.sa"), shelf.archive)
+        assert await rig.read(file, MIB, 100_000) == PACKED.data["x.sa"][MIB : MIB + 100_000]
+        assert rig.http.streams == 0
+        tool.close(opened)
+
+
+async def test_members_of_an_archive_make_no_room_of_what_is_used(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, spacing=MIB, size=room_for(14 * MIB // BLOCK)) as rig:
+        shelf = await Packet.of(rig, PACKED)
+        siblings = Siblings(
+            shelf, rig.reader, rig.store, BUILT_IN, budget=16 * MIB, connections=8, nursery=rig.nursery
+        )
+        tool = Opener(shelf, siblings)
+        _, facts = rig.serve_file("plain", 10 * MIB)
+        used = await rig.reader.open(facts)
+        tool.siblings.opened(used, VERSION, "plain")
+        for at in range(0, facts.size, MIB):
+            await rig.read(used, at, MIB)
+        await rig.settled()
+        evictions = rig.store.evictions
+        opened = await tool.open("x.bwt")
+        await eventually(lambda: not tool.busy)
+        await rig.settled(shelf.archive)
+        assert rig.store.evictions == evictions
+        assert rig.store.resident_bytes(facts.content) == facts.size
+        tool.close(opened)
+        tool.siblings.closed(used)
+
+
+@pytest.mark.parametrize("memory", [64 * MIB, 4 * MIB])
+async def test_an_archive_that_can_not_be_had_ends_it(tmp_path: Path, memory: int) -> None:
+    async with open_rig(tmp_path, spacing=MIB, memory=memory) as rig:
+        shelf = await Packet.of(rig, ALONE)
+        tool = opener_of(shelf)
+        shelf.files["x.sa"][0].fault = OriginUnavailable("away")
+        opened = await tool.open("x.bwt")
+        await eventually(lambda: not tool.busy)
+        await rig.settled(shelf.archive)
+        assert shelf.held("x.sa") == 0
+        tool.close(opened)
+
+
+@pytest.mark.parametrize("memory", [64 * MIB, 4 * MIB])
+async def test_a_cache_with_no_room_for_members_of_an_archive_ends_it(tmp_path: Path, memory: int) -> None:
+    async with open_rig(tmp_path, spacing=MIB, memory=memory) as rig:
+        shelf = await Packet.of(rig, ALONE)
+        tool = opener_of(shelf)
+        rig.store._room.reserve = lambda *_: None  # type: ignore[method-assign]
+        opened = await tool.open("x.bwt")
+        await eventually(lambda: not tool.busy)
+        await rig.settled(shelf.archive)
+        assert rig.http.parts == []
+        tool.close(opened)
+
+
+async def test_who_joins_a_sibling_of_an_archive_gets_it_though_the_opener_leaves(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, spacing=MIB) as rig:
+        shelf = await Packet.of(rig, PACKED)
+        siblings = Siblings(
+            shelf, rig.reader, rig.store, BUILT_IN, budget=16 * MIB, connections=8, nursery=rig.nursery
+        )
+        tool = Opener(shelf, siblings)
+        shelf.shut()
+        opened = await tool.open("x.bwt")
+        await eventually(lambda: len(rig.board))
+        file = await rig.reader.open(shelf.facts("x.sa"), shelf.archive)
+        got: list[bytes] = []
+
+        async def read() -> None:
+            got.append(await rig.read(file, 0, BLOCK))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            tool.close(opened)
+            await eventually(lambda: not tool.busy)
+            shelf.files["x.sa"][0].tap.open()
+        assert got == [PACKED.data["x.sa"][:BLOCK]]
+        await rig.settled(shelf.archive)
 
 
 async def test_an_error_ends_it_and_is_not_remembered(tmp_path: Path) -> None:

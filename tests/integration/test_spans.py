@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,15 @@ from refgenfs.core.errors import (
     StaleContent,
 )
 from refgenfs.core.seekindex import SeekIndex
-from refgenfs.fetch.answers import OriginUnusable
+from refgenfs.core.spanplan import plan_runs
+from refgenfs.fetch.answers import OriginFailing, OriginUnusable
 from refgenfs.reader.archive import Archive
+from refgenfs.reader.budget import Claim
+from refgenfs.reader.trust import drop_all
 from tests.support.scripted import (
+    MIB,
     SOURCE,
+    Entry,
     Packed,
     Rig,
     Served,
@@ -497,7 +502,7 @@ async def test_an_index_whose_windows_are_damaged_is_dropped(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("parsed", [True, False])
-@pytest.mark.parametrize("error", [StaleContent, OriginMissing, OriginDenied, OriginUnusable])
+@pytest.mark.parametrize("error", [StaleContent, OriginMissing, OriginDenied, OriginUnusable, OriginFailing])
 async def test_an_offered_index_that_is_replaced_or_gone_costs_a_stream(
     tmp_path: Path, error: type[RefgenfsError], parsed: bool
 ) -> None:
@@ -519,6 +524,116 @@ async def test_an_offered_index_that_is_replaced_or_gone_costs_a_stream(
         assert rig.stale == []
         assert archive.index is not None
         assert not archive.index.offered
+
+
+async def test_an_origin_that_is_away_with_its_index_is_an_error(tmp_path: Path) -> None:
+    """And what answers for the archive says so, in bounded time; nothing is believed of the index meanwhile."""
+    index, away = index_of(PACKED, tmp_path / "made"), OriginUnavailable("away")
+    async with open_rig(tmp_path / "cache", spacing=SPACING) as rig:
+        served, ref = offer(rig, index)
+        archive = await rig.open_archive(ref)
+        file = await rig.open_member(archive, "b.bwt")
+        served.fault = rig.http.objects[INDEX_URL].fault = away
+        assert archive.index is not None
+        rig.store.evict(archive.index.content)
+        assert await gather(partial(rig.read, file, 3 * BLOCK, 1)) == [away]
+        await rig.settled(archive)
+        assert rig.http.streams == 0
+        served.fault = rig.http.objects[INDEX_URL].fault = None
+        assert await assert_never_mixed(rig, archive, "b.bwt", [3]) == [True]
+        assert rig.http.streams == 0
+
+
+async def test_tables_that_come_slowly_are_no_silence(tmp_path: Path) -> None:
+    """As long as bytes of the index come in, who waits for the archive's waits."""
+    patience, names = 1.0, random.Random(1)
+    many = pack([entry("b.bwt", 3 * BLOCK), *(Entry(f"{names.getrandbits(256):x}") for _ in range(8000))])
+    index = index_of(many, tmp_path / "made")
+    assert SeekIndex.parse(index).head_size > 4 * BLOCK
+    async with open_rig(tmp_path / "cache", spacing=SPACING, size=256 * MIB, patience=patience) as rig:
+        _, ref = offer(rig, index, many)
+        archive = await rig.open_archive(ref)
+        file = await rig.open_member(archive, "b.bwt")
+        assert archive.index is not None
+        rig.store.evict(archive.index.content)
+        rig.archives._indexes._maps.clear()
+        tap = rig.http.objects[INDEX_URL].tap
+        tap.shut()
+        got: list[object] = []
+
+        async def read() -> None:
+            got.extend(await gather(partial(rig.read, file, 0, 100)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            for at in range(1, len(index) // BLOCK + 1, 2):
+                tap.flow_to(at * BLOCK)
+                await trio.sleep(patience * 0.6)
+            tap.open()
+        assert got == [many.data["b.bwt"][:100]]
+        assert rig.http.streams == 0
+        await rig.settled(archive)
+
+
+async def test_what_is_taken_back_while_spans_fly_is_brought_again(tmp_path: Path) -> None:
+    """By a stream, and who waits for it notices nothing: the origin has the same version still."""
+    index = index_of(PACKED, tmp_path / "made")
+    async with open_rig(tmp_path / "cache", spacing=SPACING) as rig:
+        served, ref = offer(rig, index)
+        archive = await rig.open_archive(ref)
+        file = await rig.open_member(archive, "b.bwt")
+        served.tap.shut()
+        got: list[object] = []
+
+        async def read() -> None:
+            got.extend(await gather(partial(rig.read, file, 15 * BLOCK, 10)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await eventually(lambda: len(rig.http.parts) == 1)
+            await drop_all(archive, rig.store)
+            served.tap.open()
+        assert got == [PACKED.data["b.bwt"][15 * BLOCK : 15 * BLOCK + 10]]
+        assert rig.http.streams == 1
+        await rig.settled(archive)
+
+
+async def test_blocks_that_nobody_asked_for_and_that_find_no_room_have_no_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for one of them while the rest flies does not wait for that."""
+    monkeypatch.setattr("refgenfs.reader.spans.plan_runs", lambda index, spans, **_: plan_runs(index, spans, 1))
+    async with open_rig(tmp_path, spacing=SPACING) as rig:
+        served, archive = await have_index(rig)
+        rig.store._room.reserve = lambda *_: None  # type: ignore[method-assign]
+        cid, asked = archive.content_id("b.bwt"), 2
+        served.tap.shut()
+        rig.archives.join(archive, cid, "b.bwt", asked)
+        rig.archives.prefetch(archive, "b.bwt", range(asked + 1, 20))
+        await eventually(lambda: rig.http.parts)
+        await trio.sleep(0.02)
+        assert len(rig.http.parts) == 1
+        assert rig.board.find(cid, asked) is not None
+        assert rig.board.find(cid, 17) is None
+        served.tap.open()
+        await rig.settled(archive)
+
+
+async def test_who_waits_is_told_at_once_when_nothing_can_bring_it(tmp_path: Path) -> None:
+    async with open_rig(tmp_path, spacing=SPACING) as rig:
+        served, archive = await have_index(rig)
+        served.ranges = False
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError
+
+        rig.archives._spans._stream = fail
+        file = await rig.open_member(archive, "b.bwt")
+        with trio.fail_after(2):
+            (got,) = await gather(partial(rig.read, file, 3 * BLOCK, 1))
+        assert isinstance(got, OriginUnavailable)
+        assert "ZeroDivisionError" in str(got)
+        await rig.settled(archive)
 
 
 async def test_an_offered_index_of_an_archive_that_is_another_drops_what_came(tmp_path: Path) -> None:
@@ -635,6 +750,65 @@ async def test_an_archive_of_unknown_digest_has_no_index_asked_for(tmp_path: Pat
         archive = await rig.open_archive(ref)
         await rig.archives.members(archive)
         assert rig.http.asked == []
+        await rig.settled(archive)
+
+
+# ---- one budget of memory
+
+
+async def test_ranges_spans_and_a_stream_share_a_budget_and_nobody_starves(tmp_path: Path) -> None:
+    """Each kind is read to its end while the others are read without a pause, and no more is held than there is."""
+    async with open_rig(tmp_path, spacing=SPACING, memory=4 * MIB, patience=30.0) as rig:
+        _, archive = await have_index(rig)
+        plain, facts = rig.serve_file("plain", 160 * BLOCK)
+        _, other = rig.serve_archive(OTHER, name="other")
+        held, claim = [0], rig.budget._claim
+
+        def noted(nbytes: int) -> Claim:
+            made = claim(nbytes)
+            held.append(rig.budget.held)
+            return made
+
+        rig.budget._claim = noted  # type: ignore[method-assign]
+        done: set[str] = set()
+
+        async def read(kind: str, rounds: int, once: Callable[[int], Awaitable[None]]) -> None:
+            turn = 0
+            while turn < rounds or len(done) < 3:
+                await once(turn)
+                turn += 1
+                if turn == rounds:
+                    done.add(kind)
+
+        async def by_ranges(turn: int) -> None:
+            at = turn * 17 % 140 * BLOCK
+            assert await rig.read_once(facts, at, 16 * BLOCK) == plain.body[at : at + 16 * BLOCK]
+            rig.store.evict(facts.content)
+
+        async def by_spans(turn: int) -> None:
+            at = turn * 7 % 20 * BLOCK
+            file = await rig.open_member(archive, "b.bwt")
+            assert await rig.read(file, at, BLOCK) == PACKED.data["b.bwt"][at : at + BLOCK]
+            rig.store.evict(archive.content_id("b.bwt"))
+
+        async def by_stream(turn: int) -> None:
+            streamed = await rig.open_archive(other)
+            file = await rig.open_member(streamed, "c.sa")
+            assert await rig.read(file, 0, 6 * BLOCK) == OTHER.data["c.sa"][: 6 * BLOCK]
+            await rig.settled_streams(streamed)
+            if streamed.index is not None:
+                await rig.archives._indexes.forget(streamed, "the test says so")
+            rig.store.evict(streamed.content_id("c.sa"))
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(read, "ranges", 12, by_ranges)
+                    nursery.start_soon(read, "spans", 12, by_spans)
+                nursery.start_soon(read, "stream", 3, by_stream)
+        assert max(held) <= rig.budget.size
+        assert max(held) > rig.budget.size // 2
+        assert rig.http.streams >= 3
         await rig.settled(archive)
 
 

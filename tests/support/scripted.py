@@ -39,7 +39,9 @@ from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part, RangesIgnored
 from refgenfs.fetch.pieces import RangeSink, StreamSink
 from refgenfs.reader.archives import Archives, ArchiveSettings, Naming
+from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
+from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.reader import OpenFile, Reader
 from refgenfs.reader.stream import Archive
 
@@ -336,10 +338,13 @@ class Rig:
         self.fresh: str | None = None  # what the origin says the archive's digest is now
         self.rechecks = 0
         real = cast(Http, http)
+        self.budget = Budget(memory)
+        flights = RangeFlights(real, self.board, self.budget, nursery)
         self.archives = Archives(
             store,
             real,
             self.board,
+            flights,
             self._recheck,
             self.damaged.extend,
             ArchiveSettings(patience=patience, linger=linger, spacing=spacing or 0, indexes=spacing is not None),
@@ -348,12 +353,11 @@ class Rig:
         )
         self.reader = Reader(
             store,
-            real,
             self.board,
+            flights,
             self.archives,
             self.stale.append,
             patience=patience,
-            memory=memory,
             nursery=nursery,
         )
 
@@ -419,15 +423,22 @@ class Rig:
         assert len(self.board) == 0
         assert self.reserved == 0
         assert self.http.under_way == 0
+        assert self.budget.held == 0
         assert not self.store._shelf.unsettled or all(c.settle(0) for c in self.store._shelf.unsettled.values())
         for archive in archives:
             assert archive.streams == []
             assert archive.header_waiters == archive.pulls == 0
 
+    async def settled_streams(self, *archives: Archive) -> None:
+        """Wait until these archives have no stream."""
+        await eventually(lambda: not any(archive.streams for archive in archives))
+
     async def settled(self, *archives: Archive) -> None:
         """Wait until nothing is under way, and see that nothing is left."""
-        await eventually(lambda: len(self.board) == 0 and self.http.under_way == 0 and self.reserved == 0)
-        await eventually(lambda: not any(archive.streams for archive in archives))
+        await eventually(
+            lambda: len(self.board) == 0 and self.http.under_way == self.reserved == self.budget.held == 0
+        )
+        await self.settled_streams(*archives)
         self.assert_nothing_left(*archives)
 
 
@@ -472,6 +483,7 @@ async def open_rig(
             raise failure
         assert len(rig.board) == 0
         assert rig.reserved == 0
+        assert rig.budget.held == 0
 
 
 async def gather(*calls: Callable[[], Awaitable[object]]) -> list[object]:

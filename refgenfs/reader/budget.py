@@ -1,0 +1,129 @@
+"""One budget of memory for all that is on its way: runs of byte ranges, runs of spans, archives that stream.
+
+Lives on the trio thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+BEAT = 1.0  # seconds between the signs of life of who waits for memory
+# What an archive takes while it streams: bytes that wait to be inflated, two pieces that were, a batch that is cut,
+# and two batches that could not be stored.
+STREAM_MEMORY = 7 * 1024 * 1024
+
+
+class Claim:
+    """Memory that one flight has, or waits for."""
+
+    __slots__ = ("_budget", "_turn", "nbytes")
+
+    def __init__(self, budget: Budget, nbytes: int, turn: trio.Event | None) -> None:
+        self.nbytes = nbytes  # 0: it was given back
+        self._budget = budget
+        self._turn = turn  # set when its turn has come; None: it came at once
+
+    @property
+    def granted(self) -> bool:
+        """Whether the memory is there."""
+        return self._turn is None or self._turn.is_set()
+
+    def grant(self) -> None:
+        """Let it have the memory; for `Budget`."""
+        if self._turn is not None:
+            self._turn.set()
+
+    async def wait(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Wait until the memory is there. `beat` is called every little while, if anything has come in meanwhile."""
+        while self._turn is not None and not self._turn.is_set():
+            before = self._budget.landed
+            with trio.move_on_after(BEAT):
+                await self._turn.wait()
+            if self._budget.landed != before:
+                beat()
+
+    def release(self) -> None:
+        """Give the memory back, or leave the queue. Never awaits; idempotent."""
+        nbytes, self.nbytes = self.nbytes, 0
+        if nbytes:
+            self._budget.settle(self, nbytes)
+
+
+class Budget:
+    """Never more than `size` bytes are held. Who is waited for comes first, in the order of asking.
+
+    *Flights* are short: they end when their bytes have come, or when the origin has not answered for a while. What
+    nobody waits for yet (`take`) gets memory only while nobody queues for it, and leaves a quarter, so there is some
+    for the next who comes. *Streams* are long, so together they never have all: `streams` at a time, with
+    `STREAM_MEMORY` each, or in a small budget one with half of it. A flight that is larger than what all streams
+    leave (`largest`) is counted as that much.
+
+    Nobody waits for ever, since nobody who holds memory waits for memory. A run of spans pays for the parts of the
+    index that it reads, and those claim none. A batch of spans waits for another batch before it claims anything; an
+    index is parsed before its spans are planned. So whoever holds some waits for an origin, a disk, or a lock whose
+    holder does the same; all of these end. And whoever is first in the queue gets what it wants when all flights that
+    are under way have ended, whatever streams.
+    """
+
+    def __init__(self, size: int, streams: int = 4) -> None:
+        self.size = size
+        self.streams = min(streams, max(1, size * 5 // 8 // STREAM_MEMORY))  # at a time
+        self._stream = min(STREAM_MEMORY, size // 2)
+        self.largest = size - self.streams * self._stream
+        self.landed = 0  # changes whenever bytes come in on any flight: who waits for memory is patient meanwhile
+        self.freed = trio.lowlevel.ParkingLot()  # of those who wait until there is some to spare
+        self._left = size
+        self._queue: deque[Claim] = deque()
+
+    @property
+    def held(self) -> int:
+        """Bytes that are held."""
+        return self.size - self._left
+
+    @property
+    def spare(self) -> int:
+        """Bytes that there are for what nobody waits for."""
+        return 0 if self._queue else max(0, self._left - self.size // 4)
+
+    def claim(self, nbytes: int) -> Claim:
+        """Ask for memory for a flight that somebody waits for. It must be released, in any case."""
+        return self._claim(min(nbytes, self.largest))
+
+    def claim_stream(self) -> Claim:
+        """Ask for the memory of a stream; of those there are never more than `streams`, which the caller sees to."""
+        return self._claim(self._stream)
+
+    def take(self, nbytes: int) -> Claim | None:
+        """Have memory for what nobody waits for; None when it may be wanted for something better."""
+        nbytes = min(nbytes, self.largest)
+        if nbytes > self.spare:
+            return None
+        self._left -= nbytes
+        return Claim(self, nbytes, None)
+
+    def moved(self, nbytes: int) -> None:
+        """Note that bytes came in. For any thread."""
+        self.landed += nbytes
+
+    def _claim(self, nbytes: int) -> Claim:
+        if not self._queue and nbytes <= self._left:
+            self._left -= nbytes
+            return Claim(self, nbytes, None)
+        claim = Claim(self, nbytes, trio.Event())
+        self._queue.append(claim)
+        return claim
+
+    def settle(self, claim: Claim, nbytes: int) -> None:
+        """Take back what a claim had, or have it leave the queue; for `Claim.release`."""
+        if claim.granted:
+            self._left += nbytes
+        else:
+            self._queue.remove(claim)
+        while self._queue and self._queue[0].nbytes <= self._left:
+            first = self._queue.popleft()
+            self._left -= first.nbytes
+            first.grant()
+        self.freed.unpark_all()

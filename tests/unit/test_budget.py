@@ -1,0 +1,132 @@
+"""The budget of memory that all flights share.
+
+Promises:
+- never more than its size is held, whoever asks for what in whatever order;
+- who is waited for gets memory in the order of asking; who asks for little does not overtake who asks for much;
+- what nobody waits for gets some only while nobody queues, and leaves a quarter;
+- what streams is bounded, so that flights go on whatever streams; a flight larger than the rest flies all the same;
+- memory that is given back is given on; who gives up waiting leaves the queue.
+"""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from refgenfs.reader.budget import BEAT, STREAM_MEMORY, Budget, Claim
+
+MIB = 1 << 20
+
+amounts = st.integers(1, 40 * MIB)
+steps = st.lists(st.tuples(st.sampled_from(["claim", "take", "stream", "release"]), amounts), max_size=60)
+
+
+@given(st.sampled_from([MIB, 4 * MIB, 52 * MIB, 200 * MIB]), steps)
+def test_never_more_than_its_size_is_held(size: int, asked: list[tuple[str, int]]) -> None:
+    async def run() -> None:
+        budget = Budget(size)
+        flights: list[Claim] = []
+        streams: list[Claim] = []
+        for what, amount in asked:
+            if what == "claim":
+                flights.append(budget.claim(amount))
+            elif what == "stream" and len(streams) < budget.streams:
+                streams.append(budget.claim_stream())
+            elif what == "take" and (taken := budget.take(amount)) is not None:
+                assert budget.held <= size - size // 4
+                flights.append(taken)
+            elif what == "release" and flights:
+                flights.pop(amount % len(flights)).release()
+            assert budget.held == sum(claim.nbytes for claim in flights + streams if claim.granted) <= size
+        while flights:  # whatever streams, all who wait come to fly
+            flying = [claim for claim in flights if claim.granted]
+            assert flying or not all(claim.granted for claim in streams)
+            for claim in flying or streams:
+                claim.release()
+            flights = [claim for claim in flights if claim not in flying]
+        for claim in streams:
+            claim.release()
+            claim.release()
+        assert budget.held == 0
+
+    trio.run(run)
+
+
+async def test_in_the_order_of_asking() -> None:
+    budget = Budget(8 * MIB)
+    first = budget.claim(3 * MIB)
+    second = budget.claim(3 * MIB)
+    large = budget.claim(4 * MIB)
+    little = budget.claim(MIB)
+    assert [claim.granted for claim in (first, second, large, little)] == [True, True, False, False]
+    first.release()
+    assert large.granted
+    assert little.granted
+    assert budget.held == 8 * MIB
+
+
+async def test_what_nobody_waits_for_comes_last_and_leaves_a_quarter() -> None:
+    budget = Budget(8 * MIB)
+    taken = budget.take(4 * MIB)
+    assert taken is not None
+    assert budget.spare == 2 * MIB
+    assert budget.take(2 * MIB + 1) is None
+    first, second = budget.claim(4 * MIB), budget.claim(MIB)
+    assert first.granted
+    assert not second.granted
+    first.release()
+    assert budget.take(2 * MIB) is None, "a quarter is left, less what the second has"
+    second.release()
+    assert budget.take(2 * MIB) is not None
+
+
+async def test_who_gives_up_leaves_the_queue() -> None:
+    budget = Budget(8 * MIB)
+    holder = budget.claim(4 * MIB)
+    other = budget.claim(3 * MIB)
+    large, little = budget.claim(4 * MIB), budget.claim(MIB)
+    assert [claim.granted for claim in (large, little)] == [False, False]
+    large.release()
+    assert little.granted
+    for claim in (holder, other, little):
+        claim.release()
+    assert budget.held == 0
+
+
+@pytest.mark.parametrize(("size", "streams"), [(200 * MIB, 4), (52 * MIB, 4), (30 * MIB, 2), (4 * MIB, 1)])
+async def test_what_streams_leaves_enough_for_every_flight(size: int, streams: int) -> None:
+    budget = Budget(size)
+    assert budget.streams == streams
+    held = [budget.claim_stream() for _ in range(streams)]
+    assert all(claim.nbytes <= STREAM_MEMORY for claim in held)
+    assert budget.largest >= size * 3 // 8
+    flight = budget.claim(10 * size)
+    assert flight.granted
+    assert budget.held == size
+
+
+async def test_a_sign_of_life_only_while_anything_comes(mock_clock: MockClock) -> None:
+    budget, beats = Budget(2 * MIB), [0]
+    holder = budget.claim(MIB)
+    other = budget.claim(MIB)
+    claim = budget.claim(1)
+
+    def beat() -> None:
+        beats[0] += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(claim.wait, beat)
+        await wait_all_tasks_blocked()
+        for came, expected in ((0, 0), (100, 1), (0, 1), (1, 2)):
+            budget.moved(came)
+            mock_clock.jump(BEAT)
+            await wait_all_tasks_blocked()
+            assert beats == [expected]
+        holder.release()
+    assert claim.granted
+    other.release()
+    claim.release()
+    assert budget.held == 0
