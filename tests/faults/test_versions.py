@@ -24,13 +24,14 @@ from tests.faults.world import (
     usual_files,
 )
 from tests.support.faulty_origin import Fault
+from tests.support.recorded import wait_until_recorded
 
 pytestmark = pytest.mark.needs_fuse
 
 STALE = ("ESTALE", "EIO")
 
 
-def _until(true: Callable[[], object], seconds: float = 5.0) -> None:
+def _until(true: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"
@@ -241,7 +242,8 @@ def test_unconfirmed_bytes_do_not_outlive_their_archive(tmp_path: Path, how: str
             ]
             with Held(f"{m.path}/{ALIAS}/one/a.big") as held:
                 assert held.read(0, 1_000) == ("", wrong["a.big"][:1_000])
-                time.sleep(3.5)  # the retries end, and the block maps reach the ledger
+                time.sleep(1.5)  # the retries end
+                wait_until_recorded(m)
             assert _resident(site) > len(right["a.big"]) // 2
             if how == "killed":
                 m.kill()
@@ -270,7 +272,7 @@ def test_what_an_interrupted_archive_brought_reads_without_the_origin(tmp_path: 
                 Fault("status", glob, times=None, value=503),
             ]
             site.read_right("one", only="a.big")
-            time.sleep(1.5)
+            time.sleep(1.5)  # the retries end
         site.stop_origin()
         try:
             with site.mount():
