@@ -140,6 +140,21 @@ async def _http(bridge: Any, config: Config) -> AsyncIterator[Http]:
             await http.aclose()
 
 
+def _sources(http: Http, config: Config) -> list[Source]:
+    return [
+        RefgenieSource(
+            http,
+            name=source.name,
+            url=source.url,
+            mirrors=source.mirrors,
+            remotes=source.remotes,
+            seek_index=source.seek_index,
+            timeout=source.timeout,
+        )
+        for source in config.source
+    ]
+
+
 class _Running:
     """One run of the daemon: its parts, and how they call each other."""
 
@@ -152,54 +167,12 @@ class _Running:
         self._announce = announce
         self._stopping = trio.Event()
         self._started = time.time()
-        sources: list[Source] = [
-            RefgenieSource(
-                http,
-                name=source.name,
-                url=source.url,
-                mirrors=source.mirrors,
-                remotes=source.remotes,
-                seek_index=source.seek_index,
-                timeout=source.timeout,
-            )
-            for source in config.source
-        ]
-        self._catalog = Catalog(sources, store.ledger, refresh=config.catalog.refresh)
+        self._catalog = Catalog(_sources(http, config), store.ledger, refresh=config.catalog.refresh)
         board = FlightBoard()
-        archives = Archives(
-            store,
-            http,
-            board,
-            self._recheck,
-            self._on_damage,
-            ArchiveSettings(
-                patience=config.limits.read_deadline,
-                streams=max(1, min(STREAMS, config.limits.connections - 2)),
-                memory=config.limits.memory // 2,
-            ),
-            nursery,
-        )
-        self._reader = Reader(
-            store,
-            http,
-            board,
-            archives,
-            self._on_stale,
-            patience=config.limits.read_deadline,
-            memory=config.limits.memory,
-            nursery=nursery,
-        )
+        archives = self._make_archives(board)
+        self._reader = self._make_reader(board, archives)
         self._library = Library(self._catalog, archives, self._reader, config.limits.lookup_deadline)
-        siblings = Siblings(
-            self._library,
-            self._reader,
-            store,
-            config.prefetch.rules(),
-            budget=config.prefetch.siblings,
-            connections=config.limits.connections,
-            nursery=nursery,
-        )
-        self._tree = Tree(self._catalog, self._library, self._started, siblings)
+        self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings())
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
         self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
         self._parts = Daemon(
@@ -214,6 +187,43 @@ class _Running:
             self._operations,
             self._stopping.set,
         )
+
+    # -- the parts ----------------------------------------------------------------------------------------
+
+    def _make_archives(self, board: FlightBoard) -> Archives:
+        limits = self._config.limits
+        settings = ArchiveSettings(
+            patience=limits.read_deadline,
+            streams=max(1, min(STREAMS, limits.connections - 2)),
+            memory=limits.memory // 2,
+        )
+        return Archives(self._store, self._http, board, self._recheck, self._on_damage, settings, self._nursery)
+
+    def _make_reader(self, board: FlightBoard, archives: Archives) -> Reader:
+        return Reader(
+            self._store,
+            self._http,
+            board,
+            archives,
+            self._on_stale,
+            patience=self._config.limits.read_deadline,
+            memory=self._config.limits.memory,
+            nursery=self._nursery,
+        )
+
+    def _make_siblings(self) -> Siblings:
+        prefetch = self._config.prefetch
+        return Siblings(
+            self._library,
+            self._reader,
+            self._store,
+            prefetch.rules(),
+            budget=prefetch.siblings,
+            connections=self._config.limits.connections,
+            nursery=self._nursery,
+        )
+
+    # -- from mount to unmount ----------------------------------------------------------------------------
 
     async def serve(self) -> None:
         """Mount, answer, and take everything down again."""

@@ -19,7 +19,6 @@ from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.content import ContentId, FileFacts
 from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
-from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import Child, Layout, is_junk
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
@@ -308,11 +307,6 @@ class Tree:
         if self._siblings is not None:
             self._siblings.closed(file)
 
-    def key_of(self, number: int) -> AssetKey | None:
-        """Return the key of what an inode stands for; None above the assets."""
-        node = self.inode(number).node
-        return node.version.key if isinstance(node, FolderNode | FileNode) else None
-
     # -- change -------------------------------------------------------------------------------------------
 
     def outdated(self, snapshot: CatalogSnapshot) -> list[tuple[int, str]]:
@@ -341,10 +335,6 @@ class Tree:
         number = self._numbers.get(content)
         node = self._inodes[number].node if number is not None else None
         return list(node.names) if isinstance(node, FileNode) else []
-
-    def number_of(self, content: ContentId) -> int | None:
-        """Return the inode of a content, if the kernel knows it."""
-        return self._numbers.get(content)
 
     def retire(self, content: ContentId) -> int | None:
         """Give a content another inode from now on; return the one that it had, None if the kernel knows none.
