@@ -25,7 +25,7 @@ from refgenfs.core.content import (
     block_length,
 )
 from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, StaleContent
-from refgenfs.core.readahead import Window
+from refgenfs.core.readahead import Window, largest_window
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.assembling import assemble
@@ -109,7 +109,8 @@ class Reader:
             log.warning("%s; it is read without the cache", exc)
             content = UncachedContent(facts.content, facts.size)
         generation = archive.generation if archive is not None else 0
-        return OpenFile(facts, content, archive, Window(facts.size), opened=generation)
+        window = Window(facts.size, largest_window(self._store.quota))
+        return OpenFile(facts, content, archive, window, opened=generation)
 
     async def vouch(self, facts: FileFacts, key: str, name: str) -> None:
         """Label a content that comes by byte ranges, before it is opened.
