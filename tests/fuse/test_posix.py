@@ -75,8 +75,8 @@ class Ground:
             time.sleep(0.3)
 
 
-def source(url: str) -> str:
-    return f'[[source]]\nname = "origin"\ntype = "refgenie"\nurl = "{url}"\n'
+def source(url: str, more: str = "") -> str:
+    return f'[[source]]\nname = "origin"\ntype = "refgenie"\nurl = "{url}"\n{more}'
 
 
 def make_plain(archives: Path, folder: Path, names: dict[str, str]) -> Path:
@@ -842,7 +842,8 @@ def stalled_mount(stalling: Stalling, folder: Path, *, remotes: bool) -> Iterato
     ]
     with running(origin):
         origin.faults = silent
-        with Setup(folder, source(origin.url)).mount() as mounted:
+        # The host's requests that stall are given up after this; others get their turn then.
+        with Setup(folder, source(origin.url, 'timeout = "6s"\n')).mount() as mounted:
             # Answers that are whole before they stall would leave their connection unfit for the next request. So
             # sizes are asked for first, and each range stalls within its first block.
             mounted.run("ls", str(mounted.path / "tinyA/bowtie2_index"))
