@@ -195,7 +195,7 @@ def test_an_archive_digest_that_nobody_knows(tmp_path: Path) -> None:
                 _until(lambda: _resident(site) == 0)
             seen = site.read_or(*STALE, asset="one")
             assert "EIO" in seen
-            assert m.run("ls", f"{m.path}/{ALIAS}", timeout=5).stdout.split() == [
+            assert m.run("ls", f"{m.path}/{ALIAS}", timeout=20).stdout.split() == [
                 "one", "one:default", "other", "other:default",
             ]  # fmt: skip
             site.world.assets["one"]["tags"][TAG]["archive_digest"] = site.world.md5("one")
@@ -321,7 +321,7 @@ def test_a_version_that_lost_a_file(tmp_path: Path) -> None:
         m.call("reload")
         shown = probe(m, "list", f"{m.path}/{ALIAS}/one")[0]
         assert shown == {"error": "", "names": {"a.big": 3_000, "e.new": 3_000}}
-        gone = m.run("cat", f"{m.path}/{ALIAS}/one/b.small", check=False, timeout=10)
+        gone = m.run("cat", f"{m.path}/{ALIAS}/one/b.small", check=False, timeout=30)
         assert gone.returncode == 1
         assert "No such file" in gone.stderr
         _restart_and_read(site, "one")

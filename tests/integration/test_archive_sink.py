@@ -166,7 +166,7 @@ async def open_sink(receiver: Receiver, index: IndexBuilder | None = None) -> As
     try:
         yield sink
     finally:
-        with trio.fail_after(5) as scope:
+        with trio.fail_after(20) as scope:
             scope.shield = True
             await sink.close()
         assert workers() == []
@@ -336,7 +336,7 @@ async def test_a_cancelled_stream_stops_while_admit_waits(bridge: Bridge) -> Non
     receiver = Receiver()
     receiver.gate = trio.Event()
     archive = tgz_of({"big": noise(8 << 20)})
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with open_sink(receiver) as sink, trio.open_nursery() as nursery:
             nursery.start_soon(pour, bridge, sink, archive)
             await receiver.waiting.wait()
