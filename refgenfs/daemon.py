@@ -143,6 +143,21 @@ async def _http(bridge: Any, config: Config) -> AsyncIterator[Http]:
             await http.aclose()
 
 
+def _sources(http: Http, config: Config) -> list[Source]:
+    return [
+        RefgenieSource(
+            http,
+            name=source.name,
+            url=source.url,
+            mirrors=source.mirrors,
+            remotes=source.remotes,
+            seek_index=source.seek_index,
+            timeout=source.timeout,
+        )
+        for source in config.source
+    ]
+
+
 class _Running:
     """One run of the daemon: its parts, and how they call each other."""
 
@@ -155,54 +170,16 @@ class _Running:
         self._announce = announce
         self._stopping = trio.Event()
         self._started = time.time()
-        sources: list[Source] = [
-            RefgenieSource(
-                http,
-                name=source.name,
-                url=source.url,
-                mirrors=source.mirrors,
-                remotes=source.remotes,
-                seek_index=source.seek_index,
-                timeout=source.timeout,
-            )
-            for source in config.source
-        ]
-        self._catalog = Catalog(sources, store.ledger, refresh=config.catalog.refresh)
+        self._catalog = Catalog(_sources(http, config), store.ledger, refresh=config.catalog.refresh)
         board = FlightBoard()
         limits = config.limits
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         flights = RangeFlights(http, board, budget, nursery)
-        archives = Archives(
-            store,
-            http,
-            board,
-            flights,
-            self._recheck,
-            self._on_damage,
-            ArchiveSettings(patience=limits.read_deadline, kept=kept_memory(limits.memory)),
-            nursery,
-        )
-        self._reader = Reader(
-            store,
-            board,
-            flights,
-            archives,
-            self._on_stale,
-            patience=limits.read_deadline,
-            nursery=nursery,
-        )
+        archives = self._make_archives(board, flights)
+        self._reader = self._make_reader(board, flights, archives)
         self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
-        siblings = Siblings(
-            self._library,
-            self._reader,
-            store,
-            config.prefetch.rules(),
-            budget=config.prefetch.siblings,
-            connections=config.limits.connections,
-            nursery=nursery,
-        )
-        self._tree = Tree(self._catalog, self._library, self._started, siblings)
+        self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings())
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
         self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
         self._parts = Daemon(
@@ -218,6 +195,39 @@ class _Running:
             self._stopping.set,
             self._forget_pages,
         )
+
+    # -- the parts ----------------------------------------------------------------------------------------
+
+    def _make_archives(self, board: FlightBoard, flights: RangeFlights) -> Archives:
+        limits = self._config.limits
+        return Archives(
+            self._store,
+            self._http,
+            board,
+            flights,
+            self._recheck,
+            self._on_damage,
+            ArchiveSettings(patience=limits.read_deadline, kept=kept_memory(limits.memory)),
+            self._nursery,
+        )
+
+    def _make_reader(self, board: FlightBoard, flights: RangeFlights, archives: Archives) -> Reader:
+        patience = self._config.limits.read_deadline
+        return Reader(self._store, board, flights, archives, self._on_stale, patience=patience, nursery=self._nursery)
+
+    def _make_siblings(self) -> Siblings:
+        prefetch = self._config.prefetch
+        return Siblings(
+            self._library,
+            self._reader,
+            self._store,
+            prefetch.rules(),
+            budget=prefetch.siblings,
+            connections=self._config.limits.connections,
+            nursery=self._nursery,
+        )
+
+    # -- from mount to unmount ----------------------------------------------------------------------------
 
     async def serve(self) -> None:
         """Mount, answer, and take everything down again."""

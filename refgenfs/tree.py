@@ -19,7 +19,6 @@ from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.content import ContentId, FileFacts
 from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
-from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import Child, Layout, is_junk
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
@@ -307,11 +306,6 @@ class Tree:
         """Close what `open` gave."""
         if self._siblings is not None:
             self._siblings.closed(file)
-
-    def key_of(self, number: int) -> AssetKey | None:
-        """Return the key of what an inode stands for; None above the assets."""
-        node = self.inode(number).node
-        return node.version.key if isinstance(node, FolderNode | FileNode) else None
 
     # -- change -------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -17,6 +18,10 @@ NO_ROOT = "needs root"
 NO_FUSE = "needs a /dev/fuse that can be opened, and fusermount3"
 
 pytest_plugins = ("tests.support.refgenieserver", "tests.support.nginx", "tests.support.ecoli")
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("refgenfs", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("refgenfs")
 
 _skips = pytest.StashKey[list[str]]()
 

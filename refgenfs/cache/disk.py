@@ -146,6 +146,23 @@ class Handles:
             if not same:
                 _close(self._open.pop(cid))
 
+    @contextmanager
+    def borrow(self, cid: ContentId, size: int) -> Iterator[int]:
+        """The same for one that is there and used once: if it has to be opened, it is closed again."""
+        with self._lock:
+            handle = self._open.get(cid)
+            if handle is not None:
+                handle.users += 1
+        fd = _open(self.directory / cid, size, create=False) if handle is None else handle.fd
+        try:
+            yield fd
+        finally:
+            if handle is None:
+                os.close(fd)
+            else:
+                with self._lock:
+                    handle.users -= 1
+
     def trim(self) -> None:
         """Close idle files beyond the limit, those first that were not asked for since the last look."""
         if len(self._open) <= self.limit:

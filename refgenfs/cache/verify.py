@@ -130,7 +130,7 @@ def _suspects(shelf: Shelf, cid: ContentId, size: int, wanted: list[tuple[int, i
     """
     found = set()
     try:
-        with shelf.handles.lease(cid, size, create=False) as fd:
+        with shelf.handles.borrow(cid, size) as fd:
             first, last = wanted[0][0], wanted[-1][0]
             os.posix_fadvise(fd, first * BLOCK, (last + 1 - first) * BLOCK, os.POSIX_FADV_DONTNEED)
             for index, crc in wanted:

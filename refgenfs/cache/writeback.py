@@ -146,7 +146,7 @@ class Writeback:
         measured = []
         for cid, size, version in batch.files:
             try:
-                with self._shelf.handles.lease(cid, size, create=False) as fd:
+                with self._shelf.handles.borrow(cid, size) as fd:
                     os.fdatasync(fd)
                     measured.append((cid, version, os.fstat(fd).st_blocks * 512))
             except FileNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
+from refgenfs.cache.disk import punch_hole
 from refgenfs.cache.lock import PASSING
 from refgenfs.cli.check import Check, Machine, State
 from refgenfs.cli.configuration import token_problem
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _SOURCE_SECONDS = 8.0
 _LIST_BYTES = 64 << 20
-_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 _PACKAGES = ("pyfuse3", "trio", "aiohttp", "pydantic", "diskcache", "isal", "pysam", "typer", "rich")
 
 
@@ -159,7 +158,7 @@ def check_cache_dir(machine: Machine) -> Check:
         with tempfile.NamedTemporaryFile(dir=where, prefix=".refgenfs-") as file:
             file.write(b"x" * 65536)
             file.flush()
-            punched = _punch(file.fileno())
+            punched = _punches(file.fileno())
     except OSError as exc:
         if exc.errno in PASSING:
             advice = "a mount comes up, and reads what is there, but keeps nothing until the disk takes writes again"
@@ -306,8 +305,10 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
-def _punch(fd: int) -> bool:
-    """Say whether the file system gives blocks in the middle of a file back (fallocate(2), PUNCH_HOLE)."""
-    fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
-    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    return bool(fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, 4096, 4096) == 0)
+def _punches(fd: int) -> bool:
+    """Say whether the file system gives blocks in the middle of a file back."""
+    try:
+        punch_hole(fd, 4096, 4096)
+    except OSError:
+        return False
+    return True

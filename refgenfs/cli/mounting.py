@@ -66,7 +66,7 @@ def mount(
     loaded = _load(mountpoint, config, options or [])
     point = loaded.config.mount.point
     environ, uid = os.environ, os.geteuid()
-    made = prepare(point, ControlClient(socket_path(point, environ, uid), mountpoint=point))
+    made = make_mountpoint(point, ControlClient(socket_path(point, environ, uid), mountpoint=point))
     if foreground:
         from refgenfs.daemon import run
 
@@ -103,7 +103,7 @@ def _load(mountpoint: str | None, config: Path | None, options: list[str]) -> Lo
     return load_config(config, {**overrides, "mount.point": str(point)}, os.environ)
 
 
-def prepare(point: Path, client: ControlClient) -> list[Path]:
+def make_mountpoint(point: Path, client: ControlClient) -> list[Path]:
     """See to it that `point` can be mounted on; return the folders that were made for it, the deepest first.
 
     Raises ControlError where it can't be mounted on.

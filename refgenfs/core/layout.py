@@ -52,10 +52,6 @@ class Layout:
         """Return what is in the folder `prefix` ("" is the asset's own); raise KeyError."""
         return self._folders[prefix]
 
-    def is_folder(self, prefix: str) -> bool:
-        """Say whether there is a folder of this path."""
-        return prefix in self._folders
-
 
 def build_layout(names: Iterable[str], digest: str, shown_as: str) -> Layout:
     """Lay out the origin's relative file names with `digest` shown as `shown_as`.

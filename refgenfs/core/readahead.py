@@ -24,11 +24,19 @@ LARGEST_WINDOW = 32 * 1024 * 1024 // BLOCK  # blocks
 REQUESTS = 8
 SHORTEST_REQUEST = 512 * 1024 // BLOCK  # blocks
 LONGEST_REQUEST = 4 * 1024 * 1024 // BLOCK  # blocks
+# Two dozen readers in order fit into the cache with what is fetched ahead of each: what is evicted before it is read
+# comes twice.
+CACHE_SHARE = 32
 # The kernel splits and reorders a reader's requests (two readahead windows of up to 1 MiB each in flight),
 # and loaders skip headers: that is still reading in order.
 TOLERANCE = 4 * 1024 * 1024  # bytes
 # What a reader in order has left behind is told in steps of this: seldom, and not before it is surely behind.
 STEP = 16 * 1024 * 1024 // BLOCK  # blocks
+
+
+def largest_window(cache: int) -> int:
+    """Return how many blocks a window may have beside a cache of so many bytes."""
+    return max(FIRST_WINDOW, min(LARGEST_WINDOW, cache // CACHE_SHARE // BLOCK))
 
 
 @dataclass(slots=True)

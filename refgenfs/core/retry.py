@@ -76,11 +76,6 @@ class Retry:
         self._deadline = now + policy.retry_for
         self._attempts = 0
 
-    @property
-    def attempts(self) -> int:
-        """How many requests were asked for so far."""
-        return self._attempts
-
     def next_ask(self, now: float) -> Ask | None:
         """Return what to ask next, or None to give up.
 

@@ -15,6 +15,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ PIECE = 128 << 10  # more than the 64 KiB that aiohttp lets pass without waiting
 SMALLEST_PIECE = 4 << 10
 PIECES_PER_SECOND = 50  # of a limited connection: what it brings looks like a stream, not like bursts
 GRACE = 0.2  # seconds that a stopping origin gives to answers under way
+SETTLE = 8  # rounds of the loop; asyncio needs three from accepting a connection to telling its protocol
 THREAD_DEADLINE = 30.0  # seconds for the thread to start or stop an origin
 
 O_ = TypeVar("O_", bound="Origin")
@@ -97,6 +99,7 @@ class Origin:
         self._bind = bind
         self._port = port
         self._runner: web.AppRunner | None = None
+        self._listener: socket.socket
         self._lock = threading.Lock()
         self._counts: dict[str, Count] = {}
 
@@ -126,19 +129,25 @@ class Origin:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, self._bind, self._port)
-            await site.start()
+            self._listener = socket.create_server((self._bind, self._port))
+            await web.SockSite(runner, self._listener).start()
         except BaseException:
             await runner.cleanup()
             raise
-        self._port = runner.addresses[0][1]
+        self._port = self._listener.getsockname()[1]
         self._runner = runner
 
     async def stop(self) -> None:
         """Stop listening and cut every connection; answers under way get 0.2 s."""
         runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        if runner is None:
+            return
+        # A connection that was just accepted must get to its protocol before the server is closed: asyncio drops it
+        # half made otherwise, with its socket open.
+        asyncio.get_running_loop().remove_reader(self._listener.fileno())
+        await _let_callbacks_run()
+        await runner.cleanup()
+        await _let_callbacks_run()  # what was closed lets go of its socket
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -217,6 +226,12 @@ class Origin:
     def _add(self, path: str, count: Count) -> None:
         with self._lock:
             self._counts[path] = self._counts.get(path, Count()) + count
+
+
+async def _let_callbacks_run() -> None:
+    """Have the loop go round as often as a new connection, or a closed one, needs until it is settled."""
+    for _ in range(SETTLE):
+        await asyncio.sleep(0)
 
 
 # --- in a thread --------------------------------------------------------------------------------------------

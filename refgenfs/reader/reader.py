@@ -25,7 +25,7 @@ from refgenfs.core.content import (
     block_length,
 )
 from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, StaleContent
-from refgenfs.core.readahead import Window
+from refgenfs.core.readahead import Window, largest_window
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.assembling import assemble
 from refgenfs.reader.disk import Disk
@@ -107,10 +107,11 @@ class Reader:
         except CacheError as exc:
             log.warning("%s; it is read without the cache", exc)
             content = UncachedContent(facts.content, facts.size)
+        limit = largest_window(self._store.quota)
         if archive is None:
-            return OpenFile(facts, content, None, Window(facts.size))
+            return OpenFile(facts, content, None, Window(facts.size, limit))
         # A look at a member's head costs the spans that have it, which have more than a first window as it is.
-        return OpenFile(facts, content, archive, Window(facts.size, eager=False), opened=archive.generation)
+        return OpenFile(facts, content, archive, Window(facts.size, limit, eager=False), opened=archive.generation)
 
     async def vouch(self, facts: FileFacts, key: str, name: str) -> None:
         """Label a content that comes by byte ranges, before it is opened.

@@ -14,6 +14,7 @@ import pytest
 
 from tests.faults.world import ALIAS, BLOCK, Site, assert_log_is_clean, make_site
 from tests.support.disks import fill_up
+from tests.support.recorded import wait_until_recorded
 
 pytestmark = pytest.mark.needs_fuse
 
@@ -50,9 +51,9 @@ def test_a_mount_comes_up_on_a_disk_that_is_read_only(tmp_path: Path, remotes: b
             assert "without the cache" in m.refgenfs("status").stdout
             assert "nothing is kept" in m.refgenfs("doctor", check=False).stdout
             subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
-            _until(lambda: not _cache_status(site)["uncached"], 20)
+            _until(lambda: not _cache_status(site)["uncached"], 30)
             _fresh_reads(site, "a", "b")
-            _until(lambda: _resident(site, "b") > 0, 4)
+            _until(lambda: _resident(site, "b") > 0, 20)
             assert not m.call("cache_verify")["damaged"]
             assert_log_is_clean(m)
         site.origin.reset_stats()
@@ -71,9 +72,9 @@ def test_a_mount_comes_up_on_a_disk_that_is_full(tmp_path: Path, remotes: bool) 
             site.read_right("a", "b")
             assert _cache_status(site)["uncached"]
             filler.unlink()
-            _until(lambda: not _cache_status(site)["uncached"], 20)
+            _until(lambda: not _cache_status(site)["uncached"], 30)
             _fresh_reads(site, "a")
-            _until(lambda: _resident(site, "a") > 0, 4)
+            _until(lambda: _resident(site, "a") > 0, 20)
             assert_log_is_clean(m)
 
 
@@ -117,15 +118,18 @@ def test_the_disk_gets_full(tmp_path: Path, remotes: bool) -> None:
             if not remotes:
                 return
             site.m.call("cache_clear")
-            time.sleep(10.5)  # the store leaves a disk that refused alone for ten seconds
-            _fresh_reads(site, "b")
-            _until(lambda: not _cache_status(site)["uncached"], 4)
-            _until(lambda: _resident(site, "b") > 0, 4)
+            _until(lambda: _is_kept_again(site, "b"), 40)  # the store leaves a disk that refused alone for 10 s
+            assert not _cache_status(site)["uncached"]
             assert not m.call("cache_verify")["damaged"]
             assert_log_is_clean(m)
         with site.mount() as m:
             site.read_right("a", "b", "c")
             assert_log_is_clean(m)
+
+
+def _is_kept_again(site: Site, asset: str) -> bool:
+    _fresh_reads(site, asset)
+    return _resident(site, asset) > 0
 
 
 def _resident(site: Site, asset: str) -> int:
@@ -179,7 +183,7 @@ def test_the_cache_is_removed_under_the_daemon(tmp_path: Path, remotes: bool) ->
             shutil.rmtree(m.cache)
             site.read_right("b")
             _fresh_reads(site, "a", "b")
-            m.run("ls", "-lR", f"{m.path}/{ALIAS}", timeout=20)
+            m.run("ls", "-lR", f"{m.path}/{ALIAS}", timeout=60)
             m.status()
         with site.mount() as m:
             site.read_right("a", "b")
@@ -221,7 +225,7 @@ def test_damage_behind_the_daemons_back_and_kill(tmp_path: Path, remotes: bool) 
     with make_site(tmp_path, [*hows, "whole"], remotes=remotes) as site:
         with site.mount() as m:
             site.read_right(*hows, "whole")
-            time.sleep(2.5)  # the block maps are in the ledger
+            wait_until_recorded(m)
             m.kill()
             for how in hows:
                 _damage(_content_of(m.cache, site, how), how)
@@ -256,7 +260,7 @@ def test_a_damaged_ledger(tmp_path: Path, remotes: bool) -> None:
     with make_site(tmp_path, ["a", "b"], remotes=remotes) as site:
         with site.mount() as m:
             site.read_right("a", "b")
-            time.sleep(2.5)
+            wait_until_recorded(m)
             m.kill()
             for path in (m.cache / "ledger").iterdir():
                 if path.name.endswith((".db", "-wal")):

@@ -249,7 +249,7 @@ def test_a_catalog_that_is_none(tmp_path: Path, remotes: bool) -> None:
         for name, script in CATALOGS.items():
             site.origin.scripts = {"/_private_api/*": script, "/v3/genomes/*": script, "/v3/assets/list": script}
             m.call("reload")
-            shown = m.run("ls", f"{m.path}/{ALIAS}", timeout=5).stdout.split()
+            shown = m.run("ls", f"{m.path}/{ALIAS}", timeout=20).stdout.split()
             assert shown == ["one", "one:default", "two", "two:default"], name
             site.read_right("one")
             assert not m.status()["sources"][0]["healthy"], name
@@ -266,7 +266,7 @@ def test_a_first_start_with_a_catalog_that_is_none(tmp_path: Path) -> None:
     with make_site(tmp_path, ["one"]) as site:
         site.origin.scripts = {"*": CATALOGS["garbage"]}
         with site.mount() as m:
-            assert m.run("ls", str(m.path), timeout=5).stdout == ""
+            assert m.run("ls", str(m.path), timeout=20).stdout == ""
             site.reset()
             m.call("reload")
             site.read_right("one")

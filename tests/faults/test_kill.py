@@ -45,7 +45,7 @@ def test_kill_in_a_cold_parallel_read(tmp_path: Path, remotes: bool) -> None:
             m.kill()
             site.origin._rate = None
             for reader in readers:
-                reader.wait(20)
+                reader.wait(40)
         assert kept > 0, "no daemon had anything left from the one before"
         m = stack.enter_context(site.mount())
         site.read_right(*assets)

@@ -110,7 +110,7 @@ def _check(site: Site, case: Case) -> None:
     if case.must_fail and (site.remotes or not case.name.startswith("length-too-large")):
         assert seen != [""], "the fault was not met"
     # the mount lives: another asset answers at once
-    site.m.run("ls", f"{site.m.path}/tiny", timeout=5)
+    site.m.run("ls", f"{site.m.path}/tiny", timeout=20)
     if all(fault.times for fault in faults):
         assert not any(fault in faults for fault in site.origin.faults), "the fault was not met"
     site.reset()
@@ -187,7 +187,7 @@ def test_refused_connections(site: Site) -> None:
     try:
         seen = site.read_or("EIO", "ETIMEDOUT", asset="refused", only="a.big")
         assert seen != [""]
-        site.m.run("ls", f"{site.m.path}/tiny", timeout=5)
+        site.m.run("ls", f"{site.m.path}/tiny", timeout=20)
     finally:
         site.start_origin()
     site.read_right("refused")

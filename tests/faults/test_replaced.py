@@ -30,6 +30,7 @@ from tests.faults.world import (
     noise,
 )
 from tests.support.faulty_origin import Fault
+from tests.support.recorded import wait_until_recorded
 
 pytestmark = pytest.mark.needs_fuse
 
@@ -351,7 +352,7 @@ def test_a_cache_that_lost_what_it_knew_of_the_version(tmp_path: Path, how: str)
     with levered(tmp_path) as (site, lever):
         with site.mount() as m:
             assert read_pieces(site, range(0, SIZE // 2, 2 * BLOCK))
-            time.sleep(3)  # the block map is in the ledger
+            wait_until_recorded(m)
             if how == "killed":
                 m.kill()
         with sqlite3.connect(site.setup.folder / "cache" / "ledger" / "cache.db") as ledger:

@@ -62,7 +62,8 @@ def test_stress(tmp_path: Path, remotes: bool) -> None:
             print(results, origin.struck, m.status()["cache"])
             assert [wrong for found in results for wrong in found["wrong"]] == []
             assert all(set(found["errors"]) <= {"EIO", "ETIMEDOUT", "ESTALE"} for found in results), results
-            assert all(found["reads"] > 10 for found in results), results
+            assert all(found["reads"] for found in results), results
+            assert sum(found["reads"] for found in results) > 10 * READERS, results
             assert max(found["longest"] for found in results) < 30, results
             assert origin.struck > 10
             assert m.status()["cache"]["evictions"] > 10

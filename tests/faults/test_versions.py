@@ -24,13 +24,14 @@ from tests.faults.world import (
     usual_files,
 )
 from tests.support.faulty_origin import Fault
+from tests.support.recorded import wait_until_recorded
 
 pytestmark = pytest.mark.needs_fuse
 
 STALE = ("ESTALE", "EIO")
 
 
-def _until(true: Callable[[], object], seconds: float = 5.0) -> None:
+def _until(true: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"
@@ -194,7 +195,7 @@ def test_an_archive_digest_that_nobody_knows(tmp_path: Path) -> None:
                 _until(lambda: _resident(site) == 0)
             seen = site.read_or(*STALE, asset="one")
             assert "EIO" in seen
-            assert m.run("ls", f"{m.path}/{ALIAS}", timeout=5).stdout.split() == [
+            assert m.run("ls", f"{m.path}/{ALIAS}", timeout=20).stdout.split() == [
                 "one", "one:default", "other", "other:default",
             ]  # fmt: skip
             site.world.assets["one"]["tags"][TAG]["archive_digest"] = site.world.md5("one")
@@ -241,7 +242,8 @@ def test_unconfirmed_bytes_do_not_outlive_their_archive(tmp_path: Path, how: str
             ]
             with Held(f"{m.path}/{ALIAS}/one/a.big") as held:
                 assert held.read(0, 1_000) == ("", wrong["a.big"][:1_000])
-                time.sleep(3.5)  # the retries end, and the block maps reach the ledger
+                time.sleep(1.5)  # the retries end
+                wait_until_recorded(m)
             assert _resident(site) > len(right["a.big"]) // 2
             if how == "killed":
                 m.kill()
@@ -270,7 +272,7 @@ def test_what_an_interrupted_archive_brought_reads_without_the_origin(tmp_path: 
                 Fault("status", glob, times=None, value=503),
             ]
             site.read_right("one", only="a.big")
-            time.sleep(1.5)
+            time.sleep(1.5)  # the retries end
         site.stop_origin()
         try:
             with site.mount():
@@ -319,7 +321,7 @@ def test_a_version_that_lost_a_file(tmp_path: Path) -> None:
         m.call("reload")
         shown = probe(m, "list", f"{m.path}/{ALIAS}/one")[0]
         assert shown == {"error": "", "names": {"a.big": 3_000, "e.new": 3_000}}
-        gone = m.run("cat", f"{m.path}/{ALIAS}/one/b.small", check=False, timeout=10)
+        gone = m.run("cat", f"{m.path}/{ALIAS}/one/b.small", check=False, timeout=30)
         assert gone.returncode == 1
         assert "No such file" in gone.stderr
         _restart_and_read(site, "one")

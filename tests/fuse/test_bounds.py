@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,13 +22,13 @@ from isal import isal_zlib
 
 from refgenfs.demo.answers import CATALOG
 from tests.support.ecoli import ALIAS, ASSETS, SOURCE, Ecoli, Origin, at_once, genome, settled
-from tests.support.mounted import Mounted, Setup
+from tests.support.mounted import Haste, Mounted, Setup
 
-pytestmark = [pytest.mark.needs_fuse, pytest.mark.needs_data]
+# Gigabytes go to the disk and are removed again, which takes minutes while others keep it busy.
+pytestmark = [pytest.mark.needs_fuse, pytest.mark.needs_data, pytest.mark.timeout(400)]
 
 MIB = 1 << 20
 MEMORY = 150 * MIB
-START = 1.0  # seconds
 DIGEST = "0123456789abcdef" * 3  # as long as refgenie's
 READERS = 16
 
@@ -36,6 +37,15 @@ READERS = 16
 def scratch() -> Iterator[Path]:
     """A folder for what is large; it goes with the test, unlike pytest's own."""
     with tempfile.TemporaryDirectory(prefix="refgenfs-bounds-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def sparse() -> Iterator[Path]:
+    """A folder for a sparse file of many extents: in memory if there is room, for a disk takes long to remove it."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 512 * MIB
+    with tempfile.TemporaryDirectory(prefix="refgenfs-bounds-", dir=memory if roomy else None) as folder:
         yield Path(folder)
 
 
@@ -93,8 +103,8 @@ def numbered(path: Path, size: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["2GB", "200MB"], ids=["all of it is cached", "a fifth of it is cached"])
-def test_memory_while_sixteen_readers_read_a_gibibyte_by_ranges(scratch: Path, size: str) -> None:
-    root, name = scratch / "origin", f"{DIGEST}.bin"
+def test_memory_while_sixteen_readers_read_a_gibibyte_by_ranges(scratch: Path, sparse: Path, size: str) -> None:
+    root, name = sparse / "origin", f"{DIGEST}.bin"
     folder = root / DIGEST / "blob__default"
     folder.mkdir(parents=True)
     numbered(folder / name, 1024 * MIB)
@@ -105,7 +115,7 @@ def test_memory_while_sixteen_readers_read_a_gibibyte_by_ranges(scratch: Path, s
         mine, plain = f"{mounted.path}/big/blob/big.bin", str(folder / name)
         began = time.monotonic()
         parts = [["cmp", "-i", str(share * i), "-n", str(share), plain, mine] for i in range(READERS)]
-        assert at_once(parts, timeout=100) == [""] * READERS
+        assert at_once(parts, timeout=300) == [""] * READERS
         seconds = time.monotonic() - began
         peak, fetched = mounted.memory(), mounted.status()["fetched"]
         print(f"cache {size}: {before >> 20} MiB before, peak {peak >> 20} MiB, {1024 / seconds:.0f} MiB/s")
@@ -129,7 +139,7 @@ def test_memory_while_a_large_archive_streams(scratch: Path) -> None:
     with serving(root) as url, Setup(scratch, source(url), size="2GB").mount() as mounted:
         paths = {name: f"{mounted.path}/big/blob/{name.replace(DIGEST, 'big')}" for name in names}
         began = time.monotonic()
-        outputs = at_once([["md5sum", path] for path in paths.values()] * 2, timeout=100)
+        outputs = at_once([["md5sum", path] for path in paths.values()] * 2, timeout=300)
         seconds = time.monotonic() - began
         assert [output.split()[0] for output in outputs] == [sums[name] for name in names] * 2
         peak = mounted.memory()
@@ -167,21 +177,16 @@ def test_a_mount_over_a_filled_cache_is_usable_at_once(origin: Origin, tmp_path:
     with setup.mount() as mounted:
         mounted.refgenfs("pull", *(f"{ALIAS}/{asset}" for asset in ASSETS))
     taken, usable = [], []
+    haste, bound = Haste(), Haste.START
     for _ in range(3):
         began = time.monotonic()
         with setup.mount() as mounted:
             taken.append(mounted.seconds)
             mounted.run("head", "-c", "100", f"{genome(mounted)}/fasta/{ALIAS}.fa")
             usable.append(time.monotonic() - began)
-    bare = min(_time_of_imports() for _ in range(3))
-    print(f"ready after {min(taken):.2f} s, read after {min(usable):.2f} s; imports alone take {bare:.2f} s")
-    assert min(usable) <= max(START, 4 * bare)
-
-
-def _time_of_imports() -> float:
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import trio, aiohttp, pyfuse3, pydantic"], check=True, timeout=60)
-    return time.monotonic() - began
+        bound = haste.measure()
+    print(f"ready after {min(taken):.2f} s, read after {min(usable):.2f} s; allowed are {bound:.2f} s")
+    assert min(usable) <= bound
 
 
 # --- names ---------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def test_the_figures_are_right(environ: dict[str, str], tmp_path: Path) -> None:
     assert report["problems"] == []
     assert report["archive_bytes"] > 2_000_000
     assert report["cold_bytes"] == report["archive_bytes"]
-    assert 0 < report["first_byte_seconds"] < 5
+    assert 0 < report["first_byte_seconds"] < 60
     assert report["warm_bytes"] == 0
     assert report["parallel"] == 5
     # the names of the files are asked for too, beside the archive

@@ -124,7 +124,7 @@ def test_everything_reads_right_from_a_third_of_its_size(origin: Origin, tmp_pat
     # Seven times all of it is read, and no two of the seven in the same order: twice that much may be fetched. Who
     # comes back to a stream that has gone on too far fetches many times that, or waits for ever.
     assert ratio <= 14
-    assert seconds < 60
+    assert seconds < 100
 
 
 def test_the_samples_would_show_a_cache_that_passes_its_bound(origins: Origins, tmp_path: Path) -> None:

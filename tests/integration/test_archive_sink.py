@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from refgenfs.core.content import BLOCK
-from refgenfs.core.errors import ArchiveError, CacheError, IntegrityError
+from refgenfs.core.errors import ArchiveError, CacheError
 from refgenfs.core.tar import Member
 from refgenfs.fetch.archive import BATCH, STEP, ArchiveSink, BlockArrival, BlockOffer, SinkClosed
 from refgenfs.fetch.bridge import Bridge, open_bridge
@@ -161,14 +161,12 @@ def workers() -> list[threading.Thread]:
 
 
 @asynccontextmanager
-async def open_sink(
-    receiver: Receiver, digest: str = "", index: IndexBuilder | None = None
-) -> AsyncIterator[ArchiveSink]:
-    sink = ArchiveSink(receiver, trio.lowlevel.current_trio_token(), digest, index)
+async def open_sink(receiver: Receiver, index: IndexBuilder | None = None) -> AsyncIterator[ArchiveSink]:
+    sink = ArchiveSink(receiver, trio.lowlevel.current_trio_token(), index)
     try:
         yield sink
     finally:
-        with trio.fail_after(5) as scope:
+        with trio.fail_after(20) as scope:
             scope.shield = True
             await sink.close()
         assert workers() == []
@@ -185,12 +183,10 @@ async def pour(bridge: Bridge, sink: ArchiveSink, archive: bytes, piece: int = 6
     await bridge.run(feed)
 
 
-async def unpack(
-    bridge: Bridge, archive: bytes, receiver: Receiver | None = None, digest: str = "", piece: int = 65536
-) -> Receiver:
+async def unpack(bridge: Bridge, archive: bytes, receiver: Receiver | None = None, piece: int = 65536) -> Receiver:
     receiver = receiver or Receiver()
     with trio.fail_after(30):
-        async with open_sink(receiver, digest) as sink:
+        async with open_sink(receiver) as sink:
             await pour(bridge, sink, archive, piece)
             await sink.finish()
     return receiver
@@ -201,7 +197,7 @@ async def unpack(
 
 @pytest.mark.parametrize("piece", [997, 65536, AHEAD, 1 << 30])
 async def test_every_byte_arrives_once(bridge: Bridge, piece: int) -> None:
-    receiver = await unpack(bridge, ARCHIVE, digest=MD5, piece=piece)
+    receiver = await unpack(bridge, ARCHIVE, piece=piece)
     assert receiver.data == FILES
     assert {name: shelf.data for name, shelf in receiver.shelves.items()} == FILES
     assert [member.name for member in receiver.members] == list(FILES)
@@ -340,7 +336,7 @@ async def test_a_cancelled_stream_stops_while_admit_waits(bridge: Bridge) -> Non
     receiver = Receiver()
     receiver.gate = trio.Event()
     archive = tgz_of({"big": noise(8 << 20)})
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with open_sink(receiver) as sink, trio.open_nursery() as nursery:
             nursery.start_soon(pour, bridge, sink, archive)
             await receiver.waiting.wait()
@@ -392,11 +388,11 @@ def test_a_worker_outlives_no_run() -> None:
 # ---------------------------------------------------------------- what goes wrong
 
 
-async def fails(bridge: Bridge, archive: bytes, error: type[Exception], message: str, digest: str = "") -> Receiver:
+async def fails(bridge: Bridge, archive: bytes, error: type[Exception], message: str) -> Receiver:
     """Check that an archive is refused with this error, and that what arrived before is right."""
     receiver = Receiver()
     with pytest.raises(error, match=message):
-        await unpack(bridge, archive, receiver, digest)
+        await unpack(bridge, archive, receiver)
     assert receiver.digest == ""
     return receiver
 
@@ -432,11 +428,6 @@ async def test_trailing_garbage(bridge: Bridge) -> None:
     await fails(bridge, ARCHIVE + b"<html>" * 10, ArchiveError, "followed by something else")
     await fails(bridge, ARCHIVE + bytes(512) + b"x", ArchiveError, "followed|no end")
     await fails(bridge, b"<html>not an archive</html>" * 10, ArchiveError, "damaged")
-
-
-async def test_a_wrong_digest(bridge: Bridge) -> None:
-    receiver = await fails(bridge, ARCHIVE, IntegrityError, f"MD5 is {MD5}, not {'0' * 32}", "0" * 32)
-    assert receiver.data == FILES
 
 
 async def test_an_unsafe_archive_is_not_half_read(bridge: Bridge) -> None:
@@ -548,7 +539,7 @@ async def test_the_seek_index_is_made_on_the_way(bridge: Bridge, tmp_path: Path,
 
 async def test_an_index_that_fails_costs_nothing_else(bridge: Bridge, tmp_path: Path) -> None:
     builder, receiver = IndexBuilder(tmp_path / "no such folder" / "windows", 4096), Receiver()
-    async with open_sink(receiver, MD5, builder) as sink:
+    async with open_sink(receiver, builder) as sink:
         await pour(bridge, sink, ARCHIVE)
         await sink.finish()
     builder.close()

@@ -102,7 +102,7 @@ async def serving(path: Path, **more: Operation) -> AsyncIterator[ControlClient]
 
 
 async def in_thread(call: Callable[[], T]) -> T:
-    with trio.fail_after(10):
+    with trio.fail_after(20):
         return await trio.to_thread.run_sync(call)
 
 
@@ -281,7 +281,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_progress_ends_the_operat
             events.close()
 
         await in_thread(leave_early)
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             await endless.ended.wait()
         assert await in_thread(lambda: client.call("echo", a=1)) == {"a": 1}
     assert endless.running == 0
@@ -297,7 +297,7 @@ async def test_a_client_that_does_not_read_is_given_up(
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as raw:
             raw.connect(os.fspath(tmp_path / "s"))
             raw.sendall(b'{"op": "endless"}\n')
-            with trio.fail_after(5):
+            with trio.fail_after(20):
                 await endless.ended.wait()
     assert caplog.records == []
 
@@ -326,7 +326,7 @@ async def test_the_end_of_the_daemon_ends_requests_and_the_socket(tmp_path: Path
     async with trio.open_nursery() as nursery:
         async with serving(tmp_path / "s", endless=endless) as client:
             nursery.start_soon(ask, client)
-            with trio.fail_after(5):
+            with trio.fail_after(20):
                 while not endless.running:  # noqa: ASYNC110
                     await trio.sleep(0.001)
         assert not (tmp_path / "s").exists()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
+import time
+import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Literal
 
 import pytest
 
@@ -53,14 +58,36 @@ def test_a_body_breaks_off(faulty: FaultyOrigin, demo: DemoRoot, kind: Kind) -> 
     assert ask(faulty.url, FASTA).body == data
 
 
+@pytest.mark.parametrize("kind", ["", "stall", "silent", "truncate"])
+def test_an_origin_that_is_stopped_leaves_no_socket_behind(demo: DemoRoot, kind: Kind | Literal[""]) -> None:
+    """Whatever its clients are about: reading slowly, waiting, or just connected. The collector would complain."""
+    request = f"GET {FASTA} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    origin = FaultyOrigin(demo.root, remotes=True)
+    origin.faults = [Fault(kind, times=None, after=3_000)] if kind else []
+    with ExitStack() as clients:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            with running(origin):
+                for at in range(8):
+                    address = ("127.0.0.1", origin.port)
+                    client = clients.enter_context(socket.create_connection(address, timeout=20))
+                    if at < 5:
+                        client.sendall(request)
+                    if at == 4:
+                        time.sleep(0.2)
+            gc.collect()
+        assert [str(warning.message) for warning in seen if str(origin.port) in str(warning.message)] == []
+
+
 def test_a_body_stalls_and_a_request_is_never_answered(faulty: FaultyOrigin) -> None:
     request = f"GET {FASTA} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     faulty.faults = [Fault("stall", after=3_000), Fault("silent")]
-    with socket.create_connection(("127.0.0.1", faulty.port), timeout=0.5) as client:
+    with socket.create_connection(("127.0.0.1", faulty.port), timeout=20) as client:
         client.sendall(request)
         received = b""
         while len(received.partition(b"\r\n\r\n")[2]) < 3_000:
             received += client.recv(65_536)
+        client.settimeout(0.5)
         with pytest.raises(TimeoutError):
             client.recv(1)
         assert len(received.partition(b"\r\n\r\n")[2]) == 3_000

@@ -237,11 +237,11 @@ def test_many_clients_are_served_at_once(origin: Origin, demo: DemoRoot) -> None
 
 def test_rate_and_latency_are_kept(demo: DemoRoot) -> None:
     size = demo.archive("bwa_index").stat().st_size
-    with serve(demo.root, rate=size / 0.5, latency=0.1) as origin:
+    with serve(demo.root, rate=size / 1.5, latency=0.1) as origin:
         started = time.monotonic()
         with ThreadPoolExecutor(4) as pool:  # the rate is each connection's own
             assert all(len(answer.body) == size for answer in pool.map(lambda _: ask(origin.url, ARCHIVE), range(4)))
-        assert 0.55 < time.monotonic() - started < 1.9
+        assert 1.5 < time.monotonic() - started < 5  # one after the other would be 6
         started = time.monotonic()
         ask(origin.url, "/v3/genomes/list")
         assert time.monotonic() - started >= 0.1

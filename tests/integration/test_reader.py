@@ -547,6 +547,19 @@ async def test_who_reads_a_little_in_order_has_a_little_more_fetched(tmp_path: P
         assert len(blocks(rig.http.ranges)) <= 6 + 4 * 6
 
 
+async def test_readers_in_order_leave_one_another_what_was_fetched_ahead(tmp_path: Path) -> None:
+    """Many at a time, beside a cache smaller than their largest windows: each block comes about once."""
+    readers, size = 12, 8 * MIB
+    async with open_rig(tmp_path, size=32 * MIB) as rig:
+        every = [rig.serve_file(f"{number}.fa", size) for number in range(readers)]
+        files = [await rig.reader.open(facts) for _, facts in every]
+        for offset in range(0, size, 2 * BLOCK):
+            for (served, _), file in zip(every, files, strict=True):
+                assert await rig.read(file, offset, 2 * BLOCK) == served.body[offset : offset + 2 * BLOCK]
+        await rig.settled()
+        assert len(blocks(rig.http.ranges)) < 1.1 * readers * block_count(size)
+
+
 async def test_a_reader_out_of_order_gets_what_was_asked_for(tmp_path: Path) -> None:
     async with open_rig(tmp_path) as rig:
         _, facts = rig.serve_file("hg38.fa", 400 * BLOCK)
@@ -601,7 +614,7 @@ async def test_a_reader_does_not_wait_for_what_another_reads_ahead(tmp_path: Pat
         with trio.move_on_after(0.05):
             await rig.read(ahead, 0, BLOCK)
         other = await rig.reader.open(facts)
-        with trio.fail_after(2):
+        with trio.fail_after(20):
             assert await rig.read(other, 2 * BLOCK, 10) == letters("other", 4 * BLOCK)[2 * BLOCK : 2 * BLOCK + 10]
 
 

@@ -736,7 +736,7 @@ async def test_an_origin_that_does_not_say_is_not_waited_for(tmp_path: Path, mon
         _, ref = offer(rig, index)
         rig.http.objects[INDEX_URL].tap.shut()
         archive = await rig.open_archive(ref)
-        with trio.fail_after(3):
+        with trio.fail_after(20):
             file = await rig.open_member(archive, "b.bwt")
             assert await rig.read(file, 0, BLOCK) == PACKED.data["b.bwt"][:BLOCK]
         assert rig.http.streams == 1

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -299,6 +300,26 @@ async def test_contents_nobody_holds_are_forgotten_and_files_closed(tmp_path: Pa
         assert len(store._contents.all()) < 270
         assert store.open_content(name_of(0)) is held
         for number in range(600):
+            assert_reads_right(await store.content(name_of(number), 100), 0)
+
+
+async def test_a_flush_of_many_contents_needs_few_open_files(tmp_path: Path) -> None:
+    """An archive of thousands of small files is written down in one go, under the usual limit of 1,024."""
+    async with open_store(tmp_path, CacheLimits(64 * MIB), owner="/genomes") as store:
+        store._shelf.handles.limit = 20
+        for number in range(300):
+            assert fill(await store.content(name_of(number), 100), [0])
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        await store.content(name_of(0), 100)
+        in_use = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 60, hard))
+        try:
+            assert await store.flush(), store.errors.last
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(os.listdir("/proc/self/fd")) < in_use + 60
+    async with open_store(tmp_path, CacheLimits(64 * MIB), owner="/genomes") as store:
+        for number in range(300):
             assert_reads_right(await store.content(name_of(number), 100), 0)
 
 

@@ -16,14 +16,42 @@ class _Relay:
     def __init__(self, host: str, port: int, delay: float) -> None:
         self._target = host, port
         self._delay = delay
+        self._server: asyncio.Server | None = None
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(2 * self._delay)  # the handshake
-        with suppress(OSError):
-            there_reader, there_writer = await asyncio.open_connection(*self._target)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._carry(reader, there_writer))
-                group.create_task(self._carry(there_reader, writer))
+    async def start(self) -> int:
+        """Listen, and return the port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """Cut every connection; no socket is left for the collector to complain of."""
+        assert self._server is not None
+        for listener in self._server.sockets:  # what was just accepted gets to a task before the server is closed
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+        await _let_callbacks_run()
+        self._server.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await _let_callbacks_run()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.CancelledError):  # nobody cancels but `stop`, and asyncio would log it
+            try:
+                await asyncio.sleep(2 * self._delay)  # the handshake
+                there_reader, there_writer = await asyncio.open_connection(*self._target)
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(self._carry(reader, there_writer))
+                        group.create_task(self._carry(there_reader, writer))
+                except asyncio.CancelledError:  # what is still to be sent would keep it open
+                    there_writer.transport.abort()
+                    raise
+            except asyncio.CancelledError:
+                writer.transport.abort()
+                raise
         writer.close()
 
     async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -63,22 +91,18 @@ def distant(url: str, round_trip: float) -> Iterator[str]:
     assert parts.port
     relay = _Relay(parts.hostname, parts.port, round_trip / 2)
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(relay.serve, "127.0.0.1", 0))
-    port = server.sockets[0].getsockname()[1]
+    port = loop.run_until_complete(relay.start())
     thread = threading.Thread(target=loop.run_forever, name="distant")
     thread.start()
     try:
         yield f"http://127.0.0.1:{port}{parts.path}"
     finally:
-        asyncio.run_coroutine_threadsafe(_close(server), loop).result(10)
+        asyncio.run_coroutine_threadsafe(relay.stop(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-async def _close(server: asyncio.Server) -> None:
-    server.close()
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+async def _let_callbacks_run() -> None:
+    for _ in range(8):  # three are enough for a new connection
+        await asyncio.sleep(0)

@@ -53,7 +53,7 @@ EMPTY = 928 * 1024
 
 async def eventually(true: Callable[[], object], what: str = "") -> None:
     """Wait until something is so; other threads have their part in it."""
-    with trio.move_on_after(5):
+    with trio.move_on_after(20):
         while not true():  # noqa: ASYNC110 - nobody sets an event
             await trio.sleep(0.001)
         return

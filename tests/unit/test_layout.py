@@ -35,7 +35,8 @@ def test_folders() -> None:
 def test_a_file_and_a_folder_of_one_name_the_first_stays() -> None:
     layout = build_layout(["a", "a/b"], "", "")
     assert not layout.children("")["a"].is_dir
-    assert not layout.is_folder("a")
+    with pytest.raises(KeyError):
+        layout.children("a")
 
 
 def test_two_files_of_one_shown_name_the_first_stays() -> None:

@@ -38,7 +38,7 @@ def child(setup: str = "") -> Iterator[subprocess.Popen[bytes]]:
 
 
 def until(true: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not true() and time.monotonic() < deadline:
         time.sleep(0.001)
     return true()

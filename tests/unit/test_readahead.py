@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from refgenfs.core.readahead import (
     STEP,
     TOLERANCE,
     Window,
+    largest_window,
 )
 
 SIZE = 1 << 30
@@ -120,6 +122,14 @@ def test_what_a_sequential_reader_left_behind_is_told_once() -> None:
     assert told[0].first == 0
     assert all(a.stop == b.first for a, b in pairwise(told))
     assert told[-1].stop * BLOCK >= SIZE // 4 - TOLERANCE - STEP * BLOCK
+
+
+@pytest.mark.parametrize(
+    ("cache", "window"),
+    [(4 << 20, FIRST_WINDOW), (128 << 20, (4 << 20) // BLOCK), (1 << 30, LARGEST_WINDOW), (1 << 40, LARGEST_WINDOW)],
+)
+def test_a_window_is_a_small_part_of_the_cache(cache: int, window: int) -> None:
+    assert largest_window(cache) == window
 
 
 def test_a_random_reader_leaves_nothing_behind() -> None:

@@ -331,10 +331,10 @@ async def test_open_gives_the_file_and_only_files_open(tree: Tree) -> None:
 
 
 async def test_the_key_of_an_inode(tree: Tree) -> None:
-    assert str(tree.key_of((await walk(tree, f"{DIGEST}/fasta/other/{DIGEST}.fa")).inode)) == "hg38/fasta:other"
-    assert str(tree.key_of((await walk(tree, "GRCh38/fasta/sub")).inode)) == "hg38/fasta:default"
-    assert tree.key_of((await walk(tree, "hg38")).inode) is None
-    assert tree.key_of(ROOT) is None
+    for path, key in ((f"{DIGEST}/fasta/other/{DIGEST}.fa", "other"), ("GRCh38/fasta/sub", "default")):
+        node = tree.inode((await walk(tree, path)).inode).node
+        assert isinstance(node, FileNode | FolderNode)
+        assert str(node.version.key) == f"hg38/fasta:{key}"
 
 
 async def test_the_names_of_a_content(tree: Tree) -> None:
@@ -344,9 +344,7 @@ async def test_the_names_of_a_content(tree: Tree) -> None:
     assert isinstance(node, FileNode)
     folders = [(await walk(tree, path)).inode for path in ("hg38/fasta", "GRCh38/fasta:default")]
     assert set(tree.names_of(node.content)) == {(folders[0], "hg38.fa"), (folders[1], "GRCh38.fa")}
-    assert tree.number_of(node.content) == file.inode
     assert tree.names_of("0" * 40) == []
-    assert tree.number_of("0" * 40) is None
     tree.forget(file.inode, 2)
     assert tree.names_of(node.content) == []
 
