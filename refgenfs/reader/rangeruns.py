@@ -108,7 +108,7 @@ class RangeRuns:
 
     async def turn(self, limit: int) -> None:
         """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""
-        while self._flights.under_way >= limit or self._budget.spare < min(RUN_MEMORY, self._budget.largest):
+        while self._flights.under_way >= limit or not self._budget.has_spare(RUN_MEMORY):
             await self._budget.freed.park()
 
     async def bring(self, content: AnyContent, extent: ByteRange, source: str, run: Run, older_than: int) -> bool:

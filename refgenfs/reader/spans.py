@@ -108,7 +108,7 @@ class SpanReader:
         """
         wanted, needed = {(name, index) for index in indices}, MODEST
         while needed:
-            while self._budget.spare < min(needed, self._budget.largest):
+            while not self._budget.has_spare(needed):
                 await self._budget.freed.park()
             batch = SpanBatch(archive, older_than, self._keep_spare, self._budget.moved, modest=True)
             batch.beyond.update(wanted)
