@@ -37,7 +37,7 @@ from refgenfs.core.errors import (
 )
 from refgenfs.core.readahead import FIRST_WINDOW, LARGEST_WINDOW, LONGEST_REQUEST, SHORTEST_REQUEST
 from refgenfs.reader import disk
-from refgenfs.reader.ranges import RUN_MEMORY, RangeRun, split_runs
+from refgenfs.reader.ranges import RUN_MEMORY, RangeRun
 from refgenfs.reader.reader import OpenFile
 from tests.support.scripted import MIB, SOURCE, Rig, eventually, gather, letters, open_rig, room_for
 
@@ -53,21 +53,6 @@ def content_of(file: OpenFile) -> Content:
 
 
 # ---- what a read returns
-
-
-@pytest.mark.parametrize(
-    ("indices", "runs"),
-    [
-        ([], []),
-        ([5], [Run(5, 6)]),
-        ([0, 1, 2], [Run(0, 3)]),
-        ([0, 2, 3, 9], [Run(0, 1), Run(2, 4), Run(9, 10)]),
-        (range(7), [Run(0, 3), Run(3, 6), Run(6, 7)]),
-        ([1, 2, 3, 4, 6], [Run(1, 4), Run(4, 5), Run(6, 7)]),
-    ],
-)
-def test_runs_are_neighbours_and_none_is_too_long(indices: list[int], runs: list[Run]) -> None:
-    assert list(split_runs(indices, 3)) == runs
 
 
 async def test_reads_are_slices_of_the_file_cold_and_warm(tmp_path: Path) -> None:
@@ -533,7 +518,7 @@ async def test_a_reader_in_order_gets_windows_that_grow(tmp_path: Path) -> None:
         await rig.settled()
         asked = blocks(rig.http.ranges)
         assert asked == sorted(set(asked)), "a block was fetched twice"
-        assert Run(0, SHORTEST_REQUEST) in rig.http.ranges
+        assert len(min(rig.http.ranges[:-1], key=len)) >= SHORTEST_REQUEST // 2
         assert SHORTEST_REQUEST < max(map(len, rig.http.ranges)) <= LONGEST_REQUEST
         assert len(rig.http.ranges) < 36  # of 300 reads
         assert 300 <= len(asked) <= 400
