@@ -13,9 +13,10 @@ from refgenfs.administration.parts import Daemon
 from refgenfs.cache.verify import Damage
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId, Run, block_length
-from refgenfs.core.errors import CacheError, KeyFormatError, NotInCatalog, RefgenfsError
+from refgenfs.core.errors import KeyFormatError, NotInCatalog, RefgenfsError
 from refgenfs.core.keys import AssetKey
 from refgenfs.reader.indexes import INDEX_LABEL
+from refgenfs.reader.rangeruns import not_kept
 from refgenfs.reader.reader import OpenFile
 
 AT_A_TIME = 8  # contents, so that those of one archive wait for one stream of it
@@ -100,12 +101,8 @@ class Healing:
         file = await library.open(facts, version, loss.name)
         for run in _runs(loss.blocks):
             if not await reader.restore(file, run):
-                raise CacheError(self._why_not_kept())
+                raise not_kept(self._daemon.store, "it")
         await self._confirm(loss, file)
-
-    def _why_not_kept(self) -> str:
-        store = self._daemon.store
-        return store.errors.last if store.uncached else "the cache has no room for it"
 
     async def _confirm(self, loss: Loss, file: OpenFile) -> None:
         """See that the disk has kept what was fetched: one that fails may not."""

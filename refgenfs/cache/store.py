@@ -8,7 +8,7 @@ the bytes themselves are on disk.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,7 +170,11 @@ class Store:
     @property
     def room(self) -> int:
         """Bytes that are unused, or that could be evicted."""
-        return max(0, self.quota - self.used) + self._shelf.index.evictable
+        return self._room.total
+
+    def fits(self, sizes: Mapping[ContentId, int]) -> bool:
+        """Say whether contents of these sizes, in bytes, could be resident all at once, whatever else has to go."""
+        return self._room.fits(sizes)
 
     @property
     def stamp(self) -> int:

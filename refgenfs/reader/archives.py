@@ -43,7 +43,7 @@ from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.indexes import Indexes, IndexLost, index_key
 from refgenfs.reader.judge import Judge, Recheck
 from refgenfs.reader.member_table import Canonical, MemberTable, canonical_names, table_key
-from refgenfs.reader.rangeruns import missing_blocks
+from refgenfs.reader.rangeruns import EVICTED, missing_blocks, not_kept
 from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.spanbatch import SpanBatch, Wanted
 from refgenfs.reader.spans import KEPT, SpanReader
@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 # Member tables kept in memory without a stream: a few kilobytes each, re-read from the ledger in a millisecond.
 TABLES = 256
 PULL = 32 * 1024 * 1024 // BLOCK  # blocks asked for at a time by a pull; as many fly as there is memory for
+PULLS = 2  # how often that is done anew for what was evicted meanwhile
 # A stream that has so much of the tar before it until it comes to a block is not waited for where spans can be had:
 # about what one or two round trips take at 1 Gbit/s.
 FAR = 16 << 20  # bytes
@@ -305,16 +306,24 @@ class Archives:
             stream.await_block(name, index)
 
     async def pull(self, archive: Archive, names: Iterable[str]) -> None:
-        """Make these members resident, all of each; the archive goes by at most twice.
+        """Make these members resident, all of each; what is evicted meanwhile is fetched again.
 
-        Raises CacheError when the cache has no room for them.
+        Raises the origin's errors, and CacheError when the cache has no room for them.
         """
         wanted = list(names)
-        if not await self._pull_by_spans(archive, wanted):
-            await self._pull_by_streams(archive, wanted)
-        missing = await self._missing(archive, wanted)
-        if missing is not None:
-            raise CacheError(f"{archive.ref.key}: no room in the cache for {missing}; raise cache.size or unpin")
+        for _ in range(PULLS):
+            if not await self._pull_by_spans(archive, wanted):
+                await self._pull_by_streams(archive, wanted)
+            missing = await self._missing(archive, wanted)
+            if missing is None:
+                return
+            if self._store.uncached or not self._store.fits(self._sizes(archive, wanted)):
+                raise not_kept(self._store, f"{missing} of {archive.ref.key}")
+        raise CacheError(f"{archive.ref.key}: {EVICTED}")
+
+    def _sizes(self, archive: Archive, names: Iterable[str]) -> dict[ContentId, int]:
+        members = ((name, archive.table.members.get(name)) for name in names)
+        return {archive.content_id(name): member.size for name, member in members if member and member.kind == "file"}
 
     async def _pull_by_streams(self, archive: Archive, wanted: list[str]) -> None:
         archive.pulls += 1

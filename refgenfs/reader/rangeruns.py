@@ -18,7 +18,8 @@ from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.ranges import LONGEST_RUN, RUN_MEMORY, RangeFlights, memory_of, split_runs
 from refgenfs.reader.uncached import AnyContent
 
-NO_ROOM = "no room in the cache for all of it; raise cache.size or unpin something"
+ROUNDS = 4  # how often a file that is to be resident is fetched anew, as far as it was evicted meanwhile
+EVICTED = "what came was evicted again as it came, by `refgenfs evict` or for what others read; pull it once more"
 
 
 @dataclass(slots=True)
@@ -129,11 +130,22 @@ class RangeRuns:
     # -- whole files --------------------------------------------------------------------------------------
 
     async def fill(self, content: AnyContent, extent: ByteRange, source: str) -> None:
-        """Make a content resident, all of it.
+        """Make a content resident, all of it; what is evicted meanwhile is fetched again.
 
         Raises the origin's errors, and CacheError when the cache has no room for it.
         """
         whole = Run(0, block_count(content.size))
+        for _ in range(ROUNDS):
+            if content.missing(whole) < 0:
+                return
+            if not self._store.fits({content.id: content.size}):
+                raise not_kept(self._store)
+            content.touch(whole)  # or room for the rest of it would be made of what is there already
+            await self._fill_missing(content, extent, source, whole)
+        if content.missing(whole) >= 0:
+            raise CacheError(EVICTED)
+
+    async def _fill_missing(self, content: AnyContent, extent: ByteRange, source: str, whole: Run) -> None:
         inflight = trio.CapacityLimiter(4)  # runs of one file at once: enough for one slow host's connections
         failed: list[RefgenfsError] = []  # raised as it is: a nursery would wrap it in a group
 
@@ -146,16 +158,11 @@ class RangeRuns:
                     failed.append(exc)
                     nursery.cancel_scope.cancel()
 
-        if content.size > self._store.quota:
-            raise CacheError(NO_ROOM)
-        content.touch(whole)  # or room for the rest of it would be made of what is there already
         async with trio.open_nursery() as nursery:
             for run in split_runs(missing_blocks(content, whole), LONGEST_RUN):
                 await nursery.start(one, run)
         if failed:
             raise failed[0]
-        if content.missing(whole) >= 0:
-            raise CacheError(NO_ROOM)
 
     async def _fill_run(self, source: str, extent: ByteRange, content: AnyContent, run: Run) -> None:
         missing = missing_blocks(content, run)  # a reader may have been here since
@@ -165,8 +172,19 @@ class RangeRuns:
         for arrival in flights:
             if arrival is not None:
                 await arrival.wait(self._patience, content.id)
-        if content.missing(run) >= 0:
-            raise CacheError(NO_ROOM)
+        lost = content.missing(run)
+        if lost >= 0:
+            room = content.reserve(Run(lost, lost + 1))
+            if room is None:  # the rest of the file would be fetched for nothing
+                raise not_kept(self._store)
+            room.release()
+
+
+def not_kept(store: Store, what: str = "all of it") -> CacheError:
+    """Return what to raise when something was fetched, and the cache can't hold it."""
+    if store.uncached:
+        return CacheError(f"the cache takes nothing now: {store.errors.last}")
+    return CacheError(f"no room in the cache for {what}; raise cache.size or unpin something")
 
 
 def missing_blocks(content: AnyContent, run: Run) -> list[int]:

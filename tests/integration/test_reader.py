@@ -25,6 +25,7 @@ import pytest
 import trio
 
 from refgenfs.cache.content import Content
+from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import BLOCK, FileFacts, InlineData, Run, block_count
 from refgenfs.core.errors import (
     CacheError,
@@ -707,6 +708,41 @@ async def test_fill_without_room_says_so_and_does_not_fetch_it_all(tmp_path: Pat
             await rig.reader.fill(facts, content_of(file))
         await rig.settled()
         assert len(blocks(rig.http.ranges)) < 200
+
+
+async def test_what_is_evicted_while_a_file_is_filled_is_fetched_again(tmp_path: Path) -> None:
+    async with open_rig(tmp_path) as rig:
+        served, facts = rig.serve_file("hg38.fa", 100 * BLOCK)
+        file = await rig.reader.open(facts)
+        content = content_of(file)
+        served.tap.flow_to(90 * BLOCK)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(rig.reader.fill, facts, content))
+            await eventually(lambda: content.missing(Run(0, 50)) < 0)
+            assert rig.store.evict(facts.content)
+            served.tap.open()
+        assert content.missing(Run(0, 100)) < 0
+        await rig.settled()
+
+
+async def test_a_file_that_is_evicted_again_and_again_is_given_up_and_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_rig(tmp_path) as rig:
+        _, facts = rig.serve_file("hg38.fa", 2 * BLOCK)
+        file = await rig.reader.open(facts)
+        content, commit = content_of(file), Content.commit
+
+        def forget(self: Content, index: int, crc: int, reservation: Reservation | None = None) -> bool:
+            kept = commit(self, index, crc, reservation)
+            self.evict(Run(index, index + 1))
+            return kept
+
+        monkeypatch.setattr(Content, "commit", forget)
+        with pytest.raises(CacheError, match="evicted again"):
+            await rig.reader.fill(facts, content)
+        assert len(rig.http.ranges) == 4
+        await rig.settled()
 
 
 async def test_pinned_contents_are_not_pushed_out(tmp_path: Path) -> None:
