@@ -74,7 +74,7 @@ class Store:
         self._opened = opened
         self._lock = lock
         self._shelf = shelf = Shelf(directory, limits.size, limits.min_free, punch=opened.punch, clock=clock, now=now)
-        self._contents = OpenContents(shelf, opened.ledger, self._reserve)
+        self._contents = OpenContents(shelf, opened.ledger, self._reserve, lambda: self._pins.rewrite_all())
         self._room = Room(shelf, self._contents, self._hurry)
         self._writeback = Writeback(shelf, opened.ledger, self._contents)
         self._keeping = Keeping(shelf)
