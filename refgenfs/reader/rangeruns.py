@@ -48,7 +48,10 @@ class RangeRuns:
     def affordable(
         self, content: AnyContent, ahead: Run | None, asked: int = 0, longest: int = LONGEST_RUN
     ) -> list[int]:
-        """Return the blocks of a window that may be fetched ahead: never at a waiting reader's expense."""
+        """Return the blocks of a window that may be fetched ahead: never at a waiting reader's expense.
+
+        So many as there is memory to spare for, in requests of `longest` blocks, beside `asked` that are wanted.
+        """
         spare = self._budget.spare // memory_of(longest * BLOCK) * longest - asked
         return missing_blocks(content, ahead)[:spare] if ahead is not None and spare > 0 else []
 
@@ -92,6 +95,10 @@ class RangeRuns:
         wanted: bool,
         older_than: int | None = None,
     ) -> bool:
+        """Launch a run into the cache; False where it has no room, or there is no memory for what is not `wanted`.
+
+        With `older_than`, only what was last used before that stamp of the store makes room for it.
+        """
         claim = self._claim(content, run) if wanted else self._budget.take(memory_of(length_of(content, run)))
         if claim is None:
             return False
