@@ -42,10 +42,10 @@ from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_re
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
+from refgenfs.reader.leftovers import kept_memory
 from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
-from refgenfs.reader.spans import kept_memory
 from refgenfs.sources import Source
 from refgenfs.sources.refgenie import RefgenieSource
 from refgenfs.tree import FileNode, FolderNode, Node, Tree

@@ -29,7 +29,8 @@ from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, RefgenfsError, 
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import Layout, build_layout
 from refgenfs.core.tar import Member, resolve_link
-from refgenfs.reader.archives import Archives, Naming
+from refgenfs.reader.archives import Archives
+from refgenfs.reader.openarchives import Naming
 from refgenfs.reader.reader import OpenFile, Reader
 from refgenfs.reader.stream import Archive
 

@@ -13,10 +13,10 @@ from refgenfs.administration.parts import Daemon
 from refgenfs.cache.verify import Damage
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId, Run, block_length
-from refgenfs.core.errors import CacheError, KeyFormatError, NotInCatalog, RefgenfsError
+from refgenfs.core.errors import KeyFormatError, NotInCatalog, RefgenfsError
 from refgenfs.core.keys import AssetKey
 from refgenfs.reader.indexes import INDEX_LABEL
-from refgenfs.reader.reader import OpenFile
+from refgenfs.reader.rangeruns import not_kept
 
 AT_A_TIME = 8  # contents, so that those of one archive wait for one stream of it
 RUN = 16  # blocks that are fetched at a time of each
@@ -100,21 +100,14 @@ class Healing:
         file = await library.open(facts, version, loss.name)
         for run in _runs(loss.blocks):
             if not await reader.restore(file, run):
-                raise CacheError(self._why_not_kept())
-        await self._confirm(loss, file)
+                raise not_kept(self._daemon.store, "it")
+        await self._confirm(loss)
 
-    def _why_not_kept(self) -> str:
-        store = self._daemon.store
-        return store.errors.last if store.uncached else "the cache has no room for it"
-
-    async def _confirm(self, loss: Loss, file: OpenFile) -> None:
+    async def _confirm(self, loss: Loss) -> None:
         """See that the disk has kept what was fetched: one that fails may not."""
-        content = self._daemon.store.open_content(loss.content)
-        if (
-            content is not None
-            and file.content is content
-            and not await self._daemon.store.keeps(content, loss.blocks)
-        ):
+        store = self._daemon.store
+        content = store.open_content(loss.content)
+        if content is not None and not await store.keeps(content, loss.blocks):
             loss.error = "the disk has not kept what was fetched again"
 
     async def _fetch_index(self, loss: Loss) -> None:
@@ -126,6 +119,10 @@ class Healing:
             return
         if not await self._daemon.library.restore_index(loss.version, loss.content, loss.blocks):
             loss.error = "its archive has no seek index that could be made"
+            return
+        content = self._daemon.store.open_content(loss.content)
+        if content is not None and content.size == loss.size:  # else it was made anew, as another one
+            await self._confirm(loss)
 
 
 def losses_of(

@@ -28,10 +28,12 @@ class OpenContents:
         shelf: Shelf,
         ledger: Ledger,
         reserve: Callable[[int, int | None], Reservation | None],
+        rewrite_pins: Callable[[], None],
     ) -> None:
         self._shelf = shelf
         self._ledger = ledger
         self._reserve = reserve
+        self._rewrite_pins = rewrite_pins
         self._mending = trio.Lock()
         self._live: WeakValueDictionary[ContentId, Content] = WeakValueDictionary()
         self._recent: OrderedDict[ContentId, Content] = OrderedDict()
@@ -129,7 +131,8 @@ class OpenContents:
         content.give_back_holes()
 
     def rewrite_all(self) -> None:
-        """Make everything that is known of contents a change that the ledger does not have."""
+        """Make everything that is known of contents, and of pins, a change that the ledger does not have."""
+        self._rewrite_pins()
         for content in self._live.values():
             content.map.dirty.update(range(-(-len(content.map.flags) // PAGE)))
             self._shelf.dirty[content.id] = content

@@ -12,6 +12,7 @@ from refgenfs.core.keys import AssetKey
 
 UNKNOWN = ""  # the key of what was pinned before keys were noted
 KEPT_BY_KEY = "store/pins"  # the row that says that the rows `pin/` are all there is
+KEPT_ROW: JSONValue = {"layout": 1}
 PREFIX = "pin/"
 
 
@@ -59,7 +60,7 @@ def read_pins(ledger: Ledger, flagged: Iterable[ContentId]) -> list[Pin]:
         if files:
             pins = [*(pin for pin in pins if pin.key != UNKNOWN), Pin(UNKNOWN, files=files)]
             rows[f"{PREFIX}{UNKNOWN}"] = pins[-1].to_json()
-        ledger.apply({**rows, KEPT_BY_KEY: {"layout": 1}}, iter(()))
+        ledger.apply({**rows, KEPT_BY_KEY: KEPT_ROW}, iter(()))
     return pins
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from refgenfs.cache.opened import OpenContents
-from refgenfs.cache.pinrows import PREFIX, UNKNOWN, Pin
+from refgenfs.cache.pinrows import KEPT_BY_KEY, KEPT_ROW, PREFIX, UNKNOWN, Pin
 from refgenfs.cache.room import Room
 from refgenfs.cache.shelf import Shelf
 from refgenfs.core.content import ContentId
@@ -148,7 +148,8 @@ class Pins:
 
     def rewrite_all(self) -> None:
         """Make all pins a change that the ledger does not have."""
-        for key in self._pins:
+        self._shelf.pin_rows[KEPT_BY_KEY] = KEPT_ROW
+        for key in list(self._pins):
             self._note(key)
 
     def _forget(self, key: str) -> Pin | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from refgenfs.cache.opened import OpenContents
-from refgenfs.cache.shelf import Reservation, Shelf
-from refgenfs.core.content import BLOCK, Run
+from refgenfs.cache.shelf import Reservation, Shelf, file_cost
+from refgenfs.core.content import BLOCK, ContentId, Run
 from refgenfs.core.errors import CacheError
 from refgenfs.core.eviction import WHOLE, Segment
 
@@ -39,6 +39,18 @@ class Room:
         if account.growth > FLUSH_GROWTH:
             self._hurry()
         return Reservation(shelf, nbytes)
+
+    @property
+    def total(self) -> int:
+        """Bytes that are unused, or that could be evicted."""
+        return max(0, self._shelf.account.quota - self._shelf.account.used) + self._shelf.index.evictable
+
+    def fits(self, sizes: Mapping[ContentId, int]) -> bool:
+        """Say whether contents of these sizes, in bytes, could be resident all at once, whatever else has to go."""
+        entries, index = self._shelf.entries, self._shelf.index
+        held = sum(file_cost(entries.resident(cid)) for cid in sizes if index.is_pinned(cid))
+        coming = self._shelf.account.reserved  # what is promised can be evicted once it has come
+        return sum(map(file_cost, sizes.values())) <= self.total + held + coming
 
     def admit(self, nbytes: int) -> None:
         """Make room for a value in the ledger; raises CacheError when there is none."""

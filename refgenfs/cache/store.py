@@ -8,14 +8,14 @@ the bytes themselves are on disk.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from refgenfs.cache.content import Content
-from refgenfs.cache.entries import EntryRow, Table
+from refgenfs.cache.entries import EntryRow
 from refgenfs.cache.keeping import Keeping
 from refgenfs.cache.ledger import JSONValue, Ledger
 from refgenfs.cache.lock import DirectoryLock
@@ -23,15 +23,9 @@ from refgenfs.cache.opened import OpenContents
 from refgenfs.cache.pinrows import UNKNOWN, Pin
 from refgenfs.cache.pins import Pins
 from refgenfs.cache.room import Room
-from refgenfs.cache.shelf import RETRY_AFTER, DiskErrors, Reservation, Shelf
-from refgenfs.cache.startup import (
-    SCRATCH,
-    Image,
-    Opened,
-    leave_marker,
-    open_for_writing,
-    read_image,
-)
+from refgenfs.cache.shelf import DiskErrors, Reservation, Shelf
+from refgenfs.cache.startup import SCRATCH, Opened, leave_marker
+from refgenfs.cache.stock import Stock
 from refgenfs.cache.verify import VerifyReport, verify_all, verify_blocks
 from refgenfs.cache.writeback import Writeback
 from refgenfs.core.content import ContentId, Run
@@ -71,24 +65,21 @@ class Store:
         self.directory = directory
         self.limits = limits
         self.ledger: Ledger = opened.ledger
-        self._opened = opened
-        self._lock = lock
         self._shelf = shelf = Shelf(directory, limits.size, limits.min_free, punch=opened.punch, clock=clock, now=now)
-        self._contents = OpenContents(shelf, opened.ledger, self._reserve)
+        self._contents = OpenContents(shelf, opened.ledger, self._reserve, lambda: self._pins.rewrite_all())
         self._room = Room(shelf, self._contents, self._hurry)
         self._writeback = Writeback(shelf, opened.ledger, self._contents)
         self._keeping = Keeping(shelf)
         self._pins = Pins(shelf, self._contents, self._room)
+        self._stock = Stock(
+            opened, lock, shelf, self._contents, self._keeping, self._pins, self._room, self._writeback
+        )
         self._wake = trio.Event()
         self._known = trio.Event()  # what is resident has been read
         self._asked = trio.Event()  # somebody wants to know it
         if self.ledger.size_bytes() < SMALL:
             self.look()
         self._token = trio.lowlevel.current_trio_token()
-        self._retry_at = clock() + RETRY_AFTER
-        if opened.refused:
-            shelf.errors.note(opened.refused)
-            shelf.errors.barred = True
         self.ledger.admit = self._admit
 
     @property
@@ -105,56 +96,6 @@ class Store:
         """Begin to find out what is resident, if that has not begun."""
         self._asked.set()
 
-    async def _load(self) -> None:
-        """Read what is resident. A cache that can't be read is empty, and nothing is stored in it."""
-        try:
-            image = await trio.to_thread.run_sync(read_image, self._opened, self._shelf.now())
-        except Exception as exc:
-            if not isinstance(exc, CacheError | OSError):
-                log.exception("the cache in %s could not be read", self.directory)
-            self._shelf.sound = False
-            self._shelf.errors.note(f"what the cache in {self.directory} holds can't be read: {exc}")
-            self._shelf.errors.barred = True
-            self._opened.refused = str(exc)
-            image = Image(Table())
-        self._pins.read(image.pins)
-        self._shelf.adopt(image.table, image.charged)
-        self._keeping.adopt()
-        self._pins.adopt()
-        self._reckon(image)
-        self._known.set()
-
-    def _reckon(self, image: Image) -> None:
-        for cid, nbytes in image.excess.items():
-            self._shelf.set_excess(cid, nbytes)
-        self._writeback.measure()
-        if not self._shelf.errors.barred:
-            self._room.make(self.used - self.quota)
-
-    async def _heal(self) -> None:
-        """Try whether a disk that could not be written when the cache was opened can be now."""
-        self._retry_at = self._shelf.clock() + RETRY_AFTER
-        try:
-            await trio.to_thread.run_sync(self._lock.retake)
-            opened = await trio.to_thread.run_sync(open_for_writing, self.directory, self.ledger)
-            image = await trio.to_thread.run_sync(read_image, opened, self._shelf.now())
-            live = [content.id for content in self._contents.all()]
-            maps = await trio.to_thread.run_sync(self._contents.maps_of, image, live)
-        except (CacheError, OSError) as exc:
-            log.debug("the cache in %s still can't be used: %s", self.directory, exc)
-            return
-        self._opened = opened
-        self._shelf.punch = opened.punch
-        self._pins.read(image.pins)
-        image.table.set_pinned(self._shelf.pinned)
-        self._contents.restart(image, maps)
-        self._keeping.adopt()
-        self._pins.adopt()
-        self._contents.rewrite_all()
-        self._shelf.errors.barred = False
-        self._reckon(image)
-        self._shelf.errors.clear()
-
     # What people and other parts ask for
 
     @property
@@ -170,7 +111,11 @@ class Store:
     @property
     def room(self) -> int:
         """Bytes that are unused, or that could be evicted."""
-        return max(0, self.quota - self.used) + self._shelf.index.evictable
+        return self._room.total
+
+    def fits(self, sizes: Mapping[ContentId, int]) -> bool:
+        """Say whether contents of these sizes, in bytes, could be resident all at once, whatever else has to go."""
+        return self._room.fits(sizes)
 
     @property
     def stamp(self) -> int:
@@ -368,17 +313,18 @@ class Store:
     async def look_after(self) -> None:
         """Read what is there, then flush every little while, and keep room on the disk; never returns."""
         await self._asked.wait()
-        await self._load()
+        await self._stock.take()
+        self._known.set()
         while True:
             with trio.move_on_after(FLUSH_EVERY):
                 await self._wake.wait()
             self._wake = trio.Event()
             try:
-                if self._opened.refused and self._shelf.clock() >= self._retry_at:
-                    await self._heal()
+                if self._stock.is_due:
+                    await self._stock.take_again()
                 await self.flush()
                 self._shelf.handles.trim()
-                if self._opened.full or not self._opened.refused:
+                if self._stock.opened.full or not self._stock.opened.refused:
                     self._room.keep_free()
             except Exception:  # a defect of ours must not end the daemon
                 log.exception("the cache in %s could not be looked after", self.directory)
@@ -389,14 +335,14 @@ class Store:
         for content in list(self._shelf.unsettled.values()):
             content.abandon(Run(0, len(content.map.flags)))
         await self.flush()
-        seen = self._known.is_set() or self._opened.clean
-        clean = seen and self._shelf.sound and not self._writeback.pending and not self._opened.refused
+        seen = self._known.is_set() or self._stock.opened.clean
+        clean = seen and self._shelf.sound and not self._writeback.pending and not self._stock.opened.refused
         await trio.to_thread.run_sync(self._finish, self._writeback.last_uses(), clean)
         self._shelf.handles.close()
 
     def _finish(self, rows: dict[str, JSONValue], clean: bool) -> None:
         try:
-            if not self._opened.refused:
+            if not self._stock.opened.refused:
                 self.ledger.apply(rows, iter(()))
             self.ledger.settle()
             mark = self.ledger.journal.mark

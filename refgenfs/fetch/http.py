@@ -146,8 +146,15 @@ class Http:
         """
 
         async def attempt(url: str, retry: Retry) -> RemoteFacts:
-            facts = await self._probe_head(url, retry, account)
-            return facts if facts is not None else await self._probe_get(url, retry, account)
+            told = await self._probe_head(url, retry, account)
+            if told is not None and told.size > 0:
+                return told
+            # Some servers answer every HEAD with length 0, or with none.
+            facts = await self._probe_get(url, retry, account)
+            if told is None or facts.size:
+                return facts
+            # It is empty: a 416 says no more than that.
+            return RemoteFacts(url, 0, facts.validator or told.validator, facts.mtime or told.mtime)
 
         make = self._attempts.make_within
         return await self._bridge.run(lambda: make(deadline, urls, account, attempt, retry_for))
@@ -168,14 +175,12 @@ class Http:
             raise AttemptFailed(IntegrityError, "the text is not UTF-8", Remedy.DOUBTFUL) from exc
 
     async def _probe_head(self, url: str, retry: Retry, account: str) -> RemoteFacts | None:
-        """Ask with HEAD; None where that is not allowed or tells no size."""
+        """Ask with HEAD; None where that is not allowed. The size may be `UNKNOWN`, or a 0 that is not true."""
         async with self._session.request("HEAD", url, {}, account=account, waited=retry.excluded) as answer:
             if answer.status in (403, 405, 501):
                 return None
             check_plain(answer, self._wall())
-            size = content_length(answer.headers)
-            # Some servers answer every HEAD with length 0: that is asked again.
-            return _facts(url, answer, size) if size > 0 else None
+            return _facts(url, answer, content_length(answer.headers))
 
     async def _probe_get(self, url: str, retry: Retry, account: str) -> RemoteFacts:
         """Ask for the first byte, and take the size from the answer."""

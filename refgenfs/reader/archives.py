@@ -16,12 +16,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-from weakref import WeakValueDictionary
 
 import trio
 
@@ -40,38 +37,26 @@ from refgenfs.core.tar import Member
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archive import Archive
 from refgenfs.reader.flights import Arrival, FlightBoard
-from refgenfs.reader.indexes import Indexes, IndexLost, index_key
+from refgenfs.reader.indexes import Indexes
+from refgenfs.reader.indexfiles import IndexLost
 from refgenfs.reader.judge import Judge, Recheck
-from refgenfs.reader.member_table import Canonical, MemberTable, canonical_names, table_key
-from refgenfs.reader.rangeruns import missing_blocks
+from refgenfs.reader.leftovers import KEPT
+from refgenfs.reader.openarchives import Naming, OpenArchives
+from refgenfs.reader.rangeruns import EVICTED, missing_blocks, not_kept
 from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.spanbatch import SpanBatch, Wanted
-from refgenfs.reader.spans import KEPT, SpanReader
+from refgenfs.reader.spans import SpanReader
 from refgenfs.reader.spill import Spill
 from refgenfs.reader.stream import ArchiveStream, IdleStreams
 from refgenfs.reader.uncached import AnyContent
 
 log = logging.getLogger(__name__)
 
-# Member tables kept in memory without a stream: a few kilobytes each, re-read from the ledger in a millisecond.
-TABLES = 256
 PULL = 32 * 1024 * 1024 // BLOCK  # blocks asked for at a time by a pull; as many fly as there is memory for
+PULLS = 2  # how often that is done anew for what was evicted meanwhile
 # A stream that has so much of the tar before it until it comes to a block is not waited for where spans can be had:
 # about what one or two round trips take at 1 Gbit/s.
 FAR = 16 << 20  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Naming:
-    """What is needed to give members their names: the origin's listing, the genome's digest and aliases."""
-
-    listing: tuple[str, ...] | None
-    digest: str
-    aliases: tuple[str, ...]
-
-    def canonical(self) -> Canonical:
-        """Return the function that gives a member its name at the origin."""
-        return canonical_names(self.listing, self.digest, self.aliases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +66,7 @@ class ArchiveSettings:
     patience: without a byte coming in, before who waits gets an error.
     linger: a stream that nobody waits for is held this long before it is given up;
     idle: so many of these at a time, since each holds one of the host's connections.
-    kept: bytes of blocks that came by spans, and are kept in memory for a while: see `spans.KEPT`.
+    kept: bytes of blocks that came by spans, and are kept in memory for a while: see `leftovers.KEPT`.
     spacing: unpacked bytes of a span in the indexes that are made here; 0: as fits the archive.
     indexes: whether any are made.
     """
@@ -112,70 +97,24 @@ class Archives:
         self._store = store
         self._http = http
         self._board = board
-        self._on_damage = on_damage
         self._settings = settings
         self._nursery = nursery
-        self._archives: OrderedDict[tuple[str, str], Archive] = OrderedDict()
-        self._live: WeakValueDictionary[tuple[str, str], Archive] = WeakValueDictionary()  # some reader's, too
         self._idle = IdleStreams(settings.idle)
-        self._opening: dict[tuple[str, str], trio.Event] = {}
         self._budget = flights.budget
         self._indexes = Indexes(store, http, board, flights, nursery, patience=settings.patience, wall=wall)
+        self._opened = OpenArchives(store, self._indexes, on_damage)
         self._judge = Judge(store, http, self._indexes, recheck, flights.budget)
         self._spans = SpanReader(
             store, http, board, self._indexes, self._stream_instead, flights, settings.kept, nursery
         )
 
-    # -- tables -------------------------------------------------------------------------------------------
-
     async def open(self, ref: ArchiveRef, naming: Naming) -> Archive:
         """Return the archive, with its member table from the ledger where there is one. No network."""
-        place = (ref.source, ref.asset_digest)
-        while (opening := self._opening.get(place)) is not None:
-            await opening.wait()
-        archive = self._live.get(place)
-        if archive is None:
-            # no await until the insert: an archive has one object
-            self._opening[place] = trio.Event()
-            try:
-                table, index = await self._kept(ref)
-                archive = Archive(ref, table, naming.canonical(), self._on_damage, recorded=table.validator)
-                self._indexes.restore(archive, index)
-                self._live[place] = archive
-            finally:
-                self._opening.pop(place).set()
-        self._archives[place] = archive
-        self._archives.move_to_end(place)
-        self._trim()
-        if ref != archive.ref and not archive.streams:
-            again, archive.ref = ref.archive_digest != archive.ref.archive_digest, ref  # or moved: the same files
-            if again:
-                self._indexes.renew(archive)
-        return archive
-
-    async def _kept(self, ref: ArchiveRef) -> tuple[MemberTable, Any]:
-        """Return the member table, and what the ledger has of the index."""
-
-        def read() -> tuple[Any, Any]:
-            return self._store.ledger.get(table_key(ref)), self._store.ledger.get(index_key(ref))
-
-        try:
-            row, index = await trio.to_thread.run_sync(read)
-        except CacheError as exc:
-            log.warning("%s: its member table can't be read, so its archive is: %s", ref.key, exc)
-            return MemberTable(), None
-        return MemberTable.from_json(row) if row is not None else MemberTable(), index
+        return await self._opened.open(ref, naming)
 
     def known(self, ref: ArchiveRef) -> Archive | None:
         """Return the archive if it is in memory."""
-        return self._live.get((ref.source, ref.asset_digest))
-
-    def _trim(self) -> None:
-        for place, archive in list(self._archives.items()):
-            if len(self._archives) <= TABLES:
-                return
-            if not archive.streams and not archive.header_waiters:
-                del self._archives[place]
+        return self._opened.known(ref)
 
     # -- what readers want --------------------------------------------------------------------------------
 
@@ -305,16 +244,24 @@ class Archives:
             stream.await_block(name, index)
 
     async def pull(self, archive: Archive, names: Iterable[str]) -> None:
-        """Make these members resident, all of each; the archive goes by at most twice.
+        """Make these members resident, all of each; what is evicted meanwhile is fetched again.
 
-        Raises CacheError when the cache has no room for them.
+        Raises the origin's errors, and CacheError when the cache has no room for them.
         """
         wanted = list(names)
-        if not await self._pull_by_spans(archive, wanted):
-            await self._pull_by_streams(archive, wanted)
-        missing = await self._missing(archive, wanted)
-        if missing is not None:
-            raise CacheError(f"{archive.ref.key}: no room in the cache for {missing}; raise cache.size or unpin")
+        for _ in range(PULLS):
+            if not await self._pull_by_spans(archive, wanted):
+                await self._pull_by_streams(archive, wanted)
+            missing = await self._missing(archive, wanted)
+            if missing is None:
+                return
+            if self._store.uncached or not self._store.fits(self._sizes(archive, wanted)):
+                raise not_kept(self._store, f"{missing} of {archive.ref.key}")
+        raise CacheError(f"{archive.ref.key}: {EVICTED}")
+
+    def _sizes(self, archive: Archive, names: Iterable[str]) -> dict[ContentId, int]:
+        members = ((name, archive.table.members.get(name)) for name in names)
+        return {archive.content_id(name): member.size for name, member in members if member and member.kind == "file"}
 
     async def _pull_by_streams(self, archive: Archive, wanted: list[str]) -> None:
         archive.pulls += 1

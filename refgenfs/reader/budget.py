@@ -14,6 +14,7 @@ BEAT = 1.0  # seconds between the signs of life of who waits for memory
 # What an archive takes while it streams: bytes that wait to be inflated, two pieces that were, a batch that is cut,
 # and two batches that could not be stored.
 STREAM_MEMORY = 7 * 1024 * 1024
+KEPT_BACK = 4  # one part in so many is for who comes next and waits
 
 
 class Claim:
@@ -59,7 +60,7 @@ class Budget:
     nobody waits for yet (`take`) gets memory only while nobody queues for it, and leaves a quarter, so there is some
     for the next who comes. *Streams* are long, so together they never have all: `streams` at a time, with
     `STREAM_MEMORY` each, or in a small budget one with half of it. A flight that is larger than what all streams
-    leave (`largest`) is counted as that much.
+    leave (`largest`) is counted as that much, and what nobody waits for as no more than three quarters.
 
     Nobody waits for ever, since nobody who holds memory waits for memory. A run of spans pays for the parts of the
     index that it reads, and those claim none. A batch of spans waits for another batch before it claims anything; an
@@ -73,6 +74,7 @@ class Budget:
         self.streams = min(streams, max(1, size * 5 // 8 // STREAM_MEMORY))  # at a time
         self._stream = min(STREAM_MEMORY, size // 2)
         self.largest = size - self.streams * self._stream
+        self._largest_spare = min(self.largest, size - size // KEPT_BACK)
         self.landed = 0  # changes whenever bytes come in on any flight: who waits for memory is patient meanwhile
         self.freed = trio.lowlevel.ParkingLot()  # of those who wait until there is some to spare
         self._left = size
@@ -86,7 +88,7 @@ class Budget:
     @property
     def spare(self) -> int:
         """Bytes that there are for what nobody waits for."""
-        return 0 if self._queue else max(0, self._left - self.size // 4)
+        return 0 if self._queue else max(0, self._left - self.size // KEPT_BACK)
 
     def claim(self, nbytes: int) -> Claim:
         """Ask for memory for a flight that somebody waits for. It must be released, in any case."""
@@ -98,11 +100,15 @@ class Budget:
 
     def take(self, nbytes: int) -> Claim | None:
         """Have memory for what nobody waits for; None when it may be wanted for something better."""
-        nbytes = min(nbytes, self.largest)
-        if nbytes > self.spare:
+        if not self.has_spare(nbytes):
             return None
+        nbytes = min(nbytes, self._largest_spare)
         self._left -= nbytes
         return Claim(self, nbytes, None)
+
+    def has_spare(self, nbytes: int) -> bool:
+        """Say whether `take` would have memory for that much; there comes to be when nobody holds any."""
+        return min(nbytes, self._largest_spare) <= self.spare
 
     def moved(self, nbytes: int) -> None:
         """Note that bytes came in. For any thread."""

@@ -18,8 +18,8 @@ import trio
 
 from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.store import Store
-from refgenfs.core.content import BLOCK, ArchiveRef, ByteRange, ContentId, Run, block_count, block_length, content_id
-from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError, without_frames
+from refgenfs.core.content import BLOCK, ArchiveRef, ContentId, Run, block_count, block_length, content_id
+from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError
 from refgenfs.core.seekindex import SeekIndex, Span, file_size, head_size, unpack_window
 from refgenfs.core.spanplan import MemberMap
 from refgenfs.core.tar import Member
@@ -27,13 +27,13 @@ from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part
 from refgenfs.fetch.seekpoints import IndexBuilder, NotIndexed
 from refgenfs.reader.archive import Archive, KnownIndex
-from refgenfs.reader.assembling import assemble
-from refgenfs.reader.flights import Arrival, FlightBoard
+from refgenfs.reader.flights import FlightBoard
+from refgenfs.reader.indexfiles import IndexFiles, IndexLost, reading_memory
 from refgenfs.reader.labels import label
 from refgenfs.reader.member_table import renamed
-from refgenfs.reader.ranges import RangeFlights, memory_of, split_runs
+from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.refusals import Refusals
-from refgenfs.reader.uncached import UncachedContent
+from refgenfs.reader.uncached import AnyContent
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +47,6 @@ HEAD_ROOM = 256 * 1024  # bytes of an index file that are not windows, and
 MEMBER_ROOM = 512  # for each member
 INDEX_LABEL = "seek index of "  # and the archive's key: what an index is known by
 PARSING = 4  # times the bytes of an index's tables are taken while they are parsed: they are packed
-ROUNDS = 4  # how often a read of an index starts over because blocks of it went meanwhile
-
-
-class IndexLost(RefgenfsError):
-    """What was kept of an index is not whole any more, and the origin does not send it: there is none, or another."""
 
 
 class Indexes:
@@ -70,10 +65,9 @@ class Indexes:
     ) -> None:
         self._store = store
         self._http = http
-        self._board = board
-        self._flights = flights
+        self._files = IndexFiles(store, board, flights, patience=patience)
+        self._budget = flights.budget
         self._nursery = nursery
-        self._patience = patience
         self._wall = wall
         self._refusals = Refusals(log)
         self._maps: OrderedDict[ContentId, MemberMap] = OrderedDict()
@@ -146,14 +140,14 @@ class Indexes:
             return found
 
     async def _parse(self, archive: Archive, known: KnownIndex) -> MemberMap:
-        first = await self._read(archive, known, 0, min(BLOCK, known.size))
+        first = await self._files.read(archive, known, 0, min(BLOCK, known.size))
         size = head_size(first)
         if size > min(known.size, LARGEST_HEAD):
             raise IntegrityError(f"the seek index has tables of {size} bytes")
-        claim = self._flights.budget.claim(reading_memory(size) + PARSING * size)
+        claim = self._budget.claim(reading_memory(size) + PARSING * size)
         try:
             await claim.wait(lambda: archive.index_came(1))
-            head = first if size <= len(first) else await self._read(archive, known, 0, size)
+            head = first if size <= len(first) else await self._files.read(archive, known, 0, size)
             return await self._parse_head(archive, known, head[:size])
         finally:
             claim.release()
@@ -168,71 +162,16 @@ class Indexes:
     async def windows(self, archive: Archive, known: KnownIndex, spans: list[Span]) -> list[bytes]:
         """Return the windows of neighbouring spans of that index. Raises as `map` does."""
         start, stop = spans[0].window_start, spans[-1].window_stop
-        data = await self._read(archive, known, start, stop - start)
+        data = await self._files.read(archive, known, start, stop - start)
         return [unpack_window(data[span.window_start - start : span.window_stop - start]) for span in spans]
 
     async def refetch(self, archive: Archive, known: KnownIndex, blocks: Iterable[int]) -> None:
         """Have blocks of an index that the origin offers in the cache again. Raises as `map` does."""
         for index in blocks:
-            await self._read(archive, known, index * BLOCK, block_length(known.size, index))
-
-    async def _read(self, archive: Archive, known: KnownIndex, offset: int, length: int) -> bytes:
-        """Return bytes of the index file, fetched where the origin offers it. Raises IndexLost."""
-        if not length:
-            return b""
-        content = await self._content(known)
-        run = Run(offset // BLOCK, -(-(offset + length) // BLOCK))
-        for _ in range(ROUNDS):
-            arrivals = self._launch(archive, known, content, run)
-            try:
-                await self._arrive(archive, arrivals)
-                landed = {index: arrival.data for index, arrival in arrivals.items() if arrival.data is not None}
-                data = assemble(content, run, landed, offset, length)
-            finally:
-                for arrival in arrivals.values():
-                    arrival.release()
-            if isinstance(content, Content) and arrivals:
-                self._store.keep(content)
-            if data is not None:
-                return data
-        raise IndexLost(f"{archive.ref.key}: the cache forgets its seek index quicker than it is read")
-
-    async def _arrive(self, archive: Archive, arrivals: dict[int, Arrival]) -> None:
-        """Wait for blocks. Raises IndexLost: a stream may bring what the index was wanted for."""
-        try:
-            for arrival in arrivals.values():
-                await arrival.wait(self._patience, f"the seek index of {archive.ref.key}")
-        except RefgenfsError as exc:
-            raise IndexLost(f"{archive.ref.key}: its seek index can't be had: {exc}") from without_frames(exc)
+            await self._files.read(archive, known, index * BLOCK, block_length(known.size, index))
 
     async def _label(self, archive: Archive, known: KnownIndex) -> None:
         await label(self._store, known.content, "", f"{INDEX_LABEL}{archive.ref.key}")
-
-    async def _content(self, known: KnownIndex) -> Content | UncachedContent:
-        try:
-            return await self._store.content(known.content, known.size)
-        except CacheError as exc:
-            log.warning("%s; a seek index is read without the cache", exc)
-            return UncachedContent(known.content, known.size)
-
-    def _launch(
-        self, archive: Archive, known: KnownIndex, content: Content | UncachedContent, run: Run
-    ) -> dict[int, Arrival]:
-        """Hold a flight of every block that is not resident. No await: a block has one flight."""
-        missing = [index for index in range(run.first, run.stop) if content.missing(Run(index, index + 1)) >= 0]
-        if missing and not known.offered:
-            raise IndexLost(f"{archive.ref.key}: its seek index was evicted")
-        absent = [index for index in missing if self._board.find(content.id, index) is None]
-        extent = ByteRange(known.urls, known.validator)
-        for part in split_runs(absent):
-            room = content.reserve(part)
-            # who reads pays for the memory: it may hold some, and must not wait for more
-            self._flights.start(content, extent, part, room, archive.ref.source, None, archive.index_came)
-        found = {index: self._board.find(content.id, index) for index in missing}
-        arrivals = {index: arrival for index, arrival in found.items() if arrival is not None}
-        for arrival in arrivals.values():
-            arrival.hold()
-        return arrivals
 
     # -- offered by the origin ------------------------------------------------------------------------------
 
@@ -298,7 +237,7 @@ class Indexes:
             return archive.index is not None  # one that could change unseen can't be read in parts
         cid = index_content(archive.ref.source, digest, part.validator)
         known = KnownIndex(cid, part.size, digest, (part.url,), part.validator)
-        content = await self._content(known)
+        content = await self._files.content(known)
         await self._label(archive, known)
         await self._store_block(content, part.data)
         archive.index = known
@@ -321,7 +260,7 @@ class Indexes:
         archive.announce()
         await archive.save(self._store.ledger)
 
-    async def _store_block(self, content: Content | UncachedContent, data: memoryview) -> None:
+    async def _store_block(self, content: AnyContent, data: memoryview) -> None:
         run = Run(0, 1)
         reservation = content.reserve(run) if content.missing(run) >= 0 else None
         if reservation is None:
@@ -384,11 +323,6 @@ class Indexes:
                     content.commit(index, crc, reservation)
         self._store.keep(content)
         return content.missing(run) < 0
-
-
-def reading_memory(length: int) -> int:
-    """Return what reading `length` bytes of an index takes at the most: a request, its blocks, and all as one."""
-    return memory_of(length) + 2 * length
 
 
 def index_key(ref: ArchiveRef) -> str:

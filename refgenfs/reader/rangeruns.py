@@ -18,7 +18,8 @@ from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.ranges import LONGEST_RUN, RUN_MEMORY, RangeFlights, memory_of, split_runs
 from refgenfs.reader.uncached import AnyContent
 
-NO_ROOM = "no room in the cache for all of it; raise cache.size or unpin something"
+ROUNDS = 4  # how often a file that is to be resident is fetched anew, as far as it was evicted meanwhile
+EVICTED = "what came was evicted again as it came, by `refgenfs evict` or for what others read; pull it once more"
 
 
 @dataclass(slots=True)
@@ -47,7 +48,10 @@ class RangeRuns:
     def affordable(
         self, content: AnyContent, ahead: Run | None, asked: int = 0, longest: int = LONGEST_RUN
     ) -> list[int]:
-        """Return the blocks of a window that may be fetched ahead: never at a waiting reader's expense."""
+        """Return the blocks of a window that may be fetched ahead: never at a waiting reader's expense.
+
+        So many as there is memory to spare for, in requests of `longest` blocks, beside `asked` that are wanted.
+        """
         spare = self._budget.spare // memory_of(longest * BLOCK) * longest - asked
         return missing_blocks(content, ahead)[:spare] if ahead is not None and spare > 0 else []
 
@@ -91,6 +95,10 @@ class RangeRuns:
         wanted: bool,
         older_than: int | None = None,
     ) -> bool:
+        """Launch a run into the cache; False where it has no room, or there is no memory for what is not `wanted`.
+
+        With `older_than`, only what was last used before that stamp of the store makes room for it.
+        """
         claim = self._claim(content, run) if wanted else self._budget.take(memory_of(length_of(content, run)))
         if claim is None:
             return False
@@ -108,7 +116,7 @@ class RangeRuns:
 
     async def turn(self, limit: int) -> None:
         """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""
-        while self._flights.under_way >= limit or self._budget.spare < min(RUN_MEMORY, self._budget.largest):
+        while self._flights.under_way >= limit or not self._budget.has_spare(RUN_MEMORY):
             await self._budget.freed.park()
 
     async def bring(self, content: AnyContent, extent: ByteRange, source: str, run: Run, older_than: int) -> bool:
@@ -129,11 +137,22 @@ class RangeRuns:
     # -- whole files --------------------------------------------------------------------------------------
 
     async def fill(self, content: AnyContent, extent: ByteRange, source: str) -> None:
-        """Make a content resident, all of it.
+        """Make a content resident, all of it; what is evicted meanwhile is fetched again.
 
         Raises the origin's errors, and CacheError when the cache has no room for it.
         """
         whole = Run(0, block_count(content.size))
+        for _ in range(ROUNDS):
+            if content.missing(whole) < 0:
+                return
+            if not self._store.fits({content.id: content.size}):
+                raise not_kept(self._store)
+            content.touch(whole)  # or room for the rest of it would be made of what is there already
+            await self._fill_missing(content, extent, source, whole)
+        if content.missing(whole) >= 0:
+            raise CacheError(EVICTED)
+
+    async def _fill_missing(self, content: AnyContent, extent: ByteRange, source: str, whole: Run) -> None:
         inflight = trio.CapacityLimiter(4)  # runs of one file at once: enough for one slow host's connections
         failed: list[RefgenfsError] = []  # raised as it is: a nursery would wrap it in a group
 
@@ -146,16 +165,11 @@ class RangeRuns:
                     failed.append(exc)
                     nursery.cancel_scope.cancel()
 
-        if content.size > self._store.quota:
-            raise CacheError(NO_ROOM)
-        content.touch(whole)  # or room for the rest of it would be made of what is there already
         async with trio.open_nursery() as nursery:
             for run in split_runs(missing_blocks(content, whole), LONGEST_RUN):
                 await nursery.start(one, run)
         if failed:
             raise failed[0]
-        if content.missing(whole) >= 0:
-            raise CacheError(NO_ROOM)
 
     async def _fill_run(self, source: str, extent: ByteRange, content: AnyContent, run: Run) -> None:
         missing = missing_blocks(content, run)  # a reader may have been here since
@@ -165,8 +179,19 @@ class RangeRuns:
         for arrival in flights:
             if arrival is not None:
                 await arrival.wait(self._patience, content.id)
-        if content.missing(run) >= 0:
-            raise CacheError(NO_ROOM)
+        lost = content.missing(run)
+        if lost >= 0:
+            room = content.reserve(Run(lost, lost + 1))
+            if room is None:  # the rest of the file would be fetched for nothing
+                raise not_kept(self._store)
+            room.release()
+
+
+def not_kept(store: Store, what: str = "all of it") -> CacheError:
+    """Return what to raise when something was fetched, and the cache can't hold it."""
+    if store.uncached:
+        return CacheError(f"the cache takes nothing now: {store.errors.last}")
+    return CacheError(f"no room in the cache for {what}; raise cache.size or unpin something")
 
 
 def missing_blocks(content: AnyContent, run: Run) -> list[int]:

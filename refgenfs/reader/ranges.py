@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import pairwise, starmap
 
 import trio
 
@@ -27,17 +28,24 @@ LONGEST_RUN = LONGEST_REQUEST  # blocks
 RUN_MEMORY = 2 * PIECE  # bytes that the longest holds
 
 
-def split_runs(indices: Iterable[int], longest: int = LONGEST_RUN) -> Iterator[Run]:
-    """Cut ascending block indices into runs of neighbours, none longer than `longest`."""
-    first = stop = -1
+def split_runs(indices: Iterable[int], longest: int = LONGEST_RUN) -> list[Run]:
+    """Cut ascending block indices into runs of neighbours: as few as can be, none longer than `longest`.
+
+    What is one row of neighbours is cut evenly: a request of the last one or two blocks costs as much as any.
+    """
+    rows: list[list[int]] = []
     for index in indices:
-        if index != stop or stop - first >= longest:
-            if stop > first:
-                yield Run(first, stop)
-            first = index
-        stop = index + 1
-    if stop > first:
-        yield Run(first, stop)
+        if rows and rows[-1][1] == index:
+            rows[-1][1] += 1
+        else:
+            rows.append([index, index + 1])
+    return [run for first, stop in rows for run in _cut_evenly(first, stop, longest)]
+
+
+def _cut_evenly(first: int, stop: int, longest: int) -> Iterator[Run]:
+    parts = -(-(stop - first) // longest)
+    edges = [first + (stop - first) * part // parts for part in range(parts + 1)]
+    return starmap(Run, pairwise(edges))
 
 
 def memory_of(length: int) -> int:

@@ -20,7 +20,8 @@ from refgenfs.fetch.spans import inflate_span
 from refgenfs.reader.archive import NO_VALIDATOR
 from refgenfs.reader.budget import Claim
 from refgenfs.reader.flights import FlightBoard
-from refgenfs.reader.indexes import Indexes, IndexLost, reading_memory
+from refgenfs.reader.indexes import Indexes
+from refgenfs.reader.indexfiles import IndexLost, reading_memory
 from refgenfs.reader.spanbatch import Slot, SpanBatch
 from refgenfs.reader.trust import drop_all
 

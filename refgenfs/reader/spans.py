@@ -9,7 +9,6 @@ trio thread.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 import trio
@@ -24,8 +23,10 @@ from refgenfs.fetch.http import Http
 from refgenfs.reader.archive import Archive
 from refgenfs.reader.budget import BEAT
 from refgenfs.reader.flights import Arrival, FlightBoard
-from refgenfs.reader.indexes import Indexes, IndexLost
+from refgenfs.reader.indexes import Indexes
+from refgenfs.reader.indexfiles import IndexLost
 from refgenfs.reader.labels import label
+from refgenfs.reader.leftovers import Seams, Spare
 from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.refusals import Refusals
 from refgenfs.reader.spanbatch import Slot, SpanBatch, Wanted
@@ -34,17 +35,7 @@ from refgenfs.reader.spanrun import SpanRun, SpansUseless, land_whole
 log = logging.getLogger(__name__)
 
 ROUNDS = 8  # how often what is asked for is fetched anew because it went meanwhile
-# Blocks kept in memory when their flights have ended: those that there is no room for in the cache, for who reads on
-# in order, and half as many of which only a part has come.
-KEPT = 12 * 1024 * 1024  # bytes at the most, or
-KEPT_SHARE = 3, 16  # of all memory that the configuration has for what is on its way
-
 MODEST = 8 * 1024 * 1024  # bytes of memory to spare before what nobody wants yet is brought: a run of spans, and some
-
-
-def kept_memory(memory: int) -> int:
-    """Return how many of `memory` bytes are for blocks that are kept in memory when their flights have ended."""
-    return min(KEPT, memory * KEPT_SHARE[0] // KEPT_SHARE[1])
 
 
 class SpanReader:
@@ -69,13 +60,12 @@ class SpanReader:
         self._flights = flights
         self._budget = flights.budget
         self._refusals = Refusals(log)
-        self._seams_kept = kept // BLOCK // 3  # blocks
-        self._spare_kept = kept // BLOCK - self._seams_kept
+        blocks = kept // BLOCK
+        self._seams = Seams(blocks // 3)
+        self._spare = Spare(blocks - blocks // 3)
         self._nursery = nursery
         self._open: dict[int, SpanBatch] = {}  # that more may be added to, by the archive's id
         self._flying: dict[tuple[bytes, int], SpanRun] = {}  # by the index's identity and the span
-        self._spare: OrderedDict[tuple[ContentId, int], Arrival] = OrderedDict()
-        self._seams: OrderedDict[tuple[bytes, ContentId, int], Slot] = OrderedDict()
 
     def want(self, archive: Archive, content: ContentId, name: str, index: int) -> None:
         """Launch a flight of a block that has none. Never awaits: what is wanted in one go is fetched as one."""
@@ -85,17 +75,7 @@ class SpanReader:
 
     def just_passed(self, content: ContentId, index: int) -> Arrival | None:
         """Return a block that came a moment ago and could not be stored."""
-        arrival = self._spare.get((content, index))
-        batch = arrival.carrier if arrival is not None else None
-        # what came of an archive that was taken back since is nobody's any more
-        return arrival if isinstance(batch, SpanBatch) and batch.generation == batch.archive.generation else None
-
-    def _keep_spare(self, batch: SpanBatch, slot: Slot, data: memoryview) -> None:
-        arrival = self._spare[slot.cid, slot.place.index] = Arrival(batch)
-        arrival.hold()  # by this table itself
-        arrival.land(memoryview(bytes(data)))  # a copy: the view would keep a whole inflated piece
-        if len(self._spare) > self._spare_kept:
-            self._spare.popitem(last=False)[1].release()
+        return self._spare.find(content, index)
 
     def prefetch(self, archive: Archive, name: str, indices: Iterable[int]) -> None:
         """Bring blocks that nobody waits for, as far as there is memory for it."""
@@ -108,9 +88,9 @@ class SpanReader:
         """
         wanted, needed = {(name, index) for index in indices}, MODEST
         while needed:
-            while self._budget.spare < min(needed, self._budget.largest):
+            while not self._budget.has_spare(needed):
                 await self._budget.freed.park()
-            batch = SpanBatch(archive, older_than, self._keep_spare, self._budget.moved, modest=True)
+            batch = SpanBatch(archive, older_than, self._spare.keep, self._budget.moved, modest=True)
             batch.beyond.update(wanted)
             self._nursery.start_soon(self._fly, batch)  # which goes on for who joins it, when nobody waits here
             await batch.ended.wait()
@@ -120,7 +100,7 @@ class SpanReader:
         batch = self._open.get(id(archive))
         if batch is None or batch.generation != archive.generation:
             batch = self._open[id(archive)] = SpanBatch(
-                archive, self._store.stamp, self._keep_spare, self._budget.moved
+                archive, self._store.stamp, self._spare.keep, self._budget.moved
             )
             self._nursery.start_soon(self._fly, batch)
         return batch
@@ -163,7 +143,7 @@ class SpanReader:
         for name, index in batch.asked | batch.slots.keys():
             self._board.fail(batch.archive.content_id(name), (index,), batch, error)
         for slot in batch.slots.values():
-            self._put_seam(batch, slot)
+            self._seams.put(batch, slot)
         batch.slots.clear()
 
     # -- a batch ----------------------------------------------------------------------------------------------
@@ -298,22 +278,10 @@ class SpanReader:
             for slot in run.edges():
                 if not slot.flies:
                     run.batch.slots.pop((slot.place.name, slot.place.index), None)
-                    self._put_seam(run.batch, slot)
+                    self._seams.put(run.batch, slot)
             run.ended.set()
 
-    # -- blocks at the edges ------------------------------------------------------------------------------------
-
-    def _put_seam(self, batch: SpanBatch, slot: Slot) -> None:
-        """Keep what has come of a block, with what has come of it before."""
-        slot.give_up()
-        if slot.done and batch.generation == batch.archive.generation:
-            key = (batch.numbering, slot.cid, slot.place.index)
-            other = self._seams.pop(key, None)
-            if other is not None:
-                slot.merge(other)
-            self._seams[key] = slot
-            if len(self._seams) > self._seams_kept:
-                self._seams.popitem(last=False)
+    # -- blocks of which a part is here -------------------------------------------------------------------------
 
     def _lacks(self, batch: SpanBatch, found: MemberMap, wanted: Wanted) -> set[int]:
         """Return the spans that have a block, but for what of it is here already. Raises SpansUseless."""
@@ -325,7 +293,7 @@ class SpanReader:
         if content is not None and content.missing(Run(index, index + 1)) < 0:
             return set()
         seam = batch.slots.get(wanted)
-        seam = seam or self._seams.get((found.index.identity, archive.content_id(name), index))
+        seam = seam or self._seams.get(found.index.identity, archive.content_id(name), index)
         spans = set(found.spans_of(found.place(name, index)))
         return spans - seam.done if seam is not None else spans
 
@@ -335,7 +303,7 @@ class SpanReader:
         if slot is None:
             (name, index), archive = wanted, batch.archive
             cid = archive.content_id(name)
-            slot = self._seams.pop((found.index.identity, cid, index), None)
+            slot = self._seams.take(found.index.identity, cid, index)
             slot = batch.slots[wanted] = slot or Slot(found.place(name, index), cid)
         return slot
 
@@ -385,7 +353,7 @@ class SpanReader:
         older_than = None if asked or (wanted in batch.beyond and not batch.modest) else batch.born
         slot.content = content
         slot.reservation = content.reserve(block, older_than=older_than) if content is not None else None
-        if slot.reservation is None and not asked and (batch.modest or batch.spare >= self._spare_kept // 2):
+        if slot.reservation is None and not asked and (batch.modest or batch.spare >= self._spare.most // 2):
             del batch.slots[wanted]  # without room, and nobody waits
             return
         if slot.reservation is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -108,11 +109,13 @@ class RefgenieSource:
         remotes: bool = True,
         seek_index: bool = True,
         timeout: float = 20.0,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
         self.url = url
         self.warnings: tuple[str, ...] = ()
         self._http = http
+        self._wall = wall
         self._bases = (url, *mirrors)
         self._remotes = remotes
         self._seek_index = seek_index
@@ -258,7 +261,8 @@ class RefgenieSource:
     async def facts(self, version: AssetVersion, name: str, salt: str | None = "") -> FileFacts | None:
         """Return exact size, mtime and validator by HEAD; None where the host has no usable copy of the file.
 
-        A host that denies access counts as one without a copy: object stores answer 403 for what isn't there.
+        Where the host tells no time, the mtime is now. A host that denies access counts as one without a copy: object
+        stores answer 403 for what isn't there.
         """
         folder = self.unpacked(version)
         if folder is None:
@@ -279,9 +283,11 @@ class RefgenieSource:
             name,
             found.validator or str(found.mtime) if salt is None else salt,
         )
+        # Not 1970 where the host tells no time: there are programs that refuse that (zip). It is kept with the facts.
+        mtime = found.mtime or self._wall()
         if found.size == 0:
-            return FileFacts(cid, 0, found.mtime, InlineData(b""), self.name, "inline")
-        return FileFacts(cid, found.size, found.mtime, ByteRange((url,), found.validator), self.name, "range")
+            return FileFacts(cid, 0, mtime, InlineData(b""), self.name, "inline")
+        return FileFacts(cid, found.size, mtime, ByteRange((url,), found.validator), self.name, "range")
 
     def state(self) -> JSONValue:
         """Return where unpacked copies are, to be told again with `restore`."""

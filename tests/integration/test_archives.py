@@ -1127,7 +1127,7 @@ async def test_opening_at_once_gives_one_object(tmp_path: Path) -> None:
 
 async def test_an_archive_that_is_in_use_stays_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many tables are looked at meanwhile: two objects would mean two streams."""
-    monkeypatch.setattr("refgenfs.reader.archives.TABLES", 2)
+    monkeypatch.setattr("refgenfs.reader.openarchives.TABLES", 2)
     packed = pack(THREE)
     async with open_rig(tmp_path) as rig:
         _, ref = rig.serve_archive(packed)

@@ -897,6 +897,13 @@ async def test_facts_of_an_empty_object(http: Http, origin: Origin, head: int) -
     assert (await http.head([origin.url], account="lab", deadline=5)).size == 0
 
 
+async def test_an_empty_object_has_the_date_and_the_validator_of_its_head(http: Http, origin: Origin) -> None:
+    """A 416 has neither."""
+    origin.data = b""
+    facts = await http.head([origin.url], account="lab", deadline=5)
+    assert facts == RemoteFacts(origin.url, 0, '"v1"', 1609459200.0)
+
+
 async def test_facts_without_validator(http: Http, origin: Origin) -> None:
     origin.etag, origin.date = "unquoted", None
     facts = await http.head([origin.url], account="lab", deadline=5)

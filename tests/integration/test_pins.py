@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,29 @@ async def test_what_two_keys_need_stays_until_both_let_go(tmp_path: Path) -> Non
         assert store.clear() == 4 * SIZE
     async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
         assert [*store.ledger.keys("pin/"), *store.ledger.keys("content/")] == []
+
+
+async def test_pins_outlast_both_copies_of_the_ledger_while_the_daemon_runs(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        await fill_some(store)
+        pin(store, FASTA, 0)
+        pin(store, INDEX, 0, 1)
+        await store.flush()
+        store.ledger.checkpoint()
+        store._contents._recent.clear()
+        for path in (tmp_path / "ledger").iterdir():
+            path.write_bytes(os.urandom(60_000))
+        (tmp_path / "contents" / "journal").write_bytes(b"")
+        await store.content(name_of(3), SIZE)
+        assert store.ledger.generation == 1
+        assert await store.flush()
+        assert pinned(store) == [0, 1]
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert pinned(store) == [0, 1]
+        assert store.pins.holders(name_of(0)) == ["hgc/bwa_index:default", "hgc/fasta:default"]
+        store.pins.release(FASTA)
+        store.pins.release(INDEX)
+        assert pinned(store) == []
 
 
 async def test_the_pins_of_a_cache_before_keys_are_taken_over(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.request import urlopen
 
 import pytest
@@ -20,7 +20,7 @@ from refgenfs.core.content import ByteRange, content_id
 from refgenfs.core.errors import OriginUnavailable, RefgenfsError
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.bridge import open_bridge
-from refgenfs.fetch.http import Http
+from refgenfs.fetch.http import Http, RemoteFacts
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.sources import Source
 from refgenfs.sources.refgenie import RefgenieSource
@@ -198,6 +198,26 @@ async def test_where_copies_are_is_kept(remotes_server: RefgenieServer, nginx: N
         for odd in (None, 1, {"prefix": 1}, {"prefix": None}):
             source.restore(odd)
         assert source.unpacked(version) == folder
+
+
+@pytest.mark.parametrize("size", [0, 5])
+@pytest.mark.parametrize(("told", "shown"), [(0.0, 1_700_000_000.0), (1_600_000_000.0, 1_600_000_000.0)])
+async def test_a_file_whose_host_tells_no_time_has_that_when_it_was_asked(
+    remotes_server: RefgenieServer, size: int, told: float, shown: float
+) -> None:
+    async with open_source(remotes_server.url) as real:
+        version = next(iter_versions(await real.catalog()))
+        state = real.state()
+
+    class Dateless:
+        async def head(self, urls: Sequence[str], **_: object) -> RemoteFacts:
+            return RemoteFacts(urls[0], size, '"1"', told)
+
+    source = RefgenieSource(cast("Http", Dateless()), name="s", url="http://h", wall=lambda: 1_700_000_000.0)
+    source.restore(state)
+    facts = await source.facts(version, "x")
+    assert facts is not None
+    assert (facts.size, facts.mtime) == (size, shown)
 
 
 async def test_what_the_server_says_now(archive_server: RefgenieServer) -> None:

@@ -38,9 +38,10 @@ from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part, RangesIgnored
 from refgenfs.fetch.pieces import RangeSink, StreamSink
-from refgenfs.reader.archives import Archives, ArchiveSettings, Naming
+from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
+from refgenfs.reader.openarchives import Naming
 from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.reader import OpenFile, Reader
 from refgenfs.reader.stream import Archive

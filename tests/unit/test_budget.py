@@ -83,6 +83,21 @@ async def test_what_nobody_waits_for_comes_last_and_leaves_a_quarter() -> None:
     assert budget.take(2 * MIB) is not None
 
 
+@pytest.mark.parametrize(("size", "streams"), [(30 * MIB, 1), (4 * MIB, 4), (52 * MIB, 4), (1000 * MIB, 4)])
+async def test_what_nobody_waits_for_has_its_turn_however_large_it_is(size: int, streams: int) -> None:
+    budget = Budget(size, streams)
+    holder = budget.claim(size)
+    assert not budget.has_spare(10 * size)
+    assert budget.take(10 * size) is None
+    holder.release()
+    assert budget.has_spare(10 * size)
+    taken = budget.take(10 * size)
+    assert taken is not None
+    assert size // 4 <= size - budget.held
+    taken.release()
+    assert budget.held == 0
+
+
 async def test_who_gives_up_leaves_the_queue() -> None:
     budget = Budget(8 * MIB)
     holder = budget.claim(4 * MIB)
