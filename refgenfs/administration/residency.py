@@ -120,9 +120,11 @@ class Residency:
         held = store.pins.release(pin.key) if pin is not None else []
         held += await self._release_unknown(version, key) if version is not None else []
         await store.flush()
-        others = sorted({one for cid in held for one in store.pins.holders(cid)})
+        others = {one for cid in held for one in store.pins.holders(cid)}
+        if version is not None and key.seek_key is None:
+            others.update(store.pins.of_asset(str(version.digest_key)))
         freed = sum(store.resident_bytes(cid) for cid in held if not store.is_pinned(cid))
-        return {"key": text, "bytes": freed, "held_by": others}
+        return {"key": text, "bytes": freed, "held_by": sorted(others)}
 
     async def _release_unknown(self, version: AssetVersion, key: AssetKey) -> list[ContentId]:
         """Let go of what an earlier layout of the cache has pinned of these files."""

@@ -55,6 +55,8 @@ def test_an_index_and_its_fasta_are_pinned_each_for_itself(tmp_path: Path) -> No
             m.refgenfs("unpin", "tiny/idx")
             assert pins(m, "idx")[0] is False
             assert pins(m, "fa") == (True, ["tiny/fa.fa:default"])
+            done = m.refgenfs("unpin", "tiny/fa")
+            assert "tiny/fa stays pinned: tiny/fa.fa:default needs it, too" in done.stderr, done.stderr
             assert m.status()["cache"]["pinned"] == len(FASTA)
             m.refgenfs("unpin", "tiny/fa.fa")
             assert pins(m, "fa") == (False, [])
