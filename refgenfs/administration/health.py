@@ -9,12 +9,15 @@ from typing import Any
 
 from refgenfs import __version__
 from refgenfs.administration.healing import Healing, Loss, losses_of
-from refgenfs.administration.parts import Daemon, content_labels, repeating, shown_name
+from refgenfs.administration.parts import Daemon, content_labels, repeating, shown_name, version_of
 from refgenfs.cache.store import Store
 from refgenfs.catalog import SourceStatus
 from refgenfs.control import Operation, Progress
+from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import BLOCK
+from refgenfs.fetch.attempts import FetchFailure
 from refgenfs.memory import resident_memory
+from refgenfs.reader.indexes import INDEX_LABEL
 
 
 class Health:
@@ -39,7 +42,7 @@ class Health:
         d = self._daemon
         store, counts = d.store, d.reader.counts
         fetched = sum(d.http.fetched.values())
-        failures = [(f.when, f.what) for f in d.http.failures] + d.fuse.recent
+        failures = [(f.when, f"{f.url}: {f.what}") for f in d.http.failures] + d.fuse.recent
         warm = counts.reads - counts.cold_reads
         return {
             "version": __version__,
@@ -49,7 +52,7 @@ class Health:
             "uptime": time.time() - d.started,
             "state": "mounted",
             "cache": _cache_status(store),
-            "sources": [_source_status(source) for source in d.catalog.status()],
+            "sources": [_source_status(source, d.http.failing.get(source.name)) for source in d.catalog.status()],
             "served": counts.served,
             "fetched": fetched,
             "requests": sum(d.http.requests.values()),
@@ -68,11 +71,11 @@ class Health:
         labels = await content_labels(self._daemon)
         rows = []
         for summary in store.summary():
-            version, name = labels.get(summary.cid, (None, summary.cid))
+            key, name = self._shown(*labels.get(summary.cid, (None, summary.cid)))
             rows.append(
                 {
-                    "key": str(version.key) if version else None,
-                    "name": shown_name(version, name),
+                    "key": key,
+                    "name": name,
                     "size": summary.size,
                     "resident": summary.resident,
                     "pinned": summary.pinned,
@@ -104,10 +107,18 @@ class Health:
         healed = sum(row["healed"] for row in damaged)
         return {"checked": report.blocks, "bytes": report.nbytes, "damaged": damaged, "healed": healed}
 
+    def _shown(self, version: AssetVersion | None, name: str) -> tuple[str | None, str]:
+        """Return the key and the name that people know a content by; a seek index goes by its archive's key."""
+        if version is None and name.startswith(INDEX_LABEL):
+            version = version_of(self._daemon, name.removeprefix(INDEX_LABEL))
+            name = name if version is None else f"{INDEX_LABEL}the archive"
+        return str(version.key) if version else None, shown_name(version, name)
+
     def _damage_row(self, loss: Loss, index: int) -> dict[str, Any]:
+        key, name = self._shown(loss.version, loss.name)
         return {
-            "key": str(loss.version.key) if loss.version else None,
-            "name": shown_name(loss.version, loss.name),
+            "key": key,
+            "name": name,
             "offset": index * BLOCK,
             "block": index,
             "path": str(self._daemon.store.directory / "contents" / loss.content),
@@ -131,9 +142,13 @@ class Health:
         return {}
 
 
-def _source_status(source: SourceStatus) -> dict[str, Any]:
+def _source_status(source: SourceStatus, failure: FetchFailure | None) -> dict[str, Any]:
+    """Return how a source is; one whose catalog came but whose files do not is failing, too."""
     age = None if source.last_refresh is None else max(0.0, time.time() - source.last_refresh)
-    return {**asdict(source), "age": age}
+    error = source.error
+    if failure is not None and not error:
+        error = f"{failure.url}: {failure.what}"
+    return {**asdict(source), "healthy": source.healthy and failure is None, "error": error, "age": age}
 
 
 def _cache_status(store: Store) -> dict[str, Any]:

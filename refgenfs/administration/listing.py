@@ -33,7 +33,7 @@ class Listing:
                     "names": list(genome.names),
                     "digest": genome.digest,
                     "description": genome.description,
-                    "assets": len(genome.assets),
+                    "assets": sum(len(asset.tags) for asset in genome.assets.values()),
                 }
                 for genome in genomes.values()
             ]

@@ -74,7 +74,7 @@ async def content_labels(daemon: Daemon) -> dict[str, tuple[AssetVersion | None,
     labels: dict[str, tuple[AssetVersion | None, str]] = {}
     for row, note in rows.items():
         if isinstance(note, dict):
-            labels[row.removeprefix("note/")] = (_version(daemon, str(note.get("key"))), str(note.get("name")))
+            labels[row.removeprefix("note/")] = (version_of(daemon, str(note.get("key"))), str(note.get("name")))
     return labels
 
 
@@ -83,7 +83,8 @@ def shown_name(version: AssetVersion | None, name: str) -> str:
     return name.replace(version.genome_digest, version.alias) if version is not None else name
 
 
-def _version(daemon: Daemon, key: str) -> AssetVersion | None:
+def version_of(daemon: Daemon, key: str) -> AssetVersion | None:
+    """Return the version that a key names, None for one that is in no catalog."""
     try:
         return daemon.catalog.snapshot.version(AssetKey.parse(key))
     except (KeyFormatError, NotInCatalog):

@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from refgenfs.administration.parts import Daemon, names_of, parse_keys, repeating
+from refgenfs.administration.parts import Daemon, names_of, no_seek_key, parse_keys, repeating
 from refgenfs.cache.pinrows import UNKNOWN, Pin
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
@@ -31,7 +31,7 @@ class Residency:
     async def pull(self, arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """Make assets resident, and pin them if asked to, telling how it goes."""
         pin = bool(arguments.get("pin"))
-        done = [await self._pull_one(key, pin, progress) for key in parse_keys(arguments)]
+        done = [await self._pull_one(key, pin, progress) for key in self._wanted(arguments)]
         return {"keys": done}
 
     async def _pull_one(self, key: AssetKey, pin: bool, progress: Progress) -> dict[str, Any]:
@@ -80,14 +80,26 @@ class Residency:
         return {"keys": [await self._unpin(key) for key in parse_keys(arguments)]}
 
     async def evict(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
-        """Drop what is resident of these keys; pinned ones are refused."""
+        """Drop what is resident of these keys; if one of them is pinned, that is refused for all."""
+        for key in self._wanted(arguments):
+            version = self._daemon.catalog.snapshot.version(key)
+            self._refuse_pinned(version, await names_of(self._daemon, version, key.seek_key))
         return await self._for_each(arguments, self._evict)
+
+    def _wanted(self, arguments: dict[str, Any]) -> list[AssetKey]:
+        """Return the keys of a request; NotInCatalog for the first that there is not, before anything is done."""
+        keys = parse_keys(arguments)
+        for key in keys:
+            version = self._daemon.catalog.snapshot.version(key)
+            if key.seek_key is not None and key.seek_key not in version.seek_keys:
+                raise no_seek_key(version, key.seek_key)
+        return keys
 
     async def _for_each(
         self, arguments: dict[str, Any], act: Callable[[AssetVersion, AssetKey, list[str]], Awaitable[int]]
     ) -> dict[str, Any]:
         done = []
-        for key in parse_keys(arguments):
+        for key in self._wanted(arguments):
             version = self._daemon.catalog.snapshot.version(key)
             names = await names_of(self._daemon, version, key.seek_key)
             done.append({"key": str(key), "bytes": await act(version, key, names)})
@@ -120,9 +132,11 @@ class Residency:
         held = store.pins.release(pin.key) if pin is not None else []
         held += await self._release_unknown(version, key) if version is not None else []
         await store.flush()
-        others = sorted({one for cid in held for one in store.pins.holders(cid)})
+        others = {one for cid in held for one in store.pins.holders(cid)}
+        if version is not None and key.seek_key is None:
+            others.update(store.pins.of_asset(str(version.digest_key)))
         freed = sum(store.resident_bytes(cid) for cid in held if not store.is_pinned(cid))
-        return {"key": text, "bytes": freed, "held_by": others}
+        return {"key": text, "bytes": freed, "held_by": sorted(others)}
 
     async def _release_unknown(self, version: AssetVersion, key: AssetKey) -> list[ContentId]:
         """Let go of what an earlier layout of the cache has pinned of these files."""
@@ -138,12 +152,15 @@ class Residency:
         return [facts.content if facts else d.library.provisional_id(version, name) for name, facts in known]
 
     async def _evict(self, version: AssetVersion, _: AssetKey, names: list[str]) -> int:
-        d = self._daemon
+        self._refuse_pinned(version, names)  # once more: the origin may have been waited for since
+        return sum(self._daemon.store.evict(content) for content in self._contents(version, names))
+
+    def _refuse_pinned(self, version: AssetVersion, names: list[str]) -> None:
+        pins = self._daemon.store.pins
         contents = self._contents(version, names)
-        holders = sorted({one or str(version.key) for cid in contents for one in d.store.pins.holders(cid)})
+        holders = sorted({one or str(version.key) for cid in contents for one in pins.holders(cid)})
         if holders:
             raise CacheError(f"{version.key} is pinned; `refgenfs unpin {' '.join(holders)}` first")
-        return sum(d.store.evict(content) for content in contents)
 
 
 def _full_key(version: AssetVersion, key: AssetKey) -> str:

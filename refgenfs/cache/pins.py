@@ -61,6 +61,10 @@ class Pins:
         """Return the keys that hold a content, as people named them; "" for one of before keys were noted."""
         return sorted(self._pins[key].shown or key for key in self._holders.get(cid, ()))
 
+    def of_asset(self, asset: str) -> list[str]:
+        """Return the pinned keys of an asset (`<genome digest>/<asset>:<tag>`), as people named them."""
+        return sorted(self._pins[key].shown or key for key in self._assets.get(asset, ()))
+
     @property
     def resident(self) -> int:
         """Resident bytes of what is pinned."""

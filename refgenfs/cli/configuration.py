@@ -43,7 +43,8 @@ def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
         problems = file_problems(loaded.config)
         path = str(loaded.path) if loaded.path else None
     except ConfigError as exc:
-        problems, path = str(exc).splitlines(), str(config) if config else os.environ.get("REFGENFS_CONFIG")
+        named = config or os.environ.get("REFGENFS_CONFIG")
+        problems, path = str(exc).splitlines(), os.path.abspath(os.path.expanduser(named)) if named else None
     if as_json:
         write_json({"ok": not problems, "path": path, "problems": problems})
     if problems:

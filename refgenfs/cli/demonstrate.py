@@ -22,7 +22,12 @@ Workdir = Annotated[
 def demo(
     workdir: Workdir = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the temporary directory there afterwards; --workdir's always stays.")
+        bool,
+        typer.Option(
+            "--keep",
+            metavar="",
+            help="Leave the temporary directory there afterwards; --workdir's always stays.",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -39,7 +39,8 @@ def doctor(mountpoint: MountDir = None, config: ConfigFile = None, as_json: AsJs
     if as_json:
         write_json({"ok": not counts["fail"], "checks": [asdict(check) for check in checks]})
     if counts["fail"]:
-        note(f"{counts['fail']} of {len(checks)} checks failed: do what stands below each")
+        where = "below" if on_terminal() else "behind"
+        note(f"{counts['fail']} of {len(checks)} checks failed: do what stands {where} each")
         raise typer.Exit(1)
 
 

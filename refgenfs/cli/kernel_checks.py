@@ -76,7 +76,7 @@ def _cost(now: int, wanted: int) -> str:
 
 
 def _held_up(limit: str) -> str:
-    return f"{limit} reads ahead at a time: as many that wait for an origin hold up every reader"
+    return f"{limit} reads ahead at a time: when that many wait for an origin, every reader waits"
 
 
 def _is_mounted(control: Path) -> bool:

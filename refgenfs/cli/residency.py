@@ -88,7 +88,8 @@ def _ask(op: str, title: str, keys: list[str], mountpoint: str | None, config: C
     write_table(table)
     for item in answer["keys"]:
         if item.get("held_by"):
-            note(f"some of {item['key']} stays pinned: {', '.join(item['held_by'])} needs it, too")
+            need = "needs" if len(item["held_by"]) == 1 else "need"
+            note(f"some of {item['key']} stays pinned: {', '.join(item['held_by'])} {need} it, too")
 
 
 def follow(client: ControlClient, op: str, **args: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,6 @@ import typer
 from refgenfs.cli.connection import canonical, choose
 from refgenfs.cli.options import AsJson, ConfigFile, Mountpoint
 from refgenfs.cli.output import (
-    DASH,
     Column,
     Table,
     clean,
@@ -149,7 +149,8 @@ def _write_errors(errors: list[dict[str, Any]], now: float) -> None:
     if not errors:
         return
     _heading("Recent errors")
-    for error in errors[-_ERRORS:]:
-        when = error["when"]
-        ago = human_age(now - when) if isinstance(when, int | float) else str(when or DASH)
-        _line((f"{ago}  ", "dim"), (str(error["what"]), "red"))
+    counts = Counter(str(error["what"]) for error in errors)
+    latest = {str(error["what"]): error["when"] for error in errors}  # of those that say the same
+    for what, when in sorted(latest.items(), key=lambda item: item[1])[-_ERRORS:]:
+        times = f" ({counts[what]} times)" if counts[what] > 1 else ""
+        _line((f"{human_age(now - when)}  ", "dim"), (f"{what}{times}", "red"))

@@ -75,6 +75,7 @@ class Retry:
         self._queue = [_Candidate(url) for url in dict.fromkeys(urls)]
         self._deadline = now + policy.retry_for
         self._attempts = 0
+        self.advances = 0  # how often the call got further
 
     def next_ask(self, now: float) -> Ask | None:
         """Return what to ask next, or None to give up.
@@ -111,6 +112,7 @@ class Retry:
 
     def progressed(self, now: float) -> None:
         """Note that the call got further: the budget and the pauses begin anew."""
+        self.advances += 1
         self._deadline = now + self._policy.retry_for
         for candidate in self._queue:
             candidate.failures = candidate.doubts = 0

@@ -20,6 +20,8 @@ Attempt = Callable[[str, Retry], Awaitable[T]]
 # A connection that brings less than a block in this time is given up: it holds a slot that others wait for.
 DRIBLET = 30.0  # seconds
 
+A_RUN = 3  # failures in a row that are more than a hiccup
+
 log = logging.getLogger(__name__)
 
 
@@ -35,10 +37,16 @@ class FetchFailure:
 
 
 class Attempts:
-    """Makes attempts, and remembers what failed: recent failures for people, hosts for the order of URLs."""
+    """Makes attempts, and remembers what failed: recent failures for people, hosts for the order of URLs.
+
+    `failing` has the last failure of each account whose last requests all failed, at least `A_RUN` of them. An
+    origin that answers "not there" or "access denied" does not fail.
+    """
 
     def __init__(self, policy: RetryPolicy, jitter: Callable[[], float], wall: Callable[[], float]) -> None:
         self.failures: deque[FetchFailure] = deque(maxlen=50)
+        self.failing: dict[str, FetchFailure] = {}
+        self._in_a_row: dict[str, int] = {}  # failures of an account since one of its requests worked
         self._policy = policy
         self._jitter = jitter
         self._wall = wall
@@ -64,6 +72,7 @@ class Attempts:
             policy = replace(policy, retry_for=retry_for, doubts=policy.doubts if retry_for else 0)
         retry = Retry(self._health.order(urls, loop.time()), policy, loop.time(), self._jitter)
         failed: dict[str, tuple[AttemptFailed, Ask]] = {}
+        advances = 0
         while (ask := retry.next_ask(loop.time())) is not None:
             await asyncio.sleep(ask.delay)
             try:
@@ -74,8 +83,11 @@ class Attempts:
                 retry.failed(ask.url, failure.remedy, loop.time(), failure.retry_after)
                 if failure.remedy is not Remedy.ELSEWHERE:
                     self._health.failed(ask.url, loop.time())
+                    self._count(account, worked=retry.advances > advances)
+                    advances = retry.advances
             else:
                 self._health.worked(ask.url)
+                self._worked(account)
                 return result
         last, asked = failed[authority() if authority is not None else urls[0]]
         raise last.as_error(asked.url, asked.attempt) from last.__cause__
@@ -97,6 +109,18 @@ class Attempts:
         url = redact_url(ask.url)
         self.failures.append(FetchFailure(self._wall(), account, url, failure.what, ask.attempt))
         log.debug("%s: %s: %s (attempt %d)", account, url, failure.what, ask.attempt)
+
+    def _worked(self, account: str) -> None:
+        self._in_a_row.pop(account, None)
+        self.failing.pop(account, None)
+
+    def _count(self, account: str, *, worked: bool) -> None:
+        """Count a failure; `worked`: bytes came before it."""
+        if worked:
+            self._worked(account)
+        self._in_a_row[account] = self._in_a_row.get(account, 0) + 1
+        if self._in_a_row[account] >= A_RUN:
+            self.failing[account] = self.failures[-1]
 
 
 class Progress:

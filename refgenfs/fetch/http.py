@@ -62,7 +62,8 @@ class RemoteFacts:
 class Http:
     """Requests to origins. Belongs to the trio thread; its counters may be copied from there at any time.
 
-    `fetched` (bytes of bodies) and `requests` count by account; `failures` are the last 50 failed requests.
+    `fetched` (bytes of bodies) and `requests` count by account; `failures` are the last 50 failed requests,
+    `failing` the last one of each account of which nothing worked since (`Attempts`).
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Http:
         self._attempts = Attempts(settings.policy, jitter, wall)
         self._session = Session(settings, requested=lambda account: _add(self.requests, account, 1))
         self.failures = self._attempts.failures
+        self.failing = self._attempts.failing
 
     async def aclose(self) -> None:
         """Close every connection. Calls still under way fail."""

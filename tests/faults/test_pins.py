@@ -55,10 +55,29 @@ def test_an_index_and_its_fasta_are_pinned_each_for_itself(tmp_path: Path) -> No
             m.refgenfs("unpin", "tiny/idx")
             assert pins(m, "idx")[0] is False
             assert pins(m, "fa") == (True, ["tiny/fa.fa:default"])
+            done = m.refgenfs("unpin", "tiny/fa")
+            assert "tiny/fa stays pinned: tiny/fa.fa:default needs it, too" in done.stderr, done.stderr
             assert m.status()["cache"]["pinned"] == len(FASTA)
             m.refgenfs("unpin", "tiny/fa.fa")
             assert pins(m, "fa") == (False, [])
             assert m.status()["cache"]["pinned"] == 0
+
+
+@pytest.mark.parametrize("wrong", ["tiny/never", "tiny/b.never", "tiny/b"])
+def test_of_several_keys_all_are_looked_at_before_one_is_touched(tmp_path: Path, wrong: str) -> None:
+    with make_site(tmp_path, ["a", "b"]) as site, site.mount() as m:
+        m.refgenfs("pull", "tiny/a")
+        m.refgenfs("pull", "--pin", "tiny/b")
+        held = m.status()["cache"]["used"]
+        assert m.refgenfs("evict", "tiny/a", wrong, check=False).returncode == 1
+        assert m.call("info", key="tiny/a")["resident"] == 100
+        if wrong != "tiny/b":
+            assert m.refgenfs("pin", "tiny/a", wrong, check=False).returncode == 1
+            assert pins(m, "a") == (False, [])
+            m.refgenfs("evict", "tiny/a")
+            assert m.refgenfs("pull", "tiny/a", wrong, check=False).returncode == 1
+            assert m.call("info", key="tiny/a")["resident"] == 0
+            assert m.status()["cache"]["used"] < held
 
 
 def test_a_file_of_a_pinned_asset_is_not_unpinned_alone(tmp_path: Path) -> None:

@@ -182,7 +182,8 @@ def test_another_archive_digest_that_the_server_knows_is_accepted(tmp_path: Path
 
 
 def _resident(site: Site) -> int:
-    return sum(row["resident"] for row in site.m.call("cache_info")["contents"] if row["key"])
+    rows = site.m.call("cache_info")["contents"]
+    return sum(row["resident"] for row in rows if row["key"] and "seek index" not in row["name"])
 
 
 def test_an_archive_digest_that_nobody_knows(tmp_path: Path) -> None:

@@ -171,9 +171,13 @@ def test_the_origin_goes_and_comes(site: tuple[Site, Mounted]) -> None:
         assert md5s(mounted, INDEX) == here.before.md5s
         errors = mounted.status()["errors"]
         assert any("127.0.0.1" in error["what"] for error in errors), errors
+        (state,) = mounted.status()["sources"]  # its catalog had come, and nothing else does
+        assert not state["healthy"]
+        assert re.search(r"http://127\.0\.0\.1:\d+/.*: no connection: ", state["error"]), state["error"]
     unpacked = next(here.server.archives.glob("*/bowtie2_index__default/" + "?" * 48 + ".2.bt2"))
     expected = hashlib.md5(unpacked.read_bytes()).hexdigest()
     assert mounted.run("md5sum", COLD, cwd=mounted.path).stdout.split()[0] == expected
+    assert mounted.status()["sources"][0]["healthy"]
 
 
 def test_a_restart_without_the_origin(site: tuple[Site, Mounted]) -> None:

@@ -255,6 +255,42 @@ async def test_an_origin_in_trouble_is_asked_again(http: Http, origin: Origin, c
     assert [failure.what for failure in http.failures] == [f"HTTP {code}"] * 2
 
 
+async def test_an_account_of_which_nothing_works_is_failing(bridge: Bridge, origin: Origin) -> None:
+    async with open_http(bridge, policy=RetryPolicy(retry_for=0), accounts={"lab": Account(timeout=0.4)}) as http:
+        origin.script.extend([status(404)] * 4)
+        for _ in range(4):
+            with pytest.raises(OriginMissing):
+                await fetch(http, origin.url)
+        for count in range(1, 5):
+            origin.script.append(status(503))
+            with pytest.raises(OriginFailing):
+                await fetch(http, origin.url)
+            assert ("lab" in http.failing) == (count >= 3), "two are a hiccup"
+        assert (http.failing["lab"].url, http.failing["lab"].what) == (origin.url, "HTTP 503")
+        assert await fetch(http, origin.url) == DATA
+        assert not http.failing
+
+
+async def test_an_account_whose_transfers_get_on_is_not_failing(bridge: Bridge) -> None:
+    served = Origin(DATA)
+    served.script.extend([truncate_after(200_000)] * (SIZE // 200_000))
+    patience = RetryPolicy(retry_for=0.5, first=0.001, longest=0.001)
+    async with serve(bridge, served), open_http(bridge, policy=patience) as http:
+        seen: list[str] = []
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                while True:
+                    seen.extend(http.failing)
+                    await trio.lowlevel.checkpoint()
+
+            nursery.start_soon(watch)
+            assert await fetch(http, served.url) == DATA
+            nursery.cancel_scope.cancel()
+        assert len(http.failures) >= 3
+        assert seen == []
+
+
 async def test_retry_after_is_waited_for(http: Http, origin: Origin) -> None:
     origin.script.append(status(503, Retry_After="1"))
     before = trio.current_time()

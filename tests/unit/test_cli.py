@@ -349,6 +349,13 @@ def test_status_tells_of_health_cache_and_traffic(start: Start, capsys: pytest.C
         assert wanted in text
 
 
+def test_errors_that_say_the_same_are_one_line(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    same = [{"when": 1_700_000_000.0 + n, "what": "http://x/y: no connection"} for n in range(5)]
+    start(status=lambda args: ok({**STATUS, "errors": [*same, {"when": 1_700_000_009.0, "what": "HTTP 503"}]}))
+    errors = out(capsys, "status").partition("Recent errors\n")[2].splitlines()
+    assert [line.partition(" ago  ")[2] for line in errors] == ["http://x/y: no connection (5 times)", "HTTP 503"]
+
+
 def test_damage_that_can_not_be_healed_is_a_failure(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     block = {
         "key": "hg38/fasta:default",
