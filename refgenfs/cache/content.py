@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-D = TypeVar("D")
+D = TypeVar("D", bound=bytes | memoryview | None)
 
 
 def checksum(data: Buffer) -> int:

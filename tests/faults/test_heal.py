@@ -97,13 +97,24 @@ def test_what_was_read_damaged_is_not_in_the_kernels_pages_afterwards(tmp_path: 
         site.read_right("a")
         flip(content_of(m, big(site, "a")), 3 * BLOCK + 5)
         site.drop_pages("a")
-        assert [one["wrong"] for one in site.compare("a", only="a.big")] != [-1], "the kernel has what was damaged"
         with Held(f"{m.path}/tiny/a/a.big") as held:
-            held.read(3 * BLOCK, 100)
+            error, data = held.read(3 * BLOCK, 100)  # a page alone, not its block
+            assert data[5] != big(site, "a")[3 * BLOCK + 5], "the kernel has what was damaged"
             verify(m, 0)
             error, data = held.read(3 * BLOCK, 100)
             assert (error, data) == ("", big(site, "a")[3 * BLOCK : 3 * BLOCK + 100])
         site.read_right("a")
+
+
+@ROUTES
+def test_who_reads_whole_blocks_never_gets_what_was_flipped(tmp_path: Path, remotes: bool) -> None:
+    with make_site(tmp_path, ["a"], remotes=remotes) as site, site.mount() as m:
+        site.read_right("a")
+        flip(content_of(m, big(site, "a")), *(index * BLOCK + 77 for index in (1, 3, 6)))
+        site.drop_pages("a")
+        site.read_right("a")
+        assert m.call("cache_verify")["damaged"] == []
+        assert m.log_text().count("its checksum differs; fetching it again") == 3
 
 
 @ROUTES
