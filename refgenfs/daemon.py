@@ -37,7 +37,7 @@ from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
-from refgenfs.memory import tame_allocator, tame_collector
+from refgenfs.memory import give_back, tame_allocator, tame_collector
 from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead, why_refused
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
@@ -175,6 +175,7 @@ class _Running:
         limits = config.limits
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
+        self._budget = budget
         flights = RangeFlights(http, board, budget, nursery)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
@@ -274,6 +275,7 @@ class _Running:
             nursery.start_soon(control.serve, listener)
             nursery.start_soon(self._greet)
             nursery.start_soon(self._operations.watch_callers)
+            nursery.start_soon(give_back, lambda: self._budget.landed)
             nursery.start_soon(self._end_when_told, nursery)
             await self._mount.serve()
             nursery.cancel_scope.cancel()

@@ -5,10 +5,15 @@ from __future__ import annotations
 import ctypes
 import gc
 import resource
+from collections.abc import Callable
+
+import trio
 
 _M_ARENA_MAX = -8  # malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+
+GIVE_BACK = 10.0  # seconds; what is taken anew after each costs a few milliseconds of page faults
 
 
 def resident_memory() -> int:
@@ -35,6 +40,25 @@ def tame_allocator() -> None:
         (_M_TRIM_THRESHOLD, 16 << 20),
     ):
         mallopt(parameter, value)
+
+
+async def give_back(moved: Callable[[], int], every: float = GIVE_BACK) -> None:
+    """Give free memory back to the kernel every little while, if `moved` has changed since, until cancelled.
+
+    Of what an arena has, glibc itself gives back only what is free at its end, and that is soon held by something
+    small: what peaks have left between stays. Elsewhere, do nothing.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return
+    before = 0
+    while True:
+        await trio.sleep(every)
+        now = moved()
+        if now != before:
+            before = now
+            await trio.to_thread.run_sync(trim, 0)
 
 
 def tame_collector() -> None:

@@ -3,8 +3,8 @@
 Pure: offsets in, runs of blocks out. One `Window` belongs to one file handle. As in the kernel's own readahead
 (Documentation/mm/readahead in Linux) what is ahead starts small, grows while the reader goes on in order, and falls
 back to nothing at the first jump. But it is measured by what the reader has read: so many times that is the most that
-can have been fetched in vain. And it slides: a quarter of it is asked for anew whenever a quarter was read, so that
-there are always several requests on their way.
+can have been fetched in vain, and what it skips counts towards it. And it slides: a quarter of it is asked for
+anew whenever a quarter was read, so that there are always several requests on their way.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Window:
     eager: bool = True  # who begins at the beginning is taken to go on
     _expected: int = -1  # offset at which a reader in order would go on; -1 before the first read
     _began: int = 0  # the block from which on it has gone in order
+    _read: int = 0  # blocks that it has read since; the others it has skipped
     _blocks: int = 0  # the present window, in blocks; 0 while the reader is not known to go in order
     _horizon: int = 0  # blocks below this were asked for
     _behind: int = 0  # blocks below this were told to be left behind, or were not read in order
@@ -55,13 +56,16 @@ class Window:
     def advance(self, offset: int, length: int) -> Run | None:
         """Note a read; return the run of blocks beyond it that should start to arrive, if any."""
         end = offset + length
-        if not self._in_order(offset, length):
-            self._expected = end
-            self._blocks = self._horizon = 0
-            self._began = self._behind = offset // BLOCK
-            return None
-        self._expected = max(self._expected, end)
-        return self._extend()
+        if self._in_order(offset, length):
+            self._count(offset, end)
+            self._expected = max(self._expected, end)
+            if self._grow():
+                return self._extend()
+        self._expected = end
+        self._blocks = self._horizon = 0
+        self._began = self._behind = offset // BLOCK
+        self._read = -(-end // BLOCK) - self._began
+        return None
 
     @property
     def request(self) -> int:
@@ -87,14 +91,27 @@ class Window:
         tolerance = TOLERANCE if self._blocks else max(BLOCK, 2 * length)
         return abs(offset - self._expected) <= tolerance
 
+    def _count(self, offset: int, end: int) -> None:
+        if end > self._expected:
+            reached = -(-self._expected // BLOCK)
+            self._read += max(0, -(-end // BLOCK) - max(reached, offset // BLOCK))
+        else:  # the kernel's requests come out of order
+            self._read += (end - offset) // BLOCK
+
+    def _grow(self) -> bool:
+        """Set the window by what was read; False when what was skipped is more than that is worth."""
+        reached = -(-self._expected // BLOCK)
+        if not self._blocks and self._began:
+            # it jumped here: what came in order so far may be one large read in parts
+            self._began, self._read = reached, 0
+        passed = reached - self._began
+        read = min(passed, self._read)
+        self._blocks = min(self.limit, max(FIRST_WINDOW, GROWTH * read) - (passed - read))
+        return self._blocks > 0
+
     def _extend(self) -> Run | None:
         reached = -(-self._expected // BLOCK)
         horizon = max(self._horizon, reached)
-        if (
-            not self._blocks and self._began
-        ):  # it jumped here: what came in order so far may be one large read in parts
-            self._began = reached
-        self._blocks = min(self.limit, max(FIRST_WINDOW, GROWTH * (reached - self._began)))
         if horizon - reached > self._blocks * 3 // 4:
             return None
         stop = min(block_count(self.size), reached + self._blocks)

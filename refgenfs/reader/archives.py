@@ -103,7 +103,7 @@ class Archives:
         self._budget = flights.budget
         self._indexes = Indexes(store, http, board, flights, nursery, patience=settings.patience, wall=wall)
         self._opened = OpenArchives(store, self._indexes, on_damage)
-        self._judge = Judge(store, http, self._indexes, recheck, flights.budget)
+        self._judge = Judge(store, http, self._indexes, recheck, flights.budget, self._idle)
         self._spans = SpanReader(
             store, http, board, self._indexes, self._stream_instead, flights, settings.kept, nursery
         )

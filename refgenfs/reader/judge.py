@@ -18,7 +18,7 @@ from refgenfs.fetch.http import Http
 from refgenfs.reader.archive import Archive
 from refgenfs.reader.budget import Budget, Claim
 from refgenfs.reader.indexes import Indexes
-from refgenfs.reader.stream import ArchiveStream, StreamIdle
+from refgenfs.reader.stream import ArchiveStream, IdleStreams, StreamIdle
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +32,15 @@ Recheck = Callable[[ArchiveRef], Awaitable[str | None]]
 class Judge:
     """Owns each stream of every archive, as many at a time as the budget has. Lives on the trio thread."""
 
-    def __init__(self, store: Store, http: Http, indexes: Indexes, recheck: Recheck, budget: Budget) -> None:
+    def __init__(
+        self, store: Store, http: Http, indexes: Indexes, recheck: Recheck, budget: Budget, idle: IdleStreams
+    ) -> None:
         self._store = store
         self._http = http
         self._indexes = indexes
         self._recheck = recheck
         self._budget = budget
+        self._idle = idle
         self._slots = trio.CapacityLimiter(budget.streams)
 
     async def fly(self, archive: Archive, stream: ArchiveStream) -> None:
@@ -74,6 +77,7 @@ class Judge:
                 await self._slots.acquire_on_behalf_of(stream)
                 return
             stream.beat()
+            self._idle.give_way()
 
     async def _keep_saved(self, archive: Archive) -> None:
         """Write the headers that went by to the ledger every few seconds: a kill must not cost a stream."""

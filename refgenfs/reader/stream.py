@@ -30,6 +30,8 @@ from refgenfs.reader.trust import drop_all
 
 log = logging.getLogger(__name__)
 
+# A stream that waits for somebody keeps its turn so long when others wait for theirs: between two reads it goes on.
+COURTESY = 1.0  # seconds
 # Blocks that went by and could not be stored are kept this long for who comes a moment later: two batches.
 TAIL = 2 * BATCH  # blocks, 2 MiB
 
@@ -43,18 +45,24 @@ class IdleStreams:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._streams: list[ArchiveStream] = []
+        self._streams: dict[ArchiveStream, float] = {}  # and since when
 
     @contextmanager
     def waiting(self, stream: ArchiveStream) -> Iterator[None]:
         """Note that a stream waits while the block lasts; the oldest beyond the limit are given up."""
-        self._streams.append(stream)
-        for oldest in self._streams[: -self._limit]:
+        self._streams[stream] = trio.current_time()
+        for oldest in list(self._streams)[: -self._limit]:
             oldest.give_up()
         try:
             yield
         finally:
-            self._streams.remove(stream)
+            del self._streams[stream]
+
+    def give_way(self) -> None:
+        """Have the one that has waited longest give up, for one that somebody waits for; called now and then."""
+        oldest = next(iter(self._streams.items()), None)
+        if oldest is not None and trio.current_time() - oldest[1] >= COURTESY:
+            oldest[0].give_up()
 
 
 class _Feed:

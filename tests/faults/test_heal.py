@@ -114,7 +114,7 @@ def test_who_reads_whole_blocks_never_gets_what_was_flipped(tmp_path: Path, remo
         site.drop_pages("a")
         site.read_right("a")
         assert m.call("cache_verify")["damaged"] == []
-        assert m.log_text().count("its checksum differs; fetching it again") == 3
+        assert m.log_text().count("(its checksum differs); it was dropped; fetching it again") == 3
 
 
 @ROUTES

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.world import PROBE, ScriptedOrigin, assert_log_is_clean, make_site, noise
+from tests.faults.world import LIMITS, PROBE, ScriptedOrigin, assert_log_is_clean, make_site, noise
 from tests.support.faulty_origin import Fault
 
 pytestmark = [pytest.mark.needs_fuse, pytest.mark.slow]
@@ -78,10 +78,12 @@ def test_stress(tmp_path: Path, remotes: bool) -> None:
             site.read_right("x", "y")
 
 
-def test_streams_that_nobody_waits_for_give_way(tmp_path: Path) -> None:
-    """With no fault at all: more archives begun than the origin has connections, and a cache that is full."""
-    names = [f"a{number:02}" for number in range(12)]
+@pytest.mark.parametrize(("memory", "count"), [("64MiB", 12), ("24MiB", 5), ("4MiB", 4)])
+def test_streams_that_nobody_waits_for_give_way(tmp_path: Path, memory: str, count: int) -> None:
+    """With no fault at all: more archives begun than there are streams at a time, and a cache that is full."""
+    names = [f"a{number:02}" for number in range(count)]
     with make_site(tmp_path, size="4MiB") as site:
+        site.setup.limits = {**LIMITS, "memory": memory}
         for name in names:
             site.world.add(name, {"f": noise(name, 5 * MIB)})
         with site.mount() as m:

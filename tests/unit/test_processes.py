@@ -190,3 +190,27 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_a_buffer_of_a_mebibyte_is_used_again() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, timeout=60, check=True)
     assert int(done.stdout) < 1024, "each was mapped anew: 256 page faults a buffer"
+
+
+HOLES = """
+import trio
+from refgenfs.memory import give_back, resident_memory, tame_allocator
+
+async def main():
+    tame_allocator()
+    buffers = [bytearray(b"x" * 65536) for _ in range(2000)]
+    kept = buffers[::40]
+    del buffers
+    before, came = resident_memory(), iter([1, 1, 1])
+    with trio.move_on_after(1):
+        await give_back(lambda: next(came, 1), every=0.1)
+    print(before, resident_memory(), len(kept))
+
+trio.run(main)
+"""
+
+
+def test_memory_between_what_is_kept_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, timeout=60, check=True)
+    before, after, _ = map(int, done.stdout.split())
+    assert before - after > 64 << 20, "what was freed between two buffers that are kept stays with the process"

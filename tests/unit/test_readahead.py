@@ -93,6 +93,36 @@ def test_reordering_and_small_skips_are_still_in_order() -> None:
     assert len(found[0]) > FIRST_WINDOW
 
 
+@pytest.mark.parametrize("stride", [BLOCK + 4096, 1 << 20, 3 << 20, TOLERANCE])
+def test_who_skips_is_not_taken_to_have_read_what_it_skipped(stride: int) -> None:
+    window = Window(SIZE)
+    ahead = [window.advance(at, 4096) for at in range(0, SIZE // 4, stride)]
+    fetched = {index for run in ahead if run for index in range(run.first, run.stop)}
+    read = {at // BLOCK for at in range(0, SIZE // 4, stride)}
+    assert len(fetched - read) <= max(2 * FIRST_WINDOW, 4 * len(read))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-4, TOLERANCE // BLOCK), st.sampled_from([4096, BLOCK, READ, 1 << 20])),
+        min_size=1,
+        max_size=200,
+    )
+)
+def test_what_is_fetched_in_vain_is_at_most_four_times_what_was_read(steps: list[tuple[int, int]]) -> None:
+    window = Window(SIZE)
+    fetched, read = set[int](), set[int]()
+    at = jumps = 0
+    for number, (skip, length) in enumerate(steps):
+        at = max(0, at + skip * BLOCK) if number else 0
+        run = window.advance(at, length)
+        jumps += run is None
+        fetched.update(range(run.first, run.stop) if run else ())
+        read.update(range(at // BLOCK, -(-(at + length) // BLOCK)))
+        at += length
+        assert len(fetched - read) <= 4 * len(read) + FIRST_WINDOW * (1 + jumps)
+
+
 def test_a_jump_ends_it_and_it_starts_small_again() -> None:
     window = Window(SIZE)
     for at in range(0, 64 * READ, READ):
