@@ -6,7 +6,8 @@ request, and reports `failed`, or `progressed` while bytes come in:
     retry = Retry(urls, policy, now, random)
     while (ask := retry.next_ask(now)) is not None: ...
 
-`Health` remembers across calls which hosts failed of late, so that every call need not find it out anew.
+`Health` and `Outages` remember across calls which hosts failed of late, and whose requests all do, so that not every
+call has to find it out anew.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 
@@ -69,11 +71,19 @@ class _Candidate:
 class Retry:
     """The attempts of one call: the order of its URLs, the pauses, the budget."""
 
-    def __init__(self, urls: Iterable[str], policy: RetryPolicy, now: float, random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        urls: Iterable[str],
+        policy: RetryPolicy,
+        now: float,
+        random: Callable[[], float],
+        patience: float | None = None,
+    ) -> None:
         self._policy = policy
         self._random = random
         self._queue = [_Candidate(url) for url in dict.fromkeys(urls)]
-        self._deadline = now + policy.retry_for
+        # seconds until something has come; from then on the policy's own
+        self._deadline = now + (policy.retry_for if patience is None else min(patience, policy.retry_for))
         self._attempts = 0
         self.advances = 0  # how often the call got further
 
@@ -122,6 +132,49 @@ class Retry:
     def excluded(self, seconds: float) -> None:
         """Take a wait that was not the origin's fault out of the budget."""
         self._deadline += seconds
+
+
+@dataclass(slots=True)
+class _Outage:
+    first: float
+    last: float
+    failures: int = 1
+
+
+@dataclass(slots=True)
+class Outages:
+    """Whose requests have all failed for so long that the next is not worth the whole budget again.
+
+    A restart is ridden out once. Where an origin is away for longer, each file of a folder would have whoever
+    lists it wait the same `retry_for` anew. So while the last failure is at most `memory` seconds old, there are
+    `A_RUN` of them at least, and they go back for as long as the budget (nearly: the first comes a little after
+    the call began), a call gets `SHORT` seconds: it asks at once, and a few times more.
+    """
+
+    A_RUN: ClassVar[int] = 3
+    SHORT: ClassVar[float] = 2.0
+    memory: float = 60.0
+    _outages: dict[str, _Outage] = field(default_factory=dict)
+
+    def failed(self, account: str, now: float) -> int:
+        """Note that a request failed; return how many have in a row."""
+        outage = self._outages.get(account)
+        if outage is None:
+            self._outages[account] = _Outage(now, now)
+            return 1
+        outage.failures, outage.last = outage.failures + 1, now
+        return outage.failures
+
+    def worked(self, account: str) -> None:
+        """Note that a request brought something."""
+        self._outages.pop(account, None)
+
+    def patience(self, account: str, policy: RetryPolicy, now: float) -> float | None:
+        """Return the seconds that a call has until something comes; None: as the policy says."""
+        outage = self._outages.get(account)
+        if outage is None or outage.failures < self.A_RUN or now - outage.last > self.memory:
+            return None
+        return self.SHORT if outage.last - outage.first >= 0.9 * policy.retry_for else None
 
 
 @dataclass(slots=True)

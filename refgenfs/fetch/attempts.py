@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from refgenfs.core.content import BLOCK
 from refgenfs.core.errors import DeadlineExceeded, OriginUnavailable, redact_url, without_frames
-from refgenfs.core.retry import Ask, Health, Remedy, Retry, RetryPolicy
+from refgenfs.core.retry import Ask, Health, Outages, Remedy, Retry, RetryPolicy
 from refgenfs.fetch.answers import AttemptFailed
 
 T = TypeVar("T")
@@ -19,8 +19,6 @@ Attempt = Callable[[str, Retry], Awaitable[T]]
 
 # A connection that brings less than a block in this time is given up: it holds a slot that others wait for.
 DRIBLET = 30.0  # seconds
-
-A_RUN = 3  # failures in a row that are more than a hiccup
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +37,14 @@ class FetchFailure:
 class Attempts:
     """Makes attempts, and remembers what failed: recent failures for people, hosts for the order of URLs.
 
-    `failing` has the last failure of each account whose last requests all failed, at least `A_RUN` of them. An
-    origin that answers "not there" or "access denied" does not fail.
+    `failing` has the last failure of each account whose last requests all failed, at least `Outages.A_RUN` of them.
+    An origin that answers "not there" or "access denied" does not fail.
     """
 
     def __init__(self, policy: RetryPolicy, jitter: Callable[[], float], wall: Callable[[], float]) -> None:
         self.failures: deque[FetchFailure] = deque(maxlen=50)
         self.failing: dict[str, FetchFailure] = {}
-        self._in_a_row: dict[str, int] = {}  # failures of an account since one of its requests worked
+        self._outages = Outages()
         self._policy = policy
         self._jitter = jitter
         self._wall = wall
@@ -70,7 +68,9 @@ class Attempts:
         policy = self._policy
         if retry_for is not None:
             policy = replace(policy, retry_for=retry_for, doubts=policy.doubts if retry_for else 0)
-        retry = Retry(self._health.order(urls, loop.time()), policy, loop.time(), self._jitter)
+        now = loop.time()
+        patience = self._outages.patience(account, self._policy, now)
+        retry = Retry(self._health.order(urls, now), policy, now, self._jitter, patience)
         failed: dict[str, tuple[AttemptFailed, Ask]] = {}
         advances = 0
         while (ask := retry.next_ask(loop.time())) is not None:
@@ -83,7 +83,7 @@ class Attempts:
                 retry.failed(ask.url, failure.remedy, loop.time(), failure.retry_after)
                 if failure.remedy is not Remedy.ELSEWHERE:
                     self._health.failed(ask.url, loop.time())
-                    self._count(account, worked=retry.advances > advances)
+                    self._count(account, loop.time(), worked=retry.advances > advances)
                     advances = retry.advances
             else:
                 self._health.worked(ask.url)
@@ -111,15 +111,14 @@ class Attempts:
         log.debug("%s: %s: %s (attempt %d)", account, url, failure.what, ask.attempt)
 
     def _worked(self, account: str) -> None:
-        self._in_a_row.pop(account, None)
+        self._outages.worked(account)
         self.failing.pop(account, None)
 
-    def _count(self, account: str, *, worked: bool) -> None:
+    def _count(self, account: str, now: float, *, worked: bool) -> None:
         """Count a failure; `worked`: bytes came before it."""
         if worked:
             self._worked(account)
-        self._in_a_row[account] = self._in_a_row.get(account, 0) + 1
-        if self._in_a_row[account] >= A_RUN:
+        if self._outages.failed(account, now) >= Outages.A_RUN:
             self.failing[account] = self.failures[-1]
 
 

@@ -27,7 +27,7 @@ from refgenfs.core.errors import (
     RefgenfsError,
     StaleContent,
 )
-from refgenfs.core.retry import RetryPolicy
+from refgenfs.core.retry import Outages, RetryPolicy
 from refgenfs.fetch.answers import OriginFailing, OriginUnusable
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import SHORT_TEXT, Http, RemoteFacts
@@ -416,6 +416,29 @@ async def test_nobody_at_the_port_is_unavailable_after_the_budget(bridge: Bridge
     assert caught.value.__cause__ is not None
     assert caught.value.transient
     assert len(http.failures) >= 3
+
+
+async def test_an_origin_that_stays_away_is_not_waited_for_anew_by_each(
+    bridge: Bridge, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Outages, "SHORT", 0.0)
+    origin.script.extend([status(503)] * 10_000)
+    async with open_http(bridge, policy=RetryPolicy(retry_for=0.4, first=0.02, longest=0.05)) as http:
+        with pytest.raises(OriginUnavailable):
+            await fetch(http, origin.url)
+        before = len(origin.requests)
+        assert before >= 5
+        for _ in range(3):
+            with pytest.raises(OriginUnavailable, match=r"\(attempt 1\)"):
+                await fetch(http, origin.url)
+        assert len(origin.requests) == before + 3
+        bridge.loop.call_soon_threadsafe(origin.script.clear)
+        assert await fetch(http, origin.url) == DATA
+        bridge.loop.call_soon_threadsafe(origin.script.extend, [status(503)] * 10_000)
+        before = len(origin.requests)
+        with pytest.raises(OriginUnavailable):
+            await fetch(http, origin.url)
+        assert len(origin.requests) >= before + 5, "this may be a restart again"
 
 
 async def test_an_unknown_host_is_unavailable(bridge: Bridge) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refgenfs.core.retry import Health, Remedy, Retry, RetryPolicy, parse_retry_after
+from refgenfs.core.retry import Health, Outages, Remedy, Retry, RetryPolicy, parse_retry_after
 
 A, B, C = "http://a/x", "http://b/x", "http://c/x"
 POLICY = RetryPolicy(retry_for=30.0, first=1.0, longest=4.0, doubts=2)
@@ -181,6 +181,38 @@ def test_every_script_ends_within_the_budget(remedies: list[Remedy], dice: float
         now += each.delay + 0.1
         retry.failed(each.url, remedy, now)
     assert now <= patience + 0.1 * (urls + 1)
+
+
+def test_an_outage_longer_than_the_budget_costs_the_next_call_a_moment() -> None:
+    outages, policy = Outages(memory=60.0), RetryPolicy(retry_for=30.0)
+    for when in (0.0, 1.0, 2.0, 10.0, 26.0):
+        assert outages.patience("lab", policy, when) is None, "it may be a restart"
+        outages.failed("lab", when)
+    assert outages.patience("lab", policy, 26.0) is None
+    outages.failed("lab", 29.9)
+    assert outages.patience("lab", policy, 30.0) == Outages.SHORT
+    assert outages.patience("other", policy, 30.0) is None
+    assert outages.patience("lab", policy, 89.0) == Outages.SHORT
+    assert outages.patience("lab", policy, 91.0) is None, "that is long ago"
+    outages.worked("lab")
+    assert outages.patience("lab", policy, 30.0) is None
+    outages.failed("lab", 100.0)
+    outages.failed("lab", 140.0)
+    assert outages.patience("lab", policy, 140.0) is None, "two failures say little"
+
+
+def test_a_call_with_little_patience_has_all_of_it_once_something_came() -> None:
+    policy = RetryPolicy(retry_for=30.0, first=4.0)
+    retry = Retry([A], policy, 0.0, lambda: 1.0, 2.0)
+    assert retry.next_ask(0.0) is not None
+    retry.failed(A, Remedy.AGAIN, 0.1)
+    ask = retry.next_ask(0.1)
+    assert ask is not None
+    assert ask.delay == pytest.approx(1.9), "cut to end with the patience"
+    retry.progressed(2.0)
+    retry.failed(A, Remedy.AGAIN, 20.0)
+    assert retry.next_ask(20.0) is not None
+    assert Retry([A], policy, 0.0, lambda: 1.0, 99.0)._deadline == 30.0
 
 
 def test_a_host_that_failed_comes_last_for_a_while() -> None:
