@@ -90,12 +90,21 @@ def at_once(commands: Iterable[Sequence[str]], *, timeout: float = 100) -> tuple
     return seconds, outputs
 
 
-def read_whole(*paths: Path | str, timeout: float = 100) -> float:
-    """Read files in order, 1 MiB a call, and return the seconds. Raises Failed."""
+def read_whole(*paths: Path | str, size: int | None = None, timeout: float = 100) -> float:
+    """Read files in order, 1 MiB a call, and return the seconds.
+
+    Raises Failed, also where they do not have `size` bytes together: who ends early was not fast.
+    """
+    environ = os.environ | {"LC_ALL": "C"}  # dd says what it read in the reader's language
     began = time.perf_counter()
-    for path in paths:
-        run(["dd", f"if={path}", "of=/dev/null", "bs=1M", "status=none"], timeout=timeout)
-    return time.perf_counter() - began
+    told = [
+        run(["dd", f"if={path}", "of=/dev/null", "bs=1M"], timeout=timeout, environ=environ).stderr for path in paths
+    ]
+    seconds = time.perf_counter() - began
+    got = sum(int(found[1]) for text in told if (found := re.search(r"^(\d+) bytes", text, re.M)))
+    if size is not None and got != size:
+        raise Failed(f"{got:,} of {size:,} bytes came")
+    return seconds
 
 
 # --- caches -------------------------------------------------------------------------------------------------

@@ -170,7 +170,10 @@ http {{
       default_type application/json;
       return 200 '{{"http": {{"prefix": "http://$http_host/files/", "description": "unpacked copies"}}}}';
     }}
-    location /v3/assets/archive/ {{ rewrite ^/v3/assets/archive/([^/]+)/([^/]+)$ /files/$1/$2__default.tgz last; }}
+    location /v3/assets/archive/ {{
+      rewrite ^/v3/assets/archive/([^/]+)/([^/]+)\\.seekidx$ /files/$1/$2__default.tgz.seekidx last;
+      rewrite ^/v3/assets/archive/([^/]+)/([^/]+)$ /files/$1/$2__default.tgz last;
+    }}
     location /v3/assets/dir_contents/ {{
       rewrite ^/v3/assets/dir_contents/([^/]+)/([^/]+)$ /files/$1/asset_dir_contents_$2__default.json last;
     }}

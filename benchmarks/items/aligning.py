@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def cold_large_near(bench: Bench) -> Item:
     return _cold(bench, "large", _large_title(bench), far=False)
 
 
+def cold_large_indexed(bench: Bench) -> Item:
+    """Align through a mount with an empty cache, over a network, to an archive that has a seek index beside it."""
+    return _cold(bench, "large", "a 100 Mb genome", far=True, indexed=True)
+
+
 def _large_title(bench: Bench) -> str:
     return f"a {_length(bench) // 1_000_000} Mb genome"
 
@@ -84,18 +90,24 @@ def _warm(bench: Bench, genome: str, title: str) -> Item:
     return bench.item(item, {EXT4: plainly} | each(starts, mounted))
 
 
-def _cold(bench: Bench, genome: str, title: str, *, far: bool) -> Item:
+def _cold(bench: Bench, genome: str, title: str, *, far: bool, indexed: bool = False) -> Item:
     place_name = "20 ms, 20 MB/s a connection" if far else "loopback"
+    if indexed:
+        place_name += ", a seek index beside the archive"
     item = Item(
-        f"bwa-cold-{genome}" + ("" if far else "-near"),
+        f"bwa-cold-{genome}" + ("" if far else "-near") + ("-indexed" if indexed else ""),
         f"bwa mem, {title}, cold, {place_name}: through the mount ÷ (pull, then run)", "s",
         f"An empty cache, no page in memory but the origin's; the asset is an archive; {READS:,} reads, {THREADS} "
         "threads. `refgenie pull` stands as what it does at the least: `curl | tar xz`.",
         Goal("≤", 0.9), PULL, "1",
     )  # fmt: skip
     index, reads = _index(bench, genome)
-    asset = bench.shop.archive(f"bwatgz-{genome}", [file_of(index.parent / name) for name in FILES])
+    # an archive of its own, or the index would be found by the items that are to do without
+    stem = "bwaidx" if indexed else "bwatgz"
+    asset = bench.shop.archive(f"{stem}-{genome}", [file_of(index.parent / name) for name in FILES])
     assert asset.archive is not None
+    if indexed:
+        run([str(Path(sys.executable).with_name("refgenfs")), "index", str(asset.archive)])
     hot = [asset.archive, reads]
     item.setting = f"archive of {asset.archive.stat().st_size / 1e6:,.0f} MB, {bench.runs} runs"
     starts = bench.select(ARCHIVE_STARTS, OURS)
@@ -177,4 +189,5 @@ ITEMS = {
     "bwa-cold-ecoli": cold_ecoli,
     "bwa-cold-large": cold_large,
     "bwa-cold-large-near": cold_large_near,
+    "bwa-cold-large-indexed": cold_large_indexed,
 }

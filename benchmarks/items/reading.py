@@ -18,8 +18,8 @@ RANDOM_SECONDS = 3.0
 
 
 def rate(path: Path, size: int) -> float:
-    """Read a file in order and return MB/s."""
-    return size / read_whole(path, timeout=GIVE_UP) / 1e6
+    """Read a file of `size` bytes in order and return MB/s."""
+    return size / read_whole(path, size=size, timeout=GIVE_UP) / 1e6
 
 
 def through(mount: Mount, name: str, size: int) -> Sample:
