@@ -91,7 +91,7 @@ def _bar(axes: Any, item: Item) -> None:
     axes.set_title(_wrapped(item.title), fontsize=9.5, loc="left")
 
 
-def _wrapped(text: str, width: int = 46) -> str:
+def _wrapped(text: str, width: int = 40) -> str:
     lines = [""]
     for word in text.split():
         if len(lines[-1]) + len(word) > width:
