@@ -425,6 +425,22 @@ async def test_a_flipped_bit_is_found_after_an_unclean_stop(tmp_path: Path) -> N
             content.read(5 * BLOCK, 1)
 
 
+@pytest.mark.parametrize(("size", "place"), [(3 * BLOCK - 5, 3 * BLOCK - 6), (3 * BLOCK - 5, BLOCK), (100, 50)])
+async def test_a_flipped_bit_under_a_running_daemon_is_found_by_who_reads_the_whole_block(
+    tmp_path: Path, size: int, place: int
+) -> None:
+    """The last block too, which is shorter, and is all of a small file."""
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        content = await store.content(name_of(1), size)
+        assert fill(content, range(block_count(size)))
+        flip(tmp_path, name_of(1), place)
+        with pytest.raises(BlockDamaged) as caught:
+            content.read(0, size)
+        assert caught.value.index == place // BLOCK == content.missing(Run(0, block_count(size)))
+        assert fill(content, [place // BLOCK])
+        content.read(0, size)
+
+
 async def test_verify_finds_and_drops_a_flipped_bit(tmp_path: Path) -> None:
     progress: list[tuple[int, int]] = []
     async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
