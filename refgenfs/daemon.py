@@ -22,7 +22,7 @@ from typing import Any
 import trio
 
 from refgenfs import paths
-from refgenfs.administration import Daemon, operations
+from refgenfs.administration import Daemon, Reporting, operations
 from refgenfs.cache.opening import open_store
 from refgenfs.cache.store import CacheLimits, Store
 from refgenfs.catalog import Catalog
@@ -37,8 +37,10 @@ from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
+from refgenfs.logs import set_up_logging
 from refgenfs.memory import give_back, tame_allocator, tame_collector
-from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead, why_refused
+from refgenfs.mountpoint import HANDED_OVER, MountFailed, prepare, raise_background, raise_readahead, why_refused
+from refgenfs.notify import ServiceManager, handed_over
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
@@ -69,10 +71,14 @@ def run(loaded: LoadedConfig, *, ready_fd: int | None = None) -> int:
     config = loaded.config
     tame_allocator()
     tame_collector()
-    _set_up_logging(config.log.level)
+    set_up_logging(config.log.level, os.environ)
     announce = partial(_announce, ready_fd)
+    manager = ServiceManager.of(os.environ, os.getpid())
+    device = handed_over(os.environ, os.getpid(), HANDED_OVER)
+    if device is not None:
+        manager.drop(HANDED_OVER)  # the mount dies with us, and with nobody else who holds it
     try:
-        trio.run(_main, config, announce, strict_exception_groups=True)
+        trio.run(_main, config, announce, manager, device, strict_exception_groups=True)
     except BaseException as exc:
         error = _first(exc)
         if isinstance(error, RefgenfsError):
@@ -92,16 +98,6 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-def _set_up_logging(level: str) -> None:
-    # journald stamps lines itself
-    stamp = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s "
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format=f"{stamp}%(levelname)s %(name)s: %(message)s", force=True
-    )
-    logging.getLogger("pyfuse3").setLevel(logging.WARNING)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-
-
 def _announce(ready_fd: int | None, message: dict[str, Any]) -> None:
     if ready_fd is None:
         return
@@ -110,9 +106,10 @@ def _announce(ready_fd: int | None, message: dict[str, Any]) -> None:
         os.close(ready_fd)
 
 
-async def _main(config: Config, announce: Ready) -> None:
+async def _main(config: Config, announce: Ready, manager: ServiceManager, device: int | None) -> None:
     mountpoint = config.mount.point
-    prepare(mountpoint)
+    if device is None:
+        prepare(mountpoint)
     limits = CacheLimits(config.cache.size, config.cache.min_free.bytes_of)
     async with (
         open_store(config.cache.dir, limits, owner=str(mountpoint), wait=False) as store,
@@ -120,7 +117,7 @@ async def _main(config: Config, announce: Ready) -> None:
         _http(bridge, config) as http,
         trio.open_nursery() as nursery,
     ):
-        await _Running(config, store, http, nursery, announce).serve()
+        await _Running(config, store, http, nursery, announce, manager, device).serve()
 
 
 @asynccontextmanager
@@ -143,8 +140,19 @@ async def _http(bridge: Any, config: Config) -> AsyncIterator[Http]:
 class _Running:
     """One run of the daemon: its parts, and how they call each other."""
 
-    def __init__(self, config: Config, store: Store, http: Http, nursery: trio.Nursery, announce: Ready) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        http: Http,
+        nursery: trio.Nursery,
+        announce: Ready,
+        manager: ServiceManager,
+        device: int | None,
+    ) -> None:
         self._config = config
+        self._manager = manager
+        self._device = device  # a /dev/fuse that is mounted already; None: we mount
         self._mountpoint = os.fspath(config.mount.point)
         self._store = store
         self._http = http
@@ -164,7 +172,7 @@ class _Running:
         self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
         self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings())
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
-        self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
+        self._mount = Mount(self._operations, self._mountpoint, device, allow_other=config.mount.allow_other)
         self._parts = Daemon(
             self._mountpoint,
             self._started,
@@ -178,6 +186,7 @@ class _Running:
             self._stopping.set,
             self._forget_pages,
         )
+        self._reporting = Reporting(manager, self._parts, http.probe)
 
     # -- the parts ----------------------------------------------------------------------------------------
 
@@ -219,6 +228,7 @@ class _Running:
         self._catalog.on_change(self._on_change)
         await self._nursery.start(self._catalog.run)
         if not self._catalog.snapshot.genomes:
+            self._manager.extend(2 * FIRST_CATALOG, "waiting for a first catalog")
             with trio.move_on_after(FIRST_CATALOG):
                 await self._unless_stopped(self._catalog.refresh)
         if self._stopping.is_set():
@@ -237,6 +247,7 @@ class _Running:
         try:
             await self._answer(control, listener)
         finally:
+            self._manager.stopping("unmounting")
             self._mount.close()
             self._nursery.cancel_scope.cancel()
 
@@ -268,9 +279,11 @@ class _Running:
         Not before: the handshake sets the readahead to 128 KiB whatever it was.
         """
         await self._operations.greeted.wait()
-        raise_readahead(self._config.mount.point, self._config.mount.readahead)
-        raise_background(self._config.mount.point)
+        if self._device is None:  # who handed it over raises them
+            raise_readahead(self._config.mount.point, self._config.mount.readahead)
+            raise_background(self._config.mount.point)
         self._say_ready()
+        await self._reporting.run()
 
     def _say_ready(self) -> None:
         status = self._catalog.status()
@@ -284,6 +297,7 @@ class _Running:
             problems.append(f"the cache: {self._store.errors.last}; reads go on without it")
         self._store.look()  # not before: it takes a large cache a second of this process
         log.info("mounted on %s: %d genome names", self._mountpoint, len(snapshot.genomes))
+        self._manager.ready(self._reporting.sentence())
         self._announce(
             {
                 "ready": {

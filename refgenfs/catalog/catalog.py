@@ -39,7 +39,10 @@ JITTER = 0.1  # of the refresh interval, either way: many daemons start at one t
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """How a source is, for people. `last_refresh` is in Unix seconds, None for never; `assets` counts tags."""
+    """How a source is, for people; `assets` counts tags.
+
+    `last_refresh`, None for never, and `failing_since`, None for one that answers, are in Unix seconds.
+    """
 
     name: str
     type: str
@@ -47,6 +50,7 @@ class SourceStatus:
     healthy: bool
     last_refresh: float | None
     error: str
+    failing_since: float | None
     genomes: int
     assets: int
 
@@ -59,6 +63,7 @@ class _Feed:
         self.catalog: SourceCatalog | None = None
         self.last_refresh: float | None = None
         self.failures = 0  # in a row
+        self.failing_since: float | None = None  # Unix seconds
         self.error = ""
         self.due = float("-inf")  # trio time of the next refresh
         self.woken = trio.Event()  # set when `due` changed
@@ -184,7 +189,7 @@ class Catalog:
             log.info("source %s: answers again", name)
         if feed.catalog is not None and feed.catalog.genomes and not catalog.genomes:
             log.warning("source %s: says that it has no genomes any more", name)
-        feed.failures, feed.error, feed.last_refresh = 0, "", self._wall()
+        feed.failures, feed.failing_since, feed.error, feed.last_refresh = 0, None, "", self._wall()
         feed.schedule(trio.current_time() + self._interval * (1 + JITTER * (2 * self._dice() - 1)))
         known = feed.catalog
         if known is not None:  # in a thread: comparing large catalogs takes long enough for a reader to notice
@@ -205,6 +210,7 @@ class Catalog:
         feed.failures += 1
         feed.error = error
         if feed.failures == 1:
+            feed.failing_since = self._wall()
             kept = "its last catalog is shown" if feed.catalog is not None else "no catalog of it is kept"
             log.warning("source %s: no catalog, %s: %s", feed.source.name, kept, error)
         pause = min(FIRST_PAUSE * 2.0 ** min(feed.failures - 1, 30), LONGEST_PAUSE, self._interval)
@@ -338,6 +344,7 @@ def _status(feed: _Feed) -> SourceStatus:
         healthy=feed.failures == 0,
         last_refresh=feed.last_refresh,
         error=feed.error,
+        failing_since=feed.failing_since,
         genomes=len(genomes),
         assets=sum(len(asset.tags) for genome in genomes for asset in genome.assets.values()),
     )

@@ -88,6 +88,10 @@ class Http:
         """Close every connection. Calls still under way fail."""
         await self._bridge.run(self._session.aclose)
 
+    async def probe(self) -> None:
+        """Return once the thread that makes the requests has gone round."""
+        await self._bridge.run(_go_round)
+
     # ---- documents and facts
 
     async def get_json(
@@ -292,6 +296,10 @@ async def _unwrap(call: Coroutine[Any, Any, None]) -> None:
     except SinkFailed as failure:
         error = failure.error
     raise error
+
+
+async def _go_round() -> None:
+    await asyncio.sleep(0)
 
 
 def _facts(url: str, answer: aiohttp.ClientResponse, size: int) -> RemoteFacts:
