@@ -24,17 +24,15 @@ import trio
 from refgenfs import paths
 from refgenfs.administration import Daemon, Reporting, operations
 from refgenfs.cache.opening import open_store
-from refgenfs.cache.store import CacheLimits, Store
+from refgenfs.cache.store import Store
 from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
 from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts
-from refgenfs.core.errors import RefgenfsError
-from refgenfs.core.retry import RetryPolicy
+from refgenfs.core.errors import ConfigError, RefgenfsError
 from refgenfs.fetch.bridge import open_bridge
 from refgenfs.fetch.http import Http
-from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
 from refgenfs.logs import set_up_logging
@@ -48,15 +46,14 @@ from refgenfs.reader.leftovers import kept_memory
 from refgenfs.reader.ranges import Fetchers, RangeFlights
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
-from refgenfs.sources.making import account_of, make_sources
+from refgenfs.reload import Reload, Tuned, budget_of, cache_limits, http_settings
+from refgenfs.sources.making import make_sources
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
 
 log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__
 
 # A first start with no catalog on the disk waits this long for the origin before it mounts all the same.
 FIRST_CATALOG = 10.0  # seconds
-# Archives that stream at a time, where there is memory for it.
-STREAMS = 4
 # From SIGTERM to the end: requests under way may finish for this long.
 GRACE = 2.0  # seconds
 
@@ -68,17 +65,16 @@ def run(loaded: LoadedConfig, *, ready_fd: int | None = None) -> int:
 
     One line of JSON is written to `ready_fd` when the tree answers, or when it never will.
     """
-    config = loaded.config
     tame_allocator()
     tame_collector()
-    set_up_logging(config.log.level, os.environ)
+    set_up_logging(loaded.config.log.level, os.environ)
     announce = partial(_announce, ready_fd)
     manager = ServiceManager.of(os.environ, os.getpid())
     device = handed_over(os.environ, os.getpid(), HANDED_OVER)
     if device is not None:
         manager.drop(HANDED_OVER)  # the mount dies with us, and with nobody else who holds it
     try:
-        trio.run(_main, config, announce, manager, device, strict_exception_groups=True)
+        trio.run(_main, loaded, announce, manager, device, strict_exception_groups=True)
     except BaseException as exc:
         error = _first(exc)
         if isinstance(error, RefgenfsError):
@@ -106,29 +102,23 @@ def _announce(ready_fd: int | None, message: dict[str, Any]) -> None:
         os.close(ready_fd)
 
 
-async def _main(config: Config, announce: Ready, manager: ServiceManager, device: int | None) -> None:
+async def _main(loaded: LoadedConfig, announce: Ready, manager: ServiceManager, device: int | None) -> None:
+    config = loaded.config
     mountpoint = config.mount.point
     if device is None:
         prepare(mountpoint)
-    limits = CacheLimits(config.cache.size, config.cache.min_free.bytes_of)
     async with (
-        open_store(config.cache.dir, limits, owner=str(mountpoint), wait=False) as store,
+        open_store(config.cache.dir, cache_limits(config), owner=str(mountpoint), wait=False) as store,
         open_bridge() as bridge,
         _http(bridge, config) as http,
         trio.open_nursery() as nursery,
     ):
-        await _Running(config, store, http, nursery, announce, manager, device).serve()
+        await _Running(loaded, store, http, nursery, announce, manager, device).serve()
 
 
 @asynccontextmanager
 async def _http(bridge: Any, config: Config) -> AsyncIterator[Http]:
-    accounts = {source.name: account_of(source) for source in config.source}
-    settings = HttpSettings(
-        connections=config.limits.connections,
-        policy=RetryPolicy(retry_for=config.limits.retry_for),
-        accounts=accounts,
-    )
-    http = Http(bridge, settings)
+    http = Http(bridge, http_settings(config))
     try:
         yield http
     finally:
@@ -142,7 +132,7 @@ class _Running:
 
     def __init__(
         self,
-        config: Config,
+        loaded: LoadedConfig,
         store: Store,
         http: Http,
         nursery: trio.Nursery,
@@ -150,7 +140,7 @@ class _Running:
         manager: ServiceManager,
         device: int | None,
     ) -> None:
-        self._config = config
+        self._config = config = loaded.config
         self._manager = manager
         self._device = device  # a /dev/fuse that is mounted already; None: we mount
         self._mountpoint = os.fspath(config.mount.point)
@@ -160,17 +150,16 @@ class _Running:
         self._announce = announce
         self._stopping = trio.Event()
         self._started = time.time()
-        self._catalog = Catalog(make_sources(http, config.source), store.ledger, refresh=config.catalog.refresh)
+        sources = make_sources(http, config.source)
+        self._catalog = Catalog(sources, store.ledger, refresh=config.catalog.refresh)
         board = FlightBoard()
-        limits = config.limits
-        # some of a host's connections are left for listings and sizes
-        budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
-        self._budget = budget
+        self._budget = budget = Budget(*budget_of(config))
         flights = RangeFlights(Fetchers({ByteRange: http}), board, budget, nursery)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
         self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
-        self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings())
+        siblings = self._make_siblings()
+        self._tree = Tree(self._catalog, self._library, self._started, siblings)
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
         self._mount = Mount(self._operations, self._mountpoint, device, allow_other=config.mount.allow_other)
         self._parts = Daemon(
@@ -185,8 +174,12 @@ class _Running:
             self._operations,
             self._stopping.set,
             self._forget_pages,
+            self._take_configuration,
+            os.fspath(loaded.path) if loaded.path else None,
         )
         self._reporting = Reporting(manager, self._parts, http.probe)
+        tuned = Tuned(self._catalog, http, store, budget, archives, self._reader, self._library, siblings)
+        self._reload = Reload(loaded, sources, tuned, self._reporting, manager)
 
     # -- the parts ----------------------------------------------------------------------------------------
 
@@ -321,7 +314,7 @@ class _Running:
             async for number in signals:
                 log.info("got %s", signal.Signals(number).name)
                 if number == signal.SIGHUP:
-                    self._nursery.start_soon(self._survive, self._catalog.refresh)
+                    self._nursery.start_soon(self._survive, self._take_configuration)
                 else:
                     self._stopping.set()
 
@@ -337,10 +330,15 @@ class _Running:
     async def _recheck(self, ref: ArchiveRef) -> str | None:
         return await self._library.recheck(ref)
 
+    async def _take_configuration(self) -> dict[str, Any]:
+        return await self._reload.run()
+
     async def _survive(self, call: Callable[[], Awaitable[object]]) -> None:
         """Run something in the background; a defect in it is logged, and ends nothing else."""
         try:
             await call()
+        except ConfigError:
+            log.debug("a reload was refused")  # and why is in the log already
         except Exception:
             log.exception("something in the background failed unexpectedly")
 

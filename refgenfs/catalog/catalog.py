@@ -67,6 +67,7 @@ class _Feed:
         self.error = ""
         self.due = float("-inf")  # trio time of the next refresh
         self.woken = trio.Event()  # set when `due` changed
+        self.scope = trio.CancelScope()  # of the task that keeps it fresh
 
     def schedule(self, due: float) -> None:
         self.due = due
@@ -97,6 +98,8 @@ class Catalog:
     ) -> None:
         self.snapshot = CatalogSnapshot()
         self._feeds = {source.name: _Feed(source) for source in sources}
+        self._sources = {source.name: source for source in sources}
+        self._nursery: trio.Nursery | None = None
         self._notebook = Notebook(ledger)
         self._flights = Flights()
         self._interval = refresh
@@ -104,9 +107,7 @@ class Catalog:
         self._dice = dice
         self._callbacks: list[OnChange] = []
         self._warm_up = trio.Event()
-        self._details = Details(
-            {source.name: source for source in sources}, self._notebook, self._flights, keep=refresh, wall=wall
-        )
+        self._details = Details(self._sources, self._notebook, self._flights, keep=refresh, wall=wall)
 
     # -- the snapshot -------------------------------------------------------------------------------------
 
@@ -117,27 +118,69 @@ class Catalog:
     async def load(self) -> None:
         """Take each source's last catalog from the ledger. No network."""
         for feed in self._feeds.values():
-            state = await self._notebook.read(_state_key(feed))
-            url = redact_url(feed.source.url)
-            if not isinstance(state, dict) or state.get("url") != url:
-                continue  # never refreshed, or another server's
-            feed.source.restore(state.get("state"))
-            kept = await self._notebook.read(_catalog_key(feed))
-            if kept is None:
-                continue
-            try:
-                feed.catalog = await trio.to_thread.run_sync(load_catalog, kept)
-            except IntegrityError as exc:
-                log.warning("source %s: its kept catalog is not used: %s", feed.source.name, exc)
-                continue
-            at = state.get("at")
-            feed.last_refresh = float(at) if isinstance(at, int | float) else None
+            await self._recall(feed)
         self._replace()
+
+    async def _recall(self, feed: _Feed) -> None:
+        """Take a source's last catalog from the ledger, if that has one of the same server."""
+        state = await self._notebook.read(_state_key(feed))
+        url = redact_url(feed.source.url)
+        if not isinstance(state, dict) or state.get("url") != url:
+            return  # never refreshed, or another server's
+        feed.source.restore(state.get("state"))
+        kept = await self._notebook.read(_catalog_key(feed))
+        if kept is None:
+            return
+        try:
+            feed.catalog = await trio.to_thread.run_sync(load_catalog, kept)
+        except IntegrityError as exc:
+            log.warning("source %s: its kept catalog is not used: %s", feed.source.name, exc)
+            return
+        at = state.get("at")
+        feed.last_refresh = float(at) if isinstance(at, int | float) else None
+
+    async def renew(self, sources: Sequence[Source], *, refresh: float) -> None:
+        """Take other sources, in their order, and another interval. `run` must be running.
+
+        A source that is one of the present ones, the very object, goes on as it is. One in the place of another of
+        the same name and server begins with its catalog; any other with what the ledger has. Each new one is asked at
+        once, and not waited for. Of one that is gone, names are gone, and files that are open are read on.
+        """
+        old = self._feeds
+        feeds = {source.name: await self._feed_for(source, old.get(source.name)) for source in sources}
+        # no await from here on: the feeds and what is made of them change together
+        self._feeds = feeds
+        self._sources.clear()
+        self._sources.update((source.name, source) for source in sources)
+        for feed in old.values():
+            if feeds.get(feed.source.name) is not feed:
+                feed.scope.cancel()
+            elif refresh != self._interval and not feed.failures:
+                feed.schedule(min(feed.due, trio.current_time() + refresh))
+        self._interval = refresh
+        self._details.renew(refresh)
+        assert self._nursery is not None
+        for feed in feeds.values():
+            if old.get(feed.source.name) is not feed:
+                self._nursery.start_soon(self._keep_fresh, feed)
+        self._replace()
+
+    async def _feed_for(self, source: Source, old: _Feed | None) -> _Feed:
+        if old is not None and old.source is source:
+            return old
+        feed = _Feed(source)
+        if old is not None and (old.source.kind, old.source.url) == (source.kind, source.url):
+            source.restore(old.source.state())
+            feed.catalog, feed.last_refresh = old.catalog, old.last_refresh
+        else:
+            await self._recall(feed)
+        return feed
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the snapshot fresh until cancelled. Started at once: the first refresh is not waited for."""
         async with trio.open_nursery() as nursery:
             self._flights.open(nursery)
+            self._nursery = nursery
             try:
                 for feed in self._feeds.values():
                     nursery.start_soon(self._keep_fresh, feed)
@@ -167,12 +210,13 @@ class Catalog:
         return tuple(feed.source.name for feed in self._feeds.values() if feed.catalog is None)
 
     async def _keep_fresh(self, feed: _Feed) -> None:
-        while True:
-            await self._refresh(feed)
-            await feed.wait_until_due()
+        with feed.scope:
+            while True:
+                await self._refresh(feed)
+                await feed.wait_until_due()
 
     async def _refresh(self, feed: _Feed) -> None:
-        await self._flights.join(("catalog", feed.source.name), partial(self._ask, feed), background=True)
+        await self._flights.join(("catalog", feed), partial(self._ask, feed), background=True)
 
     async def _ask(self, feed: _Feed) -> None:
         try:
@@ -185,6 +229,8 @@ class Catalog:
 
     async def _accept(self, feed: _Feed, catalog: SourceCatalog) -> None:
         name = feed.source.name
+        if self._feeds.get(name) is not feed:
+            return  # another has its place by now
         if feed.failures:
             log.info("source %s: answers again", name)
         if feed.catalog is not None and feed.catalog.genomes and not catalog.genomes:
@@ -194,10 +240,15 @@ class Catalog:
         known = feed.catalog
         if known is not None:  # in a thread: comparing large catalogs takes long enough for a reader to notice
             catalog = await trio.to_thread.run_sync(keep_known, known, catalog)
+            if self._feeds.get(name) is not feed:
+                return
         if catalog is not known:
             feed.catalog = catalog
             self._replace()
-            await self._notebook.write(_catalog_key(feed), await trio.to_thread.run_sync(dump_catalog, catalog))
+            dumped = await trio.to_thread.run_sync(dump_catalog, catalog)
+            if self._feeds.get(name) is not feed:
+                return
+            await self._notebook.write(_catalog_key(feed), dumped)
         state: dict[str, JSONValue] = {
             "url": redact_url(feed.source.url),
             "at": feed.last_refresh,
@@ -272,7 +323,10 @@ class Catalog:
 
     def note_stale(self, facts: FileFacts) -> None:
         """Do as `forget_facts` for the file that these facts are about: at once, or soon if they aren't in memory."""
-        versions = iter_versions(self._feed(facts.source).catalog or SourceCatalog(facts.source, ()))
+        feed = self._feeds.get(facts.source)
+        if feed is None:
+            return  # its source is gone, and nobody will open it again
+        versions = iter_versions(feed.catalog or SourceCatalog(facts.source, ()))
         found = self._details.find(facts, versions)
         if found is not None and not self._details.forget_known(*found, facts):
             with suppress(OriginUnavailable):  # the daemon ends, and the next one will find it stale again

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from refgenfs import __version__
-from refgenfs.cli import cache, configuration, demonstrate, doctor, find, index, mounting, residency, state
+from refgenfs.cli import cache, configuration, demonstrate, doctor, find, index, mounting, reloading, residency, state
 
 _MOUNT = "Mount"
 _FIND = "Find"
@@ -77,6 +77,7 @@ def _add_mount(app: typer.Typer) -> None:
     )(mounting.mount)
     app.command(rich_help_panel=_MOUNT)(mounting.umount)
     app.command(rich_help_panel=_MOUNT)(state.status)
+    app.command(rich_help_panel=_MOUNT)(reloading.reload)
 
 
 def _add_find(app: typer.Typer) -> None:

@@ -20,7 +20,6 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Re
 from refgenfs.cache.disk import punch_hole
 from refgenfs.cache.lock import PASSING
 from refgenfs.cli.check import Check, Machine, State
-from refgenfs.cli.configuration import token_problem
 from refgenfs.cli.kernel_checks import check_background, check_readahead
 from refgenfs.control_client import ControlClient
 from refgenfs.core.errors import ControlError, redact_url
@@ -214,6 +213,8 @@ def check_daemon(machine: Machine) -> Check:
 
 def check_tokens(machine: Machine) -> Iterator[Check]:
     """See whether files that hold a token are readable, and by their owner only."""
+    from refgenfs.config import token_problem
+
     for source in machine.config.source:
         if source.token_file is None:
             continue

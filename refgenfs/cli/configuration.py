@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refgenfs.cli.options import AsJson, ConfigFile
@@ -12,7 +10,7 @@ from refgenfs.cli.output import Column, Table, note, write, write_json, write_ta
 from refgenfs.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from refgenfs.config import Config, LoadedConfig
+    from refgenfs.config import LoadedConfig
 
 PLACES = "none of $REFGENFS_CONFIG, ~/.config/refgenfs/config.toml and /etc/refgenfs/config.toml is there"
 
@@ -36,7 +34,7 @@ def show(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Say whether the configuration is right; name every mistake, and what would be right."""
-    from refgenfs.config import load_config
+    from refgenfs.config import file_problems, load_config
 
     try:
         loaded = load_config(config, {}, os.environ)
@@ -61,25 +59,3 @@ def _values(loaded: LoadedConfig) -> list[tuple[str, object, str]]:
     for source in dump["source"]:
         plain |= {f"source.{source['name']}.{key}": value for key, value in source.items()}
     return [(key, plain[key], origin) for key, _, origin in loaded.settings()]
-
-
-def file_problems(config: Config) -> list[str]:
-    """Return what is wrong with files that a configuration names, one line each."""
-    return [
-        f"source.{source.name}.token_file: {problem}"
-        for source in config.source
-        if source.token_file and (problem := token_problem(source.token_file))
-    ]
-
-
-def token_problem(path: Path) -> str:
-    """Return what is wrong with a file that holds a secret, or an empty text."""
-    try:
-        facts = path.stat()
-    except OSError as exc:
-        return f"{path} can't be read: {exc.strerror}"
-    if not stat.S_ISREG(facts.st_mode) or not os.access(path, os.R_OK):
-        return f"{path} can't be read by this user"
-    if facts.st_mode & 0o077:
-        return f"{path} can be read by others: chmod 600 {path}"
-    return ""

@@ -84,9 +84,8 @@ def mount(
 
 
 def _load(mountpoint: str | None, config: Path | None, options: list[str]) -> LoadedConfig:
-    from refgenfs.cli.configuration import file_problems
     from refgenfs.cli.mount_options import asks_for_writing, parse_mount_options
-    from refgenfs.config import load_config
+    from refgenfs.config import file_problems, load_config
 
     overrides: dict[str, Any] = parse_mount_options(",".join(options))
     if asks_for_writing(",".join(options)):

@@ -1,5 +1,6 @@
 """The configuration: one TOML file and the command line, validated into one frozen `Config`."""
 
+from refgenfs.config.files import file_problems, token_problem
 from refgenfs.config.loading import LoadedConfig, find_config, load_config, override_keys
 from refgenfs.config.model import (
     LOG_LEVELS,
@@ -29,7 +30,9 @@ __all__ = [
     "RefgenieSource",
     "Source",
     "SourceTable",
+    "file_problems",
     "find_config",
     "load_config",
     "override_keys",
+    "token_problem",
 ]

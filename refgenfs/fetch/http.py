@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import aiohttp
@@ -87,6 +87,19 @@ class Http:
     async def aclose(self) -> None:
         """Close every connection. Calls still under way fail."""
         await self._bridge.run(self._session.aclose)
+
+    def renew(self, settings: HttpSettings) -> None:
+        """Go by other settings from now on; requests under way end by the old ones.
+
+        Accounts that are gone are kept for files that are open.
+        """
+        settings = replace(settings, accounts={**self._settings.accounts, **settings.accounts})
+        for name in settings.accounts:
+            self.fetched.setdefault(name, 0)
+            self.requests.setdefault(name, 0)
+        self._settings = settings
+        self._session.renew(settings)
+        self._attempts.renew(settings.policy)
 
     async def probe(self) -> None:
         """Return once the thread that makes the requests has gone round."""

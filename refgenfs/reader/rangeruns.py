@@ -45,6 +45,10 @@ class RangeRuns:
         self._counts = counts
         self._patience = patience
 
+    def be_patient(self, patience: float) -> None:
+        """Wait so long (seconds) without a byte from now on."""
+        self._patience = patience
+
     def affordable(
         self, content: AnyContent, ahead: Run | None, asked: int = 0, longest: int = LONGEST_RUN
     ) -> list[int]:
