@@ -97,6 +97,10 @@ def _first(error: BaseException) -> BaseException:
 def _announce(ready_fd: int | None, message: dict[str, Any]) -> None:
     if ready_fd is None:
         return
+    if "ready" in message:
+        # Not before the mount is made: an automounter lets only its own process group in while it waits for one.
+        with contextlib.suppress(OSError):  # it is a session of its own already
+            os.setsid()
     with contextlib.suppress(OSError):
         os.write(ready_fd, json.dumps(message).encode() + b"\n")
         os.close(ready_fd)

@@ -38,6 +38,8 @@ def prepare(mountpoint: Path) -> None:
         mount = mount_at(mountpoint)
         if mount is None:
             break
+        if mount.is_trigger:  # the folder is there; to look into it would wait for ourselves
+            return
         if not is_dead(mountpoint):
             raise MountFailed(
                 f"{mount.source} is mounted on {mountpoint} already; "

@@ -27,7 +27,7 @@ from refgenfs.core.refgenie import v3_url
 from refgenfs.core.units import format_size, human_bytes, human_duration
 from refgenfs.mount_table import mount_at
 from refgenfs.mountpoint import permits_allow_other
-from refgenfs.paths import socket_path
+from refgenfs.paths import socket_of
 
 if TYPE_CHECKING:
     from refgenfs.config import Source
@@ -289,7 +289,7 @@ def _unreachable(source: Source, why: str) -> Check:
 
 def _client(machine: Machine) -> ControlClient:
     point = machine.config.mount.point
-    path = socket_path(point, machine.environ, machine.uid)
+    path = socket_of(point, machine.environ, machine.uid)
     return ControlClient(path, mountpoint=point, connect_timeout=2.0, reply_timeout=5.0)
 
 
