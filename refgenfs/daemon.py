@@ -158,7 +158,7 @@ class _Running:
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         self._budget = budget
-        flights = RangeFlights(Fetchers({ByteRange: http}), board, budget, nursery)
+        flights = RangeFlights(Fetchers({ByteRange: http}), board, budget, nursery, http.manners)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
         self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
@@ -196,7 +196,16 @@ class _Running:
 
     def _make_reader(self, board: FlightBoard, flights: RangeFlights, archives: Archives) -> Reader:
         patience = self._config.limits.read_deadline
-        return Reader(self._store, board, flights, archives, self._on_stale, patience=patience, nursery=self._nursery)
+        return Reader(
+            self._store,
+            board,
+            flights,
+            archives,
+            self._on_stale,
+            patience=patience,
+            nursery=self._nursery,
+            on_damage=self._on_damage,
+        )
 
     def _make_siblings(self) -> Siblings:
         prefetch = self._config.prefetch

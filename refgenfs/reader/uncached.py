@@ -29,6 +29,18 @@ class UncachedContent:
         """Raise CacheError: nothing is resident."""
         raise CacheError(f"content {self.id} is not in the cache")
 
+    def agrees(self, index: int, crc: int) -> bool:
+        """Return True: nothing is resident that could differ."""
+        return True
+
+    def recheck(self, index: int) -> bool:
+        """Return True: nothing is resident that could be damaged."""
+        return True
+
+    def drop(self, run: Run) -> int:
+        """Return 0: nothing is resident."""
+        return 0
+
     def touch(self, run: Run) -> None:
         """Do nothing: nothing is resident."""
 
