@@ -277,6 +277,8 @@ def _is_list(body: bytes) -> bool:
 
 def _opener(source: Source) -> OpenerDirector:
     proxies = {"http": source.proxy, "https": source.proxy} if source.proxy else None
+    if source.proxy == "none":
+        proxies = {}
     return build_opener(ProxyHandler(proxies), HTTPRedirectHandler())
 
 

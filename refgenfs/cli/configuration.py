@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from refgenfs.cli.options import AsJson, ConfigFile
 from refgenfs.cli.output import Column, Table, note, write, write_json, write_table
 from refgenfs.core.errors import ConfigError
+from refgenfs.paths import home_dir
 
 if TYPE_CHECKING:
     from refgenfs.config import Config, LoadedConfig
 
+SECRET_FILES = ("token_file", "password_file", "netrc_file")
 PLACES = "none of $REFGENFS_CONFIG, ~/.config/refgenfs/config.toml and /etc/refgenfs/config.toml is there"
 
 
@@ -65,11 +67,16 @@ def _values(loaded: LoadedConfig) -> list[tuple[str, object, str]]:
 
 def file_problems(config: Config) -> list[str]:
     """Return what is wrong with files that a configuration names, one line each."""
-    return [
-        f"source.{source.name}.token_file: {problem}"
-        for source in config.source
-        if source.token_file and (problem := token_problem(source.token_file))
-    ]
+    problems = []
+    for source in config.source:
+        secrets = [(name, getattr(source, name)) for name in SECRET_FILES]
+        found = [(name, token_problem(path)) for name, path in secrets if path]
+        if source.netrc and source.netrc_file is None:
+            found.append(("netrc", token_problem(Path(home_dir(os.environ, os.geteuid()), ".netrc"))))
+        if source.ca_file and not os.access(source.ca_file, os.R_OK):
+            found.append(("ca_file", f"{source.ca_file} can't be read by this user"))
+        problems += [f"source.{source.name}.{name}: {problem}" for name, problem in found if problem]
+    return problems
 
 
 def token_problem(path: Path) -> str:

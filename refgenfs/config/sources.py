@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from refgenfs.config.values import PUBLIC_SERVER, Duration, Name, PlainPath, Table, Url, Wait
+from refgenfs.config.values import PUBLIC_SERVER, Duration, Name, PlainPath, Proxy, Table, Url, Wait
 from refgenfs.core.errors import KeyFormatError
 from refgenfs.core.keys import AssetKey
 
@@ -21,8 +21,23 @@ class SourceTable(Table):
     url: Url = Field(repr=False)
     mirrors: Annotated[tuple[Url, ...], Field(repr=False)] = ()
     timeout: Wait = 20.0
-    proxy: Annotated[Url | None, Field(repr=False)] = None
+    proxy: Annotated[Proxy | None, Field(repr=False)] = None
     token_file: PlainPath | None = None
+    user: str = ""
+    password_file: PlainPath | None = None
+    netrc: bool = False
+    netrc_file: PlainPath | None = None
+    ca_file: PlainPath | None = None
+
+    @model_validator(mode="after")
+    def _check_credentials(self) -> Self:
+        if bool(self.user) != (self.password_file is not None):
+            raise ValueError("user and password_file belong together; write both, or neither")
+        if ":" in self.user:
+            raise ValueError("user has a ':' in it, which no name for Basic authentication can have")
+        if self.user and self.token_file is not None:
+            raise ValueError("token_file and user are two ways to say who asks; write one of them")
+        return self
 
 
 class RefgenieSource(SourceTable):

@@ -131,7 +131,7 @@ class RangeTransfer:
 def _other_size(
     failure: AttemptFailed, answer: aiohttp.ClientResponse, request: RangeRequest, at: int
 ) -> AttemptFailed:
-    """Return what is wrong with a body that ended badly: with neither length nor validator it is another version's."""
+    """Return what is wrong with a body that ended badly; with neither length nor validator, it is another version."""
     if failure.__cause__ is not None or request.validator or content_length(answer.headers) != UNKNOWN:
         return failure
     longer = failure.kind is IntegrityError

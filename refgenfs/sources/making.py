@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from refgenfs import config
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import Account
+from refgenfs.paths import home_dir
 from refgenfs.sources import Source
 from refgenfs.sources.http import HttpSource
 from refgenfs.sources.refgenie import RefgenieSource
@@ -43,4 +46,17 @@ def _make(http: Http, table: config.Source) -> Source:
 
 def account_of(table: config.Source) -> Account:
     """Return how requests for a source go."""
-    return Account(table.url, table.timeout, table.proxy, table.token_file)
+    netrc_file = table.netrc_file
+    if netrc_file is None and table.netrc:
+        netrc_file = Path(home_dir(os.environ, os.geteuid()), ".netrc")
+    return Account(
+        table.url,
+        table.timeout,
+        table.proxy,
+        table.token_file,
+        mirrors=table.mirrors,
+        user=table.user,
+        password_file=table.password_file,
+        netrc_file=netrc_file,
+        ca_file=table.ca_file,
+    )
