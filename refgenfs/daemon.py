@@ -46,6 +46,7 @@ from refgenfs.reader.leftovers import kept_memory
 from refgenfs.reader.ranges import Fetchers, RangeFlights
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
+from refgenfs.reader.spooling import Spooler
 from refgenfs.sources.making import account_of, make_sources
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
 
@@ -152,12 +153,17 @@ class _Running:
         self._announce = announce
         self._stopping = trio.Event()
         self._started = time.time()
-        self._catalog = Catalog(make_sources(http, config.source), store.ledger, refresh=config.catalog.refresh)
         board = FlightBoard()
         limits = config.limits
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         self._budget = budget
+        self._catalog = Catalog(
+            make_sources(http, config.source),
+            store.ledger,
+            refresh=config.catalog.refresh,
+            spooler=Spooler(store, http, budget),
+        )
         flights = RangeFlights(Fetchers({ByteRange: http}), board, budget, nursery, http.manners)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)

@@ -9,9 +9,10 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from refgenfs.core.catalog import AssetVersion, ListedFile, SourceCatalog
 from refgenfs.core.catalog_json import JSONValue
-from refgenfs.core.content import ArchiveRef, ByteRange, Extent, FileFacts, InlineData, content_id
+from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, Extent, FileFacts, InlineData, content_id
 from refgenfs.core.errors import OriginMissing, redact_url
 from refgenfs.core.keys import AssetKey
+from refgenfs.sources import Spooler
 from refgenfs.sources.listed import listed_catalog
 from refgenfs.sources.refgenie import Asker
 
@@ -69,7 +70,8 @@ class HttpSource:
     ) -> FileFacts | None:
         """Return exact size, mtime and validator by HEAD; None where the server has no such file.
 
-        Where it tells no time, the mtime is now.
+        Where it tells no time, the mtime is now. With `patience`, only the server itself is asked, and no mirror.
+        Raises SizeUnknown where it tells no size.
         """
         file = next((one for one in version.files or () if one.name == name), None)
         if file is None:
@@ -77,7 +79,7 @@ class HttpSource:
         urls = self._urls(file)
         try:
             found = await self._http.head(
-                urls,
+                urls if patience is None else urls[:1],  # a mirror has no word in what is known
                 account=self.name,
                 deadline=self._deadline if patience is None else patience,
                 retry_for=None if patience is None else 0,
@@ -85,12 +87,37 @@ class HttpSource:
         except OriginMissing as exc:
             log.debug("source %s: %s is not there: %s", self.name, name, exc)
             return None
-        mark = found.validator or str(found.mtime) if salt is None else salt
-        cid = content_id(self.name, version.asset_digest, name, mark)
-        mtime = found.mtime or self._wall()
-        if found.size == 0:
-            return FileFacts(cid, 0, mtime, InlineData(b""), self.name, "inline")
-        return FileFacts(cid, found.size, mtime, ByteRange(urls, found.validator), self.name, "range")
+        cid = self._identify(version, name, salt, found.mtime)(found.validator)
+        extent = ByteRange(urls, found.validator, whole=not found.ranges)
+        return self._facts(cid, found.size, found.mtime, extent)
+
+    async def settle(
+        self, version: AssetVersion, name: str, salt: str | None, mtime: float, spooler: Spooler
+    ) -> FileFacts | None:
+        """Do as `facts`, for a file whose host keeps its size to itself: all of it goes by."""
+        file = next((one for one in version.files or () if one.name == name), None)
+        if file is None:
+            return None
+        urls = self._urls(file)
+        log.info("source %s: %s comes whole, for its host does not tell its size", self.name, name)
+        found = await spooler.settle(
+            ByteRange(urls, "", whole=True), self.name, self._identify(version, name, salt, mtime)
+        )
+        return self._facts(found.content, found.size, mtime, ByteRange(urls, found.validator, whole=True))
+
+    def _identify(
+        self, version: AssetVersion, name: str, salt: str | None, mtime: float
+    ) -> Callable[[str], ContentId]:
+        def identify(validator: str) -> ContentId:
+            mark = validator or str(mtime) if salt is None else salt
+            return content_id(self.name, version.asset_digest, name, mark)
+
+        return identify
+
+    def _facts(self, cid: ContentId, size: int, mtime: float, extent: ByteRange) -> FileFacts:
+        if size == 0:
+            return FileFacts(cid, 0, mtime or self._wall(), InlineData(b""), self.name, "inline")
+        return FileFacts(cid, size, mtime or self._wall(), extent, self.name, "range")
 
     def name_of(self, version: AssetVersion, extent: Extent) -> str | None:
         """Return the name of the file of this version whose bytes are there."""
