@@ -11,7 +11,7 @@ from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import Account
 from refgenfs.paths import home_dir
 from refgenfs.sources import Source
-from refgenfs.sources.http import HttpSource
+from refgenfs.sources.http import HttpSource, Wanted
 from refgenfs.sources.refgenie import RefgenieSource
 
 
@@ -38,7 +38,9 @@ def _make(http: Http, table: config.Source) -> Source:
                 name=table.name,
                 url=table.url,
                 mirrors=table.mirrors,
-                assets=[(asset.key, asset.files) for asset in table.asset],
+                assets=[Wanted(one.key, one.files, one.folder, one.manifest, one.only) for one in table.asset],
+                layout=table.layout,
+                manifest=table.manifest,
                 hold=table.revalidate,
                 timeout=table.timeout,
             )
