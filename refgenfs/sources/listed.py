@@ -6,9 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from refgenfs.core.catalog import Asset, AssetVersion, Genome, ListedFile, SourceCatalog
-from refgenfs.core.keys import AssetKey
-
-DEFAULT_TAG = "default"
+from refgenfs.core.keys import DEFAULT_TAG, AssetKey
 
 
 def listed_catalog(
