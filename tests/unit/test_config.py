@@ -25,6 +25,7 @@ name = "web"
 type = "http"
 url = "http://h"
 """
+S3 = "[[source]]\nname = 'b'\ntype = 's3'\nbucket = 'genomes'\n"
 RULE = "[[prefetch.rule]]\nname = 'blast'\nopens = ['.nin']\nbrings = ['.nhr', '.nsq']\n"
 
 Write = Callable[[str], Path]
@@ -187,9 +188,31 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
         ("[[source]]\nname = 'x'\ntype = 'refgenie'",
          'source.x.url: missing; write url = "http://refgenomes.databio.org"'),
         ("[[source]]\nname = 'x'\nurl = 'http://h'",
-         'source.x.type: missing; write type = "refgenie"; this version has: refgenie, http'),
-        ("[[source]]\nname = 'x'\ntype = 's3'\nbucket = 'b'",
-         "source.x.type: no such type of source; this version has: refgenie, http"),
+         'source.x.type: missing; write type = "refgenie"; this version has: refgenie, http, s3, local'),
+        ("[[source]]\nname = 'x'\ntype = 'ftp'\nurl = 'ftp://b'",
+         "source.x.type: no such type of source; this version has: refgenie, http, s3, local"),
+        (S3, ('source.b: has no files; write layout = "igenomes" or layout = "ncbi" or layout = "plain", '
+             "a pattern, or a [[source.asset]]")),
+        (S3 + "layout = 'igenome'", ('source.b.layout: \'igenome\' is no layout; write "igenomes", "ncbi", "plain", '
+                                    'or a pattern like "{genome}/{asset}/{file}"')),
+        (S3 + "layout = ['{genome}/{file} -> {genome}']",
+         ("source.b.layout: '{genome}/{file} -> {genome}': '{genome}' is no key; "
+         "write genome/asset or genome/asset:tag after '->'")),
+        (S3 + "layout = 3", "source.b.layout: must be text in quotes, or a list of rules, each in quotes"),
+        (S3 + "layout = 'plain'\nurl = 'http://h'",
+         ("source.b.url: unknown key; known are: name, type, layout, revalidate, asset, bucket, prefix, region, "
+         "endpoint, path_style, anonymous, profile, request_payer, timeout, proxy")),
+        (S3 + "layout = 'plain'\nregion = 'Frankfurt'",
+         "source.b.region: 'Frankfurt' is no region; write one like \"eu-west-1\""),
+        (S3 + "layout = 'plain'\nanonymous = true\nprofile = 'lab'",
+         "source.b: anonymous requests have no profile and no request_payer; leave anonymous out, or these"),
+        (S3 + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['../x']",
+         ("source.b.asset[1].files[1]: '../x' names no file: write its path below the source's own, "
+         "without '..' or '//'")),
+        (S3.replace("'genomes'", "'s3://genomes'") + "layout = 'plain'",
+         "source.b.bucket: 's3://genomes' is no name of a bucket; write it without s3:// and without a prefix"),
+        ("[[source]]\nname = 'l'\ntype = 'local'\nlayout = 'plain'",
+         'source.l.path: missing; write path = "/data/genomes"'),
         ("[[source]]\ntype = 'refgenie'\nurl = 'http://h'", 'source[1].name: missing; write name = "lab"'),
         (SOURCE + "mirors = []", "source.lab.mirors: unknown key; did you mean 'mirrors'?"),
         (SOURCE + "mirrors = ['http://h', 'ftp://x']",
