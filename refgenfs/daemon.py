@@ -29,11 +29,12 @@ from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
-from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts
+from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, LocalFile
 from refgenfs.core.errors import RefgenfsError
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.bridge import open_bridge
 from refgenfs.fetch.http import Http
+from refgenfs.fetch.local import LocalFiles
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
@@ -121,7 +122,7 @@ async def _main(config: Config, announce: Ready) -> None:
         _http(bridge, config) as http,
         trio.open_nursery() as nursery,
     ):
-        await _Running(config, store, http, nursery, announce).serve()
+        await _Running(config, store, http, LocalFiles(bridge), nursery, announce).serve()
 
 
 @asynccontextmanager
@@ -144,7 +145,15 @@ async def _http(bridge: Any, config: Config) -> AsyncIterator[Http]:
 class _Running:
     """One run of the daemon: its parts, and how they call each other."""
 
-    def __init__(self, config: Config, store: Store, http: Http, nursery: trio.Nursery, announce: Ready) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        http: Http,
+        files: LocalFiles,
+        nursery: trio.Nursery,
+        announce: Ready,
+    ) -> None:
         self._config = config
         self._mountpoint = os.fspath(config.mount.point)
         self._store = store
@@ -164,7 +173,8 @@ class _Running:
             refresh=config.catalog.refresh,
             spooler=Spooler(store, http, budget),
         )
-        flights = RangeFlights(Fetchers({ByteRange: http}), board, budget, nursery, http.manners)
+        fetchers = Fetchers({ByteRange: http, LocalFile: files})
+        flights = RangeFlights(fetchers, board, budget, nursery, http.manners)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
         self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)

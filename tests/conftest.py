@@ -21,6 +21,7 @@ pytest_plugins = (
     "tests.support.refgenieserver",
     "tests.support.nginx",
     "tests.support.ecoli",
+    "tests.support.s3",
     "tests.support.tinyproxy",
 )
 

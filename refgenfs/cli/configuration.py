@@ -67,8 +67,12 @@ def _values(loaded: LoadedConfig) -> list[tuple[str, object, str]]:
 
 def file_problems(config: Config) -> list[str]:
     """Return what is wrong with files that a configuration names, one line each."""
+    from refgenfs.config import WebSource
+
     problems = []
     for source in config.source:
+        if not isinstance(source, WebSource):
+            continue
         secrets = [(name, getattr(source, name)) for name in SECRET_FILES]
         found = [(name, token_problem(path)) for name, path in secrets if path]
         if source.netrc and source.netrc_file is None:

@@ -11,16 +11,22 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, mo
 from refgenfs.config.values import PUBLIC_SERVER, Duration, Name, PlainPath, Proxy, Table, Url, Wait
 from refgenfs.core.errors import KeyFormatError, redact_url
 from refgenfs.core.keys import AssetKey
-from refgenfs.core.patterns import Layout
+from refgenfs.core.patterns import LAYOUTS, Layout, is_file_name
+from refgenfs.core.s3 import Bucket, is_bucket, is_region
 
 LAYOUT = "{genome}/{asset}/{file}"
 
 
 class SourceTable(Table):
-    """What every source has: its name, and how it is reached."""
+    """What every source has: its name, and what it is."""
 
     name: Name
     type: str
+
+
+class WebSource(SourceTable):
+    """What every source has that is reached by a URL of its own."""
+
     url: Url = Field(repr=False)
     mirrors: Annotated[tuple[Url, ...], Field(repr=False)] = ()
     timeout: Wait = 20.0
@@ -43,7 +49,7 @@ class SourceTable(Table):
         return self
 
 
-class RefgenieSource(SourceTable):
+class RefgenieSource(WebSource):
     """A refgenieserver."""
 
     type: Literal["refgenie"]
@@ -85,18 +91,20 @@ def _check_folder(path: str) -> str:
     return found
 
 
-def _check_layout(rules: tuple[str, ...]) -> tuple[str, ...]:
-    if rules:
-        Layout.parse(rules[0] if len(rules) == 1 else rules)
-    return rules
+def _check_layout(layout: object) -> str | tuple[str, ...] | None:
+    if isinstance(layout, list | tuple) and all(isinstance(rule, str) for rule in layout):
+        layout = tuple(layout)
+    elif layout is not None and not isinstance(layout, str):
+        raise ValueError("must be text in quotes, or a list of rules, each in quotes")
+    if layout is not None:
+        Layout.parse(layout)
+    return layout
 
 
-def _listed(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+LayoutText = Annotated[str | tuple[str, ...] | None, BeforeValidator(_check_layout)]
 
 
 Folder = Annotated[str, AfterValidator(_check_folder)]
-LayoutRules = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_check_layout)]
 File = Annotated[str, AfterValidator(_check_file), PlainSerializer(_show_file, when_used="json")]
 
 
@@ -104,7 +112,7 @@ class HttpAsset(Table):
     """An asset of plain files: named one by one, or found in a folder's page or a list."""
 
     key: Annotated[str, AfterValidator(_check_key)]
-    files: tuple[Annotated[File, Field(repr=False)], ...] = ()
+    files: Annotated[tuple[File, ...], Field(repr=False)] = ()
     folder: Folder | None = None
     manifest: Folder | None = None
     only: tuple[str, ...] = ()
@@ -123,24 +131,119 @@ class HttpAsset(Table):
         return self
 
 
-class HttpSource(SourceTable):
+class HttpSource(WebSource):
     """Plain files on a web server."""
 
     type: Literal["http"]
     revalidate: Duration = 60.0
-    layout: LayoutRules = ()
+    layout: LayoutText = None
     manifest: Folder | None = None
     asset: tuple[HttpAsset, ...] = ()
 
     @model_validator(mode="after")
     def _check_ways(self) -> Self:
-        if self.manifest is not None and not self.layout:
+        if self.manifest is not None and self.layout is None:
             raise ValueError(f'manifest needs a layout, which says what its files are: layout = "{LAYOUT}"')
-        if not self.layout and not self.asset:
+        if self.layout is None and not self.asset:
             raise ValueError(f'it has nothing; write [[source.asset]] tables, or layout = "{LAYOUT}"')
         return self
 
 
-Source = Annotated[RefgenieSource | HttpSource, Field(discriminator="type")]
-SOURCE_MODELS: Mapping[str, type[SourceTable]] = {"refgenie": RefgenieSource, "http": HttpSource}
+def _check_path(path: str) -> str:
+    """Return a path of a file below a folder or a bucket's prefix; raise ValueError for what can't be one."""
+    if not is_file_name(path):
+        raise ValueError(f"{path!r} names no file: write its path below the source's own, without '..' or '//'")
+    return path
+
+
+class FileAsset(Table):
+    """An asset of files below a folder, or a bucket's prefix."""
+
+    key: Annotated[str, AfterValidator(_check_key)]
+    files: tuple[Annotated[str, AfterValidator(_check_path)], ...]
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [file.rpartition("/")[2] for file in self.files]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two files have the name {name!r}")
+        return self
+
+
+class LaidOutSource(SourceTable):
+    """What sources have whose files are arranged by a layout, or named one by one."""
+
+    layout: LayoutText = None
+    revalidate: Duration = 60.0
+    asset: tuple[FileAsset, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_contents(self) -> Self:
+        if self.layout is None and not self.asset:
+            known = " or ".join(f'layout = "{name}"' for name in LAYOUTS)
+            raise ValueError(f"has no files; write {known}, a pattern, or a [[source.asset]]")
+        return self
+
+
+def _check_bucket(name: str) -> str:
+    if not is_bucket(name):
+        raise ValueError(f"{name!r} is no name of a bucket; write it without s3:// and without a prefix")
+    return name
+
+
+def _check_prefix(prefix: str) -> str:
+    if "\0" in prefix or prefix.startswith("s3://"):
+        raise ValueError(f'{prefix!r} is no prefix; write what keys begin with, like "igenomes/"')
+    return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
+
+
+def _check_region(region: str) -> str:
+    if not is_region(region):
+        raise ValueError(f'{region!r} is no region; write one like "eu-west-1"')
+    return region
+
+
+class S3Source(LaidOutSource):
+    """A bucket of Amazon S3, or of a server that speaks its protocol."""
+
+    type: Literal["s3"]
+    bucket: Annotated[str, AfterValidator(_check_bucket)]
+    prefix: Annotated[str, AfterValidator(_check_prefix)] = ""
+    region: Annotated[str, AfterValidator(_check_region)] | None = None
+    endpoint: Annotated[Url | None, Field(repr=False)] = None
+    path_style: bool | None = None
+    anonymous: bool = False
+    profile: str | None = None
+    request_payer: bool = False
+    timeout: Wait = 20.0
+    proxy: Annotated[Url | None, Field(repr=False)] = None
+
+    @model_validator(mode="after")
+    def _check_whose(self) -> Self:
+        if self.anonymous and (self.profile is not None or self.request_payer):
+            raise ValueError("anonymous requests have no profile and no request_payer; leave anonymous out, or these")
+        return self
+
+    def place(self) -> Bucket:
+        """Return it as `core.s3` has it."""
+        return Bucket(self.bucket, self.prefix, self.region or "", self.endpoint or "", self.path_style)
+
+
+class LocalSource(LaidOutSource):
+    """A folder of this machine: of its own disk, or of a network's."""
+
+    type: Literal["local"]
+    path: PlainPath
+    cached: bool = False
+    revalidate: Duration = 1.0
+
+
+Source = Annotated[RefgenieSource | HttpSource | S3Source | LocalSource, Field(discriminator="type")]
+SOURCE_MODELS: Mapping[str, type[SourceTable]] = {
+    "refgenie": RefgenieSource,
+    "http": HttpSource,
+    "s3": S3Source,
+    "local": LocalSource,
+}
 PUBLIC = RefgenieSource(name="refgenomes", type="refgenie", url=PUBLIC_SERVER)

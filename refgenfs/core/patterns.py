@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from refgenfs.core.catalog import ListedFile
+from refgenfs.core.errors import IntegrityError
 from refgenfs.core.keys import DEFAULT_TAG, AssetKey, is_name
 from refgenfs.core.layout import is_junk
 
@@ -39,6 +40,7 @@ _ACCESSIONS = {
 }
 LONGEST_NAME = 255  # bytes, of a folder's or file's name in Linux
 EXAMPLES = 3  # of what did not fit
+MOST_FILES = 500_000  # of one source; each takes about 600 bytes
 
 # Kinds of files of an assembly at NCBI (genomes/all/README.txt there), the longer endings before what they end in:
 # `…_cds_from_genomic.fna.gz` must not be taken for the genome of an assembly `…_cds_from`.
@@ -279,10 +281,14 @@ class Arranged:
 
 
 class Arrangement:
-    """Files on their way into a layout: added one by one, in any order. `count` is how many have found a place."""
+    """Files on their way into a layout: added one by one, in any order. `count` is how many have found a place.
 
-    def __init__(self, layout: Layout) -> None:
+    `where` says where they are, for people.
+    """
+
+    def __init__(self, layout: Layout, where: str = "") -> None:
         self.count = 0
+        self._where = where
         self._layout = layout
         self._left_out = 0
         self._examples: list[str] = []
@@ -291,7 +297,8 @@ class Arrangement:
     def add(self, path: str, place: str, size: int | None = None, validator: str = "", mtime: float = 0.0) -> bool:
         """Add the file at `path`, of which a `ListedFile` has the rest; say whether it belongs anywhere.
 
-        Of two files for one place, that of the earlier rule stays; by one rule, the one that came first.
+        Of two files for one place, that of the earlier rule stays; by one rule, the one that came first. Raises
+        IntegrityError for more than `MOST_FILES`: what is kept of a file is kept in memory.
         """
         where = self._layout.place(path)
         if where is None:
@@ -306,6 +313,9 @@ class Arrangement:
             if known[0] <= where.rule:
                 return False
         self.count += known is None
+        if self.count > MOST_FILES:
+            what = f"more than {MOST_FILES:,} files have a place in the layout"
+            raise IntegrityError(f"{self._where}: {what}; name a part of it only (a prefix, a path, fewer rules)")
         files[where.name] = (where.rule, ListedFile(where.name, place, size, validator, mtime))
         return True
 

@@ -17,7 +17,7 @@ from refgenfs.core.retry import Remedy
 from refgenfs.fetch.answers import AttemptFailed, OriginUnusable, connection_failure
 from refgenfs.fetch.credentials import Credentials
 from refgenfs.fetch.proxies import Proxies
-from refgenfs.fetch.settings import MAX_REDIRECTS, HttpSettings
+from refgenfs.fetch.settings import MAX_REDIRECTS, Access, HttpSettings
 from refgenfs.fetch.urls import Origin, follow, origin_of, parse_url
 
 # What an answer may pile up in memory before the socket is left alone; twice this is aiohttp's high-water
@@ -62,13 +62,17 @@ class Session:
         connections while the body is read inside the block become AttemptFailed too.
         """
         target = parse_url(url)
+        access = self._settings.account(account).access
         for _ in range(MAX_REDIRECTS + 1):
+            target = target if access is None else access.place(target)
             slot = await self._take_turn(target, waited)
             try:
                 self._requested(account)
                 async with self._send(method, target, headers, account) as answer:
                     location = answer.headers.get("Location")
                     if answer.status not in _REDIRECTS or location is None:
+                        if access is not None and await _judged(answer, access, target):
+                            continue
                         yield answer
                         return
                     target = follow(target, location)
@@ -99,12 +103,14 @@ class Session:
         self, method: str, target: URL, headers: Mapping[str, str], account: str
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         facts = self._settings.account(account)
-        credentials = self._credentials.headers(target, facts)
+        wanted: Mapping[str, str] = {**headers, **self._credentials.headers(target, facts)}
+        if facts.access is not None:
+            wanted = await facts.access.sign(method, target, wanted)
         connect = min(self._settings.connect_timeout, facts.timeout)
         answer = await self._session().request(
             method,
             target.with_user(None),
-            headers={**headers, **credentials},
+            headers=wanted,
             allow_redirects=False,
             proxy=self._proxies.choose(target, facts.proxy),
             ssl=self._credentials.context(facts),
@@ -127,3 +133,13 @@ class Session:
                 read_bufsize=READ_BUFFER,
             )
         return self._client
+
+
+async def _judged(answer: aiohttp.ClientResponse, access: Access, target: URL) -> bool:
+    """Show the account's access a failure; say whether the request is to be made again. Raises AttemptFailed."""
+    if answer.status < 300 or answer.status in (412, 416):
+        return False
+    body = bytearray()
+    while len(body) < _SKIM and (chunk := await answer.content.read(_SKIM - len(body))):
+        body += chunk
+    return access.judge(target, answer.status, answer.headers, bytes(body))

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -20,13 +21,15 @@ from refgenfs.core.content import (
     BLOCK,
     ArchiveMember,
     ContentId,
+    Extent,
     FileFacts,
     InlineData,
+    LocalFile,
     Ranged,
     Run,
     block_length,
 )
-from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, StaleContent
+from refgenfs.core.errors import CacheError, DeadlineExceeded, IntegrityError, OriginUnavailable, StaleContent
 from refgenfs.core.readahead import Window, largest_window
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.assembling import assemble
@@ -35,6 +38,7 @@ from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import Versions
 from refgenfs.reader.rangeruns import RangeRuns, ReadCounts, missing_blocks
 from refgenfs.reader.ranges import RangeFlights
+from refgenfs.reader.straight import StraightContent
 from refgenfs.reader.stream import Archive
 from refgenfs.reader.uncached import AnyContent, UncachedContent
 from refgenfs.reader.wholes import LINGER, Wholes
@@ -109,6 +113,8 @@ class Reader:
         if isinstance(facts.extent, InlineData):
             return OpenFile(facts, None, None, Window(facts.size))
         content: AnyContent
+        if isinstance(facts.extent, LocalFile) and not facts.extent.cached:
+            return OpenFile(facts, await self._open_straight(facts, facts.extent), None, Window(facts.size, 0))
         try:
             content = await self._store.content(facts.content, facts.size)
         except CacheError as exc:
@@ -120,12 +126,23 @@ class Reader:
         # A look at a member's head costs the spans that have it, which have more than a first window as it is.
         return OpenFile(facts, content, archive, Window(facts.size, limit, eager=False), opened=archive.generation)
 
+    async def _open_straight(self, facts: FileFacts, extent: LocalFile) -> StraightContent:
+        make = partial(StraightContent, facts.content, facts.size, extent)
+        try:
+            with trio.fail_after(self._patience):
+                return await trio.to_thread.run_sync(make, abandon_on_cancel=True)
+        except trio.TooSlowError as exc:
+            raise DeadlineExceeded(f"{extent.path}: can't be opened within {self._patience:g} s") from exc
+        except StaleContent:
+            self._on_stale(facts)
+            raise
+
     async def vouch(self, facts: FileFacts, key: str, name: str) -> None:
         """Label a content that comes by byte ranges, before it is opened.
 
         Raises StaleContent if the bytes that are kept of it are of another version of the object.
         """
-        if isinstance(facts.extent, Ranged):
+        if isinstance(facts.extent, Ranged) and not _is_straight(facts.extent):
             try:
                 await self._versions.vouch(facts.content, facts.extent.validator, key, name)
             except StaleContent:
@@ -272,7 +289,9 @@ class Reader:
         extent = facts.extent
         if isinstance(extent, ArchiveMember):
             return self._archives.can_bring(extent.archive)
-        return isinstance(extent, Ranged) and self._ranges.gives_parts(extent, facts.source)
+        if not isinstance(extent, Ranged) or _is_straight(extent):
+            return False
+        return self._ranges.gives_parts(extent, facts.source)
 
     async def turn(self, limit: int) -> None:
         """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""
@@ -310,8 +329,13 @@ class Reader:
 
         Raises the origin's errors, and CacheError when the cache has no room for it.
         """
-        if isinstance(facts.extent, Ranged):
+        if isinstance(facts.extent, Ranged) and not _is_straight(facts.extent):
             await self._ranges.fill(content, facts.extent, facts.source)
+
+
+def _is_straight(extent: Extent) -> bool:
+    """Say whether a content is read where it is, and never stored."""
+    return isinstance(extent, LocalFile) and not extent.cached
 
 
 def _inline(facts: FileFacts) -> bytes:

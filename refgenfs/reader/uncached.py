@@ -8,6 +8,7 @@ from refgenfs.cache.content import Content
 from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import ContentId, Run
 from refgenfs.core.errors import CacheError
+from refgenfs.reader.straight import StraightContent
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +29,6 @@ class UncachedContent:
     def read(self, offset: int, length: int) -> bytes:
         """Raise CacheError: nothing is resident."""
         raise CacheError(f"content {self.id} is not in the cache")
-
-    def agrees(self, index: int, crc: int) -> bool:
-        """Return True: nothing is resident that could differ."""
-        return True
-
-    def recheck(self, index: int) -> bool:
-        """Return True: nothing is resident that could be damaged."""
-        return True
-
-    def drop(self, run: Run) -> int:
-        """Return 0: nothing is resident."""
-        return 0
 
     def touch(self, run: Run) -> None:
         """Do nothing: nothing is resident."""
@@ -63,4 +52,4 @@ class UncachedContent:
         return False
 
 
-AnyContent = Content | UncachedContent
+AnyContent = Content | UncachedContent | StraightContent

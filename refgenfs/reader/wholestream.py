@@ -12,7 +12,7 @@ from functools import partial
 
 import trio
 
-from refgenfs.cache.content import checksum
+from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import BLOCK, Ranged, Run, block_count
 from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError, StaleContent, without_frames
@@ -263,7 +263,7 @@ class WholeStream:
         room = piece.room_for(index)
         if room is not None and content.commit(index, crc, room):
             return True
-        if content.missing(Run(index, index + 1)) < 0:
+        if isinstance(content, Content) and content.missing(Run(index, index + 1)) < 0:
             if content.agrees(index, crc):
                 return True
             if content.recheck(index):  # else it was the disk that had something else
@@ -274,7 +274,8 @@ class WholeStream:
     def _refuse(self, index: int) -> None:
         """The same version has other bytes than before: what is kept may be of two versions."""
         log.warning("%s: block %d came before, and was another; dropping all of it", self.content.id, index)
-        self.content.drop(Run(0, block_count(self.content.size)))
+        if isinstance(self.content, Content):
+            self.content.drop(Run(0, block_count(self.content.size)))
         self._on_other()
         self._fail(StaleContent(f"{self.content.id}: the origin has other bytes now, under the same version"))
 

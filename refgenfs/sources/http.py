@@ -79,7 +79,7 @@ class HttpSource:
         url: str,
         mirrors: Sequence[str] = (),
         assets: Sequence[Wanted] = (),
-        layout: Sequence[str] = (),
+        layout: Layout | None = None,
         manifest: str | None = None,
         hold: float = 60.0,
         timeout: float = 20.0,
@@ -93,7 +93,7 @@ class HttpSource:
         self._deadline = 2 * timeout
         self._bases = tuple(base if base.endswith("/") else f"{base}/" for base in (url, *mirrors))
         self._assets = assets
-        self._layout = Layout.parse(layout[0] if len(layout) == 1 else layout) if layout else None
+        self._layout = layout
         self._manifest = manifest
         self._site = Site(http, name, self._bases, self._deadline)
 

@@ -1,0 +1,164 @@
+"""Files of this machine: found below a folder, and opened so that nothing outside of it can be meant.
+
+The functions here block, and are called in threads: the folder may be a network's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterator
+
+from refgenfs.core.content import LocalFile
+from refgenfs.core.errors import (
+    DeadlineExceeded,
+    OriginDenied,
+    OriginMissing,
+    OriginUnavailable,
+    RefgenfsError,
+    StaleContent,
+)
+from refgenfs.fetch.bridge import Bridge
+from refgenfs.fetch.pieces import PIECE, RangeSink
+
+DEADLINE = 30.0  # seconds that one piece, or one stat, may take
+DEEPEST = 40  # folders in one another; links may make them go on for ever
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO must not hold up who opens it
+
+
+def validator_of(found: os.stat_result) -> str:
+    """Return what tells a version of a file from others: device, inode, size, and when it was last changed."""
+    return f"{found.st_dev:x}-{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
+
+
+def refusal(path: str, exc: OSError) -> RefgenfsError:
+    """Return the error to raise for what the system says of a path."""
+    kind: type[RefgenfsError] = OriginUnavailable
+    if isinstance(exc, FileNotFoundError | NotADirectoryError):
+        kind = OriginMissing
+    elif isinstance(exc, PermissionError):
+        kind = OriginDenied
+    return kind(f"{path}: can't be read: {exc.strerror or type(exc).__name__}")
+
+
+def open_below(root: str, path: str) -> int:
+    """Open a regular file below `root` for reading; return its descriptor.
+
+    Raises OriginDenied for what leads out of it or is no file, and what `refusal` gives.
+    """
+    full = os.path.join(root, path)
+    try:
+        fd = os.open(full, _OPEN)
+    except OSError as exc:
+        raise refusal(full, exc) from exc
+    try:
+        # Asked of the descriptor: between a look at the path and its opening, a link could have been put there.
+        inside = _is_below(os.path.realpath(root), os.readlink(f"/proc/self/fd/{fd}"))
+        if not inside or not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OriginDenied(f"{full}: {'is no file' if inside else f'leads out of {root}'}")
+    except OSError as exc:
+        os.close(fd)
+        raise refusal(full, exc) from exc
+    except RefgenfsError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_version(extent: LocalFile) -> int:
+    """Open the file of an extent; StaleContent when it is another version by now."""
+    fd = open_below(extent.root, extent.path)
+    try:
+        check_version(fd, extent)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check_version(fd: int, extent: LocalFile) -> None:
+    """Raise StaleContent unless an open file is, and was up to now, the version of an extent."""
+    if validator_of(os.fstat(fd)) != extent.validator:
+        raise StaleContent(f"{os.path.join(extent.root, extent.path)}: was replaced or changed")
+
+
+def stat_below(root: str, path: str) -> os.stat_result:
+    """Return what is known of a file below `root`; raises as `open_below` does."""
+    fd = open_below(root, path)
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the path below `root` and the stat of every regular file; links count that stay inside.
+
+    Folders that can't be read are passed over, but for the root: raises what `refusal` gives.
+    """
+    home = os.path.realpath(root)
+    try:
+        pending = [("", os.scandir(home), frozenset({home}))]
+    except OSError as exc:
+        raise OriginUnavailable(str(refusal(root, exc))) from exc
+    while pending:
+        prefix, entries, parents = pending.pop()
+        with entries:
+            for entry in entries:
+                path = f"{prefix}{entry.name}"
+                try:
+                    real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                    if not _is_below(home, real):
+                        continue
+                    if entry.is_file():
+                        yield path, entry.stat()
+                    elif entry.is_dir() and real not in parents and len(parents) < DEEPEST:
+                        pending.append((f"{path}/", os.scandir(real), parents | {real}))
+                except OSError:
+                    continue
+
+
+def _is_below(home: str, path: str) -> bool:
+    return path.startswith(home if home.endswith("/") else f"{home}/")
+
+
+class LocalFiles:
+    """Brings stretches of files of this machine, for contents that are kept in the cache."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+
+    async def fetch_range(
+        self, extent: LocalFile, start: int, stop: int, size: int, sink: RangeSink, *, account: str
+    ) -> None:
+        """Bring the bytes `start` up to `stop` of a file to the sink (see `fetch.http.Http`).
+
+        Raises StaleContent for another version, DeadlineExceeded for a file system that does not answer.
+        """
+        del account, size
+
+        async def transfer() -> None:
+            for at in range(start, stop, PIECE):
+                try:
+                    async with asyncio.timeout(DEADLINE):
+                        data = await asyncio.to_thread(_read, extent, at, min(PIECE, stop - at))
+                except TimeoutError as exc:
+                    raise DeadlineExceeded(f"{extent.path}: nothing was read in {DEADLINE:g} s") from exc
+                await sink.write(at, memoryview(data))
+
+        await self._bridge.run(transfer)
+
+
+def _read(extent: LocalFile, offset: int, length: int) -> bytes:
+    fd = open_version(extent)
+    try:
+        data = os.pread(fd, length, offset)
+        check_version(fd, extent)  # after it: what was read may be of two versions
+    except OSError as exc:
+        raise refusal(extent.path, exc) from exc
+    finally:
+        os.close(fd)
+    if len(data) != length:
+        raise OriginUnavailable(f"{extent.path}: {len(data)} of {length} bytes at {offset} were read")
+    return data
