@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -30,6 +30,7 @@ class ReadCounts:
     """What readers were given since the start, in bytes."""
 
     served: int = 0
+    by_source: dict[str, int] = field(default_factory=dict)  # the same, of each source
     reads: int = 0
     cold_reads: int = 0
     uncached: int = 0

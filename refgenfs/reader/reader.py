@@ -168,7 +168,7 @@ class Reader:
             return b""
         content, archive = file.content, file.archive
         if content is None:
-            return self._served(memoryview(_inline(file.facts))[offset : offset + length])
+            return self._served(file, memoryview(_inline(file.facts))[offset : offset + length])
         if archive is not None and file.generation != archive.generation and file.stale:
             raise StaleContent(f"{file.facts.content}: what was read of it was taken back; open the file again")
         file.ahead = file.window.advance(offset, length)
@@ -189,7 +189,7 @@ class Reader:
         if archive is not None and file.generation != archive.generation:
             file.generation = archive.generation
             archive.served.add(archive.generation)
-        return self._served(data)
+        return self._served(file, data)
 
     async def read_missing(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview:
         """Return what `read` would, after `read_resident` gave None. Raises as `read` does."""
@@ -197,11 +197,13 @@ class Reader:
             raise IntegrityError(f"{file.facts.content}: inline data is never missing")
         self.counts.cold_reads += 1
         length = min(size, file.facts.size - offset)
-        return self._served(await self._read_cold(file, file.content, offset, length, file.ahead))
+        return self._served(file, await self._read_cold(file, file.content, offset, length, file.ahead))
 
-    def _served(self, data: D) -> D:
-        self.counts.reads += 1
-        self.counts.served += len(data)
+    def _served(self, file: OpenFile, data: D) -> D:
+        counts, source = self.counts, file.facts.source
+        counts.reads += 1
+        counts.served += len(data)
+        counts.by_source[source] = counts.by_source.get(source, 0) + len(data)
         return data
 
     # -- cold ---------------------------------------------------------------------------------------------

@@ -233,9 +233,14 @@ class HttpSource:
         """Take nothing."""
 
     def _urls(self, file: ListedFile) -> tuple[str, ...]:
-        if urlsplit(file.place).scheme:
-            return (file.place,)
-        return tuple(urljoin(base, quote(file.place, safe="/%+=&,;:@!$'()*~?")) for base in self._bases)
+        return file_urls(file.place, self._bases)
+
+
+def file_urls(place: str, bases: Sequence[str]) -> tuple[str, ...]:
+    """Return where a file is: at a URL of its own, or at this path below each of these, which end with '/'."""
+    if urlsplit(place).scheme:
+        return (place,)
+    return tuple(urljoin(base, quote(place, safe="/%+=&,;:@!$'()*~?")) for base in bases)
 
 
 def _place(path: str) -> str:

@@ -49,7 +49,7 @@ class Site:
         A folder below it that is denied, or not there, is passed over. Raises the origin's errors, and IntegrityError
         for what is no such page, or too much.
         """
-        first = await self._page(folder)
+        first = await self.page(folder)
         if not first.links:
             raise IntegrityError(f"{self._url(folder)}: it is no page of a folder, for it has no links")
         files = _in(folder, first.files)
@@ -82,7 +82,7 @@ class Site:
         async def work() -> None:
             for path in pending:
                 try:
-                    found[path] = await self._page(path)
+                    found[path] = await self.page(path)
                 except (OriginMissing, OriginDenied) as exc:
                     log.info("%s: a folder is passed over: %s", self._account, exc)
                 except RefgenfsError as exc:
@@ -96,7 +96,8 @@ class Site:
             raise failed[0]
         return [(path, found[path]) for path in folders if path in found]
 
-    async def _page(self, folder: str) -> IndexPage:
+    async def page(self, folder: str) -> IndexPage:
+        """Return what the server's page of a folder links to. Raises the origin's errors."""
         text = await self._text(_quoted(folder))
         url = self._url(folder)
         if len(text) < 64 * 1024:
