@@ -289,6 +289,11 @@ class Catalog:
         except RefgenfsError as exc:
             log.warning("%s of %s was replaced, which can't be noted: %s", name, version.key, exc)
 
+    def hold(self, version: AssetVersion) -> float | None:
+        """Return for how long (seconds) it is believed that a version's files are what they were; None: for good."""
+        feed = self._feeds.get(version.source)
+        return None if feed is None else feed.source.hold
+
     def archive(self, version: AssetVersion) -> ArchiveRef | None:
         """Return where a version's archive is; None: it has none, its files are there one by one."""
         return self._feed(version.source).source.archive(version)

@@ -1,4 +1,4 @@
-"""What `refgenfs doctor` asks of sources of files: of a web server one file, of a bucket a page, of a folder names."""
+"""What `refgenfs doctor` asks of sources of files: of a web server a file, of a bucket a page, of a folder names."""
 
 from __future__ import annotations
 

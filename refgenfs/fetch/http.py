@@ -143,17 +143,25 @@ class Http:
         return await self._bridge.run(lambda: make(deadline, urls, account, attempt, retry_for))
 
     async def head(
-        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
+        self,
+        urls: Sequence[str],
+        *,
+        account: str,
+        deadline: float,
+        retry_for: float | None = None,
+        probe: bool = True,
     ) -> RemoteFacts:
         """Return the exact size and the validator of an object; the arguments are those of `get_json`.
 
+        Where a HEAD tells no size the first byte is asked for, which has an origin that gives no parts begin to send
+        all of it; not without `probe`.
         Raises SizeUnknown where the origin tells no size, and IntegrityError where it sends the object in a content
         coding.
         """
 
         async def attempt(url: str, retry: Retry) -> RemoteFacts:
             told = await self._probe_head(url, retry, account)
-            if told is not None and told.size > 0:
+            if told is not None and (told.size > 0 or (told.size == UNKNOWN and not probe)):
                 return told
             # Some servers answer every HEAD with length 0, or with none.
             facts = await self._probe_get(url, retry, account)

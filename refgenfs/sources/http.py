@@ -167,6 +167,7 @@ class HttpSource:
                 account=self.name,
                 deadline=self._deadline if patience is None else patience,
                 retry_for=None if patience is None else 0,
+                probe=patience is None,
             )
         except OriginMissing as exc:
             log.debug("source %s: %s is not there: %s", self.name, name, exc)

@@ -88,7 +88,13 @@ class Asker(Protocol):
     ) -> str: ...
 
     async def head(
-        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
+        self,
+        urls: Sequence[str],
+        *,
+        account: str,
+        deadline: float,
+        retry_for: float | None = None,
+        probe: bool = True,
     ) -> Headers: ...
 
 
