@@ -83,9 +83,24 @@ def check_version(fd: int, extent: LocalFile) -> None:
         raise StaleContent(f"{os.path.join(extent.root, extent.path)}: was replaced or changed")
 
 
+def check_root(root: str) -> None:
+    """Raise OriginUnavailable for a folder that can't be read, or is empty: its file system is not mounted then."""
+    try:
+        with os.scandir(root) as entries:
+            if next(entries, None) is not None:
+                return
+    except OSError as exc:
+        raise OriginUnavailable(str(refusal(root, exc))) from exc
+    raise OriginUnavailable(f"{root}: is empty; is its file system mounted?")
+
+
 def stat_below(root: str, path: str) -> os.stat_result:
-    """Return what is known of a file below `root`; raises as `open_below` does."""
-    fd = open_below(root, path)
+    """Return what is known of a file below `root`; raises as `open_below` and `check_root` do."""
+    try:
+        fd = open_below(root, path)
+    except OriginMissing:
+        check_root(root)
+        raise
     try:
         return os.fstat(fd)
     finally:
@@ -95,8 +110,9 @@ def stat_below(root: str, path: str) -> os.stat_result:
 def walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the path below `root` and the stat of every regular file; links count that stay inside.
 
-    Folders that can't be read are passed over, but for the root: raises what `refusal` gives.
+    Folders that can't be read are passed over, but for the root: raises as `check_root` does.
     """
+    check_root(root)
     home = os.path.realpath(root)
     try:
         pending = [("", os.scandir(home), frozenset({home}))]
