@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -215,7 +216,7 @@ def test_an_object_that_is_deleted_is_gone_after_the_next_listing(gate: Gate, fi
         assert mounted.shell('cat "$M"/hg38/fasta/a') == "a" * 1000
         filled.client.delete_object(Bucket="deleted-while-mounted", Key="hg38/fasta/b")
         mounted.run("cat", f"{mounted.path}/hg38/fasta/b", check=False)
-        mounted.process.send_signal(1)  # SIGHUP: list anew
+        mounted.process.send_signal(signal.SIGHUP)  # list anew
         mounted.shell('for i in $(seq 100); do [ -e "$M"/hg38/fasta/b ] || exit 0; sleep 0.1; done; exit 1')
         assert mounted.shell('ls "$M"/hg38/fasta') == "a\n"
 

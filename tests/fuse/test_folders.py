@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -118,7 +119,7 @@ def test_a_folder_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     with setup(tmp_path, root, "cached = true").mount() as mounted:
         mounted.run("cmp", f"{mounted.path}/hg38/fasta/hg38.fa", str(root / "hg38" / "fasta" / "hg38.fa"))
         root.rename(tmp_path / "elsewhere")
-        mounted.process.send_signal(1)  # look anew
+        mounted.process.send_signal(signal.SIGHUP)  # look anew
         mounted.shell('for i in $(seq 30); do sleep 0.1; ls "$M"/hg38/fasta/hg38.fa; done')
         (source,) = mounted.status()["sources"]
         assert "can't be read: No such file or directory" in source["error"]
@@ -141,3 +142,34 @@ def test_assets_named_one_by_one(tmp_path: Path) -> None:
         mounted.run("cmp", f"{mounted.path}/GRCh38/fasta:v1/hg38.fa", f"{root}/hg38/fasta/hg38.fa")
         assert mounted.refgenfs("seek", "GRCh38/fasta").stdout.strip().endswith("hg38.fa")
         assert "can be read" in mounted.refgenfs("doctor", check=False).stdout
+
+
+@pytest.mark.slow
+def test_a_file_system_that_hangs_holds_up_nobody_else(tmp_path: Path) -> None:
+    """The folder is another daemon's mount, which is stopped: as a network's file system whose server is gone."""
+    root = folder(tmp_path)
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    inner.mkdir()
+    outer.mkdir()
+    with setup(inner, root).mount() as far:
+        sources = "".join(
+            f'[[source]]\nname = "{name}"\ntype = "local"\npath = "{path}"\nrevalidate = "0s"\n'
+            f'layout = "hg38/fasta/{{file}} -> hg38/{name}"\n'
+            for name, path in (("far", far.path), ("near", root))
+        )
+        limits = {"lookup_deadline": "2s", "read_deadline": "2s", "retry_for": "1s"}
+        with Setup(outer, sources, limits=limits).mount() as mounted:
+            mounted.run("cmp", f"{mounted.path}/hg38/far/hg38.fa", f"{root}/hg38/fasta/hg38.fa")
+            with open(f"{mounted.path}/hg38/far/hg38.fa", "rb") as held:
+                os.posix_fadvise(held.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                far.process.send_signal(signal.SIGSTOP)
+                try:
+                    failed = mounted.run("dd", f"if={mounted.path}/hg38/far/deep/odd +%ü name", check=False)
+                    assert failed.returncode == 1
+                    for _ in range(10):  # more than there are threads
+                        mounted.run("cat", f"{mounted.path}/hg38/far/hg38.fa", check=False, timeout=20, text=False)
+                        mounted.run("cmp", f"{mounted.path}/hg38/near/hg38.fa", f"{root}/hg38/fasta/hg38.fa")
+                    assert mounted.status()["uptime"] > 0
+                finally:
+                    far.process.send_signal(signal.SIGCONT)
+            mounted.run("cmp", f"{mounted.path}/hg38/far/hg38.fa", f"{root}/hg38/fasta/hg38.fa")
