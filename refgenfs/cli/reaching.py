@@ -14,6 +14,7 @@ from refgenfs.core.retry import RetryPolicy
 from refgenfs.core.s3 import Bucket, Page, parse_page
 from refgenfs.fetch.bridge import open_bridge
 from refgenfs.fetch.http import Http
+from refgenfs.fetch.local import check_root
 from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.sources.http import file_urls
 from refgenfs.sources.making import account_of
@@ -81,14 +82,11 @@ async def _ask_file(http: Http, source: HttpSource, where: str) -> Check:
 
 
 def _ask_folder(source: LocalSource) -> Check:
-    where = f"{source.name}: {source.path}"
     try:
-        with os.scandir(source.path) as entries:
-            if next(entries, None) is not None:
-                return Check("source", "ok", f"{where} can be read")
-        return Check("source", "warn", f"{where} is empty", "check path; is its file system mounted?")
-    except OSError as exc:
-        return Check("source", "fail", f"{where} can't be read: {exc.strerror}", "check path and its permissions")
+        check_root(os.fspath(source.path))
+    except RefgenfsError as exc:
+        return Check("source", "fail", f"{source.name}: {exc}", "check path, and that this user may read it")
+    return Check("source", "ok", f"{source.name}: {source.path} can be read")
 
 
 async def _ask_bucket(bucket: Bucket, name: str, account: Account) -> Page:

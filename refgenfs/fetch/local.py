@@ -5,10 +5,14 @@ The functions here block, and are called in threads: the folder may be a network
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import trio
 
 from refgenfs.core.content import LocalFile
 from refgenfs.core.errors import (
@@ -21,9 +25,15 @@ from refgenfs.core.errors import (
 )
 from refgenfs.fetch.bridge import Bridge
 from refgenfs.fetch.pieces import PIECE, RangeSink
+from refgenfs.mount_table import parse_mountinfo
+
+T = TypeVar("T")
 
 DEADLINE = 30.0  # seconds that one piece, or one stat, may take
+THREADS = 8  # at a time
 DEEPEST = 40  # folders in one another; links may make them go on for ever
+# File systems that are waited for on the spot; one that is not among them may be a network's, or anything.
+DISKS = frozenset({"ext2", "ext3", "ext4", "xfs", "f2fs", "tmpfs", "overlay", "squashfs", "erofs", "iso9660"})
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO must not hold up who opens it
 
 
@@ -83,9 +93,24 @@ def check_version(fd: int, extent: LocalFile) -> None:
         raise StaleContent(f"{os.path.join(extent.root, extent.path)}: was replaced or changed")
 
 
+def check_root(root: str) -> None:
+    """Raise OriginUnavailable for a folder that can't be read, or is empty: its file system is not mounted then."""
+    try:
+        with os.scandir(root) as entries:
+            if next(entries, None) is not None:
+                return
+    except OSError as exc:
+        raise OriginUnavailable(str(refusal(root, exc))) from exc
+    raise OriginUnavailable(f"{root}: is empty; is its file system mounted?")
+
+
 def stat_below(root: str, path: str) -> os.stat_result:
-    """Return what is known of a file below `root`; raises as `open_below` does."""
-    fd = open_below(root, path)
+    """Return what is known of a file below `root`; raises as `open_below` and `check_root` do."""
+    try:
+        fd = open_below(root, path)
+    except OriginMissing:
+        check_root(root)
+        raise
     try:
         return os.fstat(fd)
     finally:
@@ -95,8 +120,9 @@ def stat_below(root: str, path: str) -> os.stat_result:
 def walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the path below `root` and the stat of every regular file; links count that stay inside.
 
-    Folders that can't be read are passed over, but for the root: raises what `refusal` gives.
+    Folders that can't be read are passed over, but for the root: raises as `check_root` does.
     """
+    check_root(root)
     home = os.path.realpath(root)
     try:
         pending = [("", os.scandir(home), frozenset({home}))]
@@ -123,11 +149,23 @@ def _is_below(home: str, path: str) -> bool:
     return path.startswith(home if home.endswith("/") else f"{home}/")
 
 
+class Threads:
+    """How many threads of a source may wait for its folder: a file system that is gone keeps them, and no others."""
+
+    def __init__(self) -> None:
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
+
+    def of(self, source: str) -> trio.CapacityLimiter:
+        """Return the limiter of a source's threads."""
+        return self._limiters.setdefault(source, trio.CapacityLimiter(THREADS))
+
+
 class LocalFiles:
     """Brings stretches of files of this machine, for contents that are kept in the cache."""
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
+        self._threads = Threads()
 
     async def fetch_range(
         self, extent: LocalFile, start: int, stop: int, size: int, sink: RangeSink, *, account: str
@@ -136,18 +174,33 @@ class LocalFiles:
 
         Raises StaleContent for another version, DeadlineExceeded for a file system that does not answer.
         """
-        del account, size
+        del size
+        for at in range(start, stop, PIECE):
+            read = partial(_read, extent, at, min(PIECE, stop - at))
+            data = await in_thread(read, DEADLINE, self._threads.of(account), extent.path)
+            await self._bridge.run(partial(sink.write, at, memoryview(data)))
 
-        async def transfer() -> None:
-            for at in range(start, stop, PIECE):
-                try:
-                    async with asyncio.timeout(DEADLINE):
-                        data = await asyncio.to_thread(_read, extent, at, min(PIECE, stop - at))
-                except TimeoutError as exc:
-                    raise DeadlineExceeded(f"{extent.path}: nothing was read in {DEADLINE:g} s") from exc
-                await sink.write(at, memoryview(data))
 
-        await self._bridge.run(transfer)
+async def in_thread(call: Callable[[], T], seconds: float, threads: trio.CapacityLimiter, what: str) -> T:
+    """Return what `call` does, in a thread; DeadlineExceeded, which names `what`, after these seconds.
+
+    A thread that a file system never answers is left behind.
+    """
+    try:
+        with trio.fail_after(seconds):
+            return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads)
+    except trio.TooSlowError as exc:
+        raise DeadlineExceeded(f"{what}: the file system does not answer within {seconds:g} s") from exc
+
+
+def is_near(device: int) -> bool:
+    """Say whether a device (as in `st_dev`) is surely a disk of this machine, which answers or fails in time."""
+    name = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+    except OSError:
+        return False
+    return any(mount.device == name and mount.fstype in DISKS for mount in mounts)
 
 
 def _read(extent: LocalFile, offset: int, length: int) -> bytes:

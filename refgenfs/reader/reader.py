@@ -29,8 +29,9 @@ from refgenfs.core.content import (
     Run,
     block_length,
 )
-from refgenfs.core.errors import CacheError, DeadlineExceeded, IntegrityError, OriginUnavailable, StaleContent
+from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, StaleContent
 from refgenfs.core.readahead import Window, largest_window
+from refgenfs.fetch.local import Threads, in_thread
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.assembling import assemble
 from refgenfs.reader.disk import Disk
@@ -47,6 +48,7 @@ from refgenfs.reader.wholestream import Rerouted
 log = logging.getLogger(__name__)
 
 D = TypeVar("D", bytes, memoryview, bytes | memoryview)
+V = TypeVar("V")
 
 # How often a read starts over because blocks went (evicted, or damaged on the disk) while it waited for others.
 ROUNDS = 16
@@ -107,6 +109,7 @@ class Reader:
         self._patience = patience
         self._nursery = nursery
         self._disk = Disk()
+        self._far = Threads()
 
     async def open(self, facts: FileFacts, archive: Archive | None = None) -> OpenFile:
         """Open a content for reading; an archive's member brings its archive."""
@@ -128,11 +131,14 @@ class Reader:
 
     async def _open_straight(self, facts: FileFacts, extent: LocalFile) -> StraightContent:
         make = partial(StraightContent, facts.content, facts.size, extent)
+        return await self._straight(facts, make)
+
+    async def _straight(self, facts: FileFacts, call: Callable[[], V]) -> V:
+        """Return what `call` gives, in a thread: it waits for the file system of a content that is read straight."""
         try:
-            with trio.fail_after(self._patience):
-                return await trio.to_thread.run_sync(make, abandon_on_cancel=True)
-        except trio.TooSlowError as exc:
-            raise DeadlineExceeded(f"{extent.path}: can't be opened within {self._patience:g} s") from exc
+            return await in_thread(
+                call, self._patience, self._far.of(facts.source), f"{facts.source}: {facts.content}"
+            )
         except StaleContent:
             self._on_stale(facts)
             raise
@@ -169,6 +175,8 @@ class Reader:
         content, archive = file.content, file.archive
         if content is None:
             return self._served(file, memoryview(_inline(file.facts))[offset : offset + length])
+        if isinstance(content, StraightContent):
+            return self._read_near(file, content, offset, length)
         if archive is not None and file.generation != archive.generation and file.stale:
             raise StaleContent(f"{file.facts.content}: what was read of it was taken back; open the file again")
         file.ahead = file.window.advance(offset, length)
@@ -195,9 +203,20 @@ class Reader:
         """Return what `read` would, after `read_resident` gave None. Raises as `read` does."""
         if file.content is None:
             raise IntegrityError(f"{file.facts.content}: inline data is never missing")
-        self.counts.cold_reads += 1
         length = min(size, file.facts.size - offset)
+        if isinstance(file.content, StraightContent):
+            straight = partial(file.content.read, offset, length)
+            return self._served(file, await self._straight(file.facts, straight))
+        self.counts.cold_reads += 1
         return self._served(file, await self._read_cold(file, file.content, offset, length, file.ahead))
+
+    def _read_near(self, file: OpenFile, content: StraightContent, offset: int, length: int) -> memoryview | None:
+        try:
+            data = content.read_at_once(offset, length)
+        except StaleContent:
+            self._on_stale(file.facts)
+            raise
+        return None if data is None else self._served(file, data)
 
     def _served(self, file: OpenFile, data: D) -> D:
         counts, source = self.counts, file.facts.source

@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import trio
 
 from refgenfs.core.catalog import AssetVersion, SourceCatalog
 from refgenfs.core.catalog_json import JSONValue
 from refgenfs.core.content import ArchiveRef, Extent, FileFacts, InlineData, LocalFile, content_id
-from refgenfs.core.errors import DeadlineExceeded, OriginDenied, OriginMissing
+from refgenfs.core.errors import OriginDenied, OriginMissing
 from refgenfs.core.patterns import Arranged, Arrangement, Layout
-from refgenfs.fetch.local import stat_below, validator_of, walk
+from refgenfs.fetch.local import DEADLINE, THREADS, in_thread, stat_below, validator_of, walk
 from refgenfs.sources.listed import arrange_catalog, describe_left_out, find_file
 
-T = TypeVar("T")
-
 LISTING_DEADLINE = 600.0  # seconds
-DEADLINE = 30.0  # seconds that a stat may take
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +52,7 @@ class LocalSource:
         self._assets = assets
         self._cached = cached
         self._left_out = ""
+        self._threads = trio.CapacityLimiter(THREADS)
 
     def __repr__(self) -> str:
         return f"LocalSource({self.name!r}, {self._root!r})"
@@ -66,7 +63,7 @@ class LocalSource:
         Raises OriginUnavailable when it can't be read, IntegrityError where too much would have a place.
         """
         del known
-        catalog, arranged = await _in_thread(LISTING_DEADLINE, self._root, self._look)
+        catalog, arranged = await in_thread(self._look, LISTING_DEADLINE, self._threads, self._root)
         left_out = describe_left_out(arranged)
         if left_out and left_out != self._left_out:
             log.log(logging.INFO if arranged.assets else logging.WARNING, "source %s: %s", self.name, left_out)
@@ -98,7 +95,8 @@ class LocalSource:
             return None
         seconds = DEADLINE if patience is None else patience
         try:
-            found = await _in_thread(seconds, file.place, partial(stat_below, self._root, file.place))
+            look = partial(stat_below, self._root, file.place)
+            found = await in_thread(look, seconds, self._threads, file.place)
         except (OriginMissing, OriginDenied) as exc:
             log.debug("source %s: %s", self.name, exc)
             return None
@@ -128,11 +126,3 @@ class LocalSource:
 
     def restore(self, state: object) -> None:
         """Take nothing."""
-
-
-async def _in_thread(seconds: float, what: str, call: Callable[[], T]) -> T:
-    try:
-        with trio.fail_after(seconds):
-            return await trio.to_thread.run_sync(call, abandon_on_cancel=True)
-    except trio.TooSlowError as exc:
-        raise DeadlineExceeded(f"{what}: the file system does not answer within {seconds:g} s") from exc

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from refgenfs.config import SOURCE_MODELS, Config, LoadedConfig, MinFree, load_config, override_keys
 from refgenfs.config.model import PrefetchRule
-from refgenfs.config.sources import HttpAsset
+from refgenfs.config.sources import HttpAsset, Source, WebSource
 from refgenfs.core.errors import ConfigError
 from refgenfs.core.siblings import BUILT_IN
 
@@ -58,13 +58,18 @@ def complaint(path: Path | None, overrides: dict[str, Any] | None = None) -> lis
     return [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
 
 
+def web(source: Source) -> WebSource:
+    assert isinstance(source, WebSource)
+    return source
+
+
 # -- defaults and origins -------------------------------------------------------------------------------------
 
 
 def test_with_no_file_the_public_server_is_the_source() -> None:
     loaded = load(None)
     assert loaded.path is None
-    assert [getattr(source, "url", None) for source in loaded.config.source] == ["http://refgenomes.databio.org"]
+    assert [web(source).url for source in loaded.config.source] == ["http://refgenomes.databio.org"]
     assert loaded.config.mount.point == Path("/genomes")
     assert set(loaded.origins.values()) == {"default"}
     assert loaded.origins["source.refgenomes.url"] == "default"
@@ -155,7 +160,7 @@ def test_paths_are_from_the_file_and_the_home(write: Write, tmp_path: Path) -> N
     config = load(path).config
     assert config.mount.point == Path("/home/eve/g")
     assert config.cache.dir == tmp_path.parent / "c"
-    assert getattr(config.source[0], "token_file", None) == tmp_path / "t"
+    assert web(config.source[0]).token_file == tmp_path / "t"
 
 
 def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +224,8 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
         (SOURCE + "mirrors = ['http://h', 'ftp://x']",
          "source.lab.mirrors[2]: 'ftp://x' is no http:// or https:// URL; write one like 'http://refgenomes.databio.org'"),
         (SOURCE + SOURCE, "source.lab: two sources have this name; give each its own"),
+        ("[mount]\npoint = '/data/genomes'\n[[source]]\nname = 'l'\ntype = 'local'\npath = '/data'\nlayout = 'plain'",
+         "source.l.path '/data' and mount.point can't be in each other"),
         ("[mount]\npoint = '/'", "mount.point can't be '/'; name a directory of its own, for example /genomes"),
         ("[prefetch]\nsibling = 3", "prefetch.sibling: unknown key; did you mean 'siblings'?"),
         ("[prefetch]\nrule = [3]", "prefetch.rule[1]: must be a table; write [[prefetch.rule]]"),
@@ -299,7 +306,7 @@ def test_secrets_are_never_shown(write: Write) -> None:
     loaded = load(
         write(SOURCE.replace("http://h", "https://eve:hunter2@h:8443/x") + 'proxy = "http://p:hunter2@q:1"\n')
     )
-    assert getattr(loaded.config.source[0], "url", None) == "https://eve:hunter2@h:8443/x"
+    assert web(loaded.config.source[0]).url == "https://eve:hunter2@h:8443/x"
     shown = {key: value for key, value, _ in loaded.settings()}
     assert shown["source.lab.url"] == '"https://h:8443/x"'
     assert "hunter2" not in str(shown) + repr(loaded) + str(loaded.config)
