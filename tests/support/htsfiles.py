@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
-from refgenfs.core.htsget.indexed import Answer, IndexedFile
+from refgenfs.core.htsget.answer import Answer, BlockRange
+from refgenfs.core.htsget.edges import settle
+from refgenfs.core.htsget.indexed import IndexedFile
 from refgenfs.core.htsget.model import Class, Query
-from refgenfs.core.htsget.opening import Sizes, check, open_file
+from refgenfs.core.htsget.opening import Sizes, open_file
 from refgenfs.core.htsget.plan import Need, Part, Plan
 
 T = TypeVar("T")
@@ -62,16 +64,20 @@ class Files:
     def search(self, *regions: str, class_: Class | None = None) -> Answer:
         """Search by regions as samtools writes them, and look whether the ranges are blocks of the file."""
         file = self.open()
-        answer = file.search(Query("x", None, class_, tuple(file.region(region) for region in regions)))
-        self.run(check(file, answer))
-        return answer
+        query = Query("x", None, class_, tuple(file.region(region) for region in regions))
+        return self.run(settle(file, file.search(query)))
 
     def joined(self, answer: Answer) -> bytes:
         """Return what a client makes of a ticket."""
-        return b"".join(self.data[one.start : one.stop] for one in answer.ranges) + answer.tail
+        return b"".join(
+            self.data[one.start : one.stop] if isinstance(one, BlockRange) else one.data for one in answer.blocks
+        )
 
 
 def shown(answer: Answer) -> str:
     """Return ranges as the protocol counts them (the last byte included), with the first letter of their class."""
     letters = {None: "–", Class.HEADER: "H", Class.BODY: "B"}
-    return "; ".join(f"{one.start}-{one.stop - 1} {letters[one.class_]}" for one in answer.ranges)
+    return "; ".join(
+        (f"{one.start}-{one.stop - 1}" if isinstance(one, BlockRange) else "inline") + f" {letters[one.class_]}"
+        for one in answer.blocks
+    )
