@@ -34,8 +34,8 @@ class Files:
             Path(f"{data}.gzi").read_bytes() if gzi else None,
         )
 
-    def run(self, plan: Plan[T]) -> T:
-        """Run a plan over these bytes, and return its result."""
+    def run(self, plan: Plan[T], rounds: list[int] | None = None) -> T:
+        """Run a plan over these bytes, and return its result; note how many bytes each round asked for."""
         parts = {Part.DATA: self.data, Part.INDEX: self.index, Part.GZI: self.gzi}
 
         def answer(need: Need) -> bytes:
@@ -51,6 +51,8 @@ class Files:
             except StopIteration as end:
                 return cast(T, end.value)
             got = [answer(need) for need in needs]
+            if rounds is not None:
+                rounds.append(sum(map(len, got)))
 
     def open(self) -> IndexedFile:
         """Open the file by a plan."""

@@ -32,7 +32,7 @@ def settle(file: IndexedFile, answer: Answer) -> Plan[Answer]:
         yield from _check_containers(file, answer)
         return answer
     ranges = answer.ranges
-    starts = [one.first >> 16 for one in ranges if one.first is not None and one.first & 0xFFFF]
+    starts = [one.start for one in ranges if one.first is not None]
     stops = [one.stop for one in ranges if _may_split(one) and file.format is not Format.VCF]
     blocks = yield from _read_blocks(file, {*starts, *stops})
     whole = {at for at in stops if _records_end(file.format, blocks[at][1], 0) == len(blocks[at][1])}
