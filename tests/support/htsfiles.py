@@ -66,7 +66,11 @@ class Files:
     def search(self, *regions: str, class_: Class | None = None) -> Answer:
         """Search by regions as samtools writes them, and look whether the ranges are blocks of the file."""
         file = self.open()
-        query = Query("x", None, class_, tuple(file.region(region) for region in regions))
+        return self.run_search(Query("x", None, class_, tuple(file.region(region) for region in regions)))
+
+    def run_search(self, query: Query) -> Answer:
+        """Open the file and search it."""
+        file = self.open()
         return self.run(settle(file, file.search(query)))
 
     def joined(self, answer: Answer) -> bytes:

@@ -160,8 +160,8 @@ def _vcf(folder: Path, vcf: Path, name: str, suffix: str, *index: str) -> Path:
     return path
 
 
-def make_samples(folder: Path) -> dict[str, Sample]:
-    """Make one sample of each kind, by its name."""
+def make_samples(folder: Path, *only: str) -> dict[str, Sample]:
+    """Make one sample of each kind (or of some), by its name."""
     with_long = [*REFERENCES, LONG]
     sam, long_sam = make_sam(folder, REFERENCES, 9_000, 1), make_sam(folder, with_long, 9_000, 2)
     vcf, long_vcf = make_vcf(folder, REFERENCES, 10_000, 3), make_vcf(folder, with_long, 10_000, 4)
@@ -185,7 +185,8 @@ def make_samples(folder: Path) -> dict[str, Sample]:
         "bcf-csi17": (Format.BCF, with_long, ".csi", lambda name: _vcf(folder, long_vcf, name, ".bcf", "-m", "17")),
     }  # fmt: skip
     samples = {}
-    for name, (format_, references, suffix, make) in makers.items():
+    for name in only or makers:
+        format_, references, suffix, make = makers[name]
         path = make(name)
         samples[name] = Sample(format_, path, Files.read(path, suffix, gzi=format_.is_bgzf), references)
     return samples

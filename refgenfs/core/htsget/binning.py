@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from refgenfs.core.errors import IntegrityError
 from refgenfs.core.htsget.bgzf import inflate
 
-MAX_INDEX = 512 << 20  # inflated bytes: a whole genome's BAI is 10 MB, and a CSI of a plant's a few times that
+MAX_INDEX = 128 << 20  # inflated bytes: a whole genome's BAI is 10 MB, and a CSI of a plant's a few times that
 _MAX_SHIFT, _MAX_DEPTH = 32, 10  # the number of the last bin has 32 bits
 
 _TABIX = struct.Struct("<7i")  # format, sequence, begin and end columns, meta character, skip, bytes of the names

@@ -14,8 +14,8 @@ from refgenfs.core.htsget.indexed import IndexedFile
 from refgenfs.core.htsget.model import Format
 from refgenfs.core.htsget.plan import Need, Part, Plan, read
 
-MAX_INDEX = 256 << 20  # bytes as it is stored; a whole genome's is 10 MB
-MAX_GZI = 512 << 20  # bytes: that of a BAM of 500 GB
+MAX_INDEX = 64 << 20  # bytes as it is stored; a whole genome's is 10 MB
+MAX_GZI = 128 << 20  # bytes: that of a BAM of 150 GB
 _HEAD = 64 * 1024  # bytes that are read at first: most headers are shorter
 _MOST = 4 << 20  # bytes of a header that are read in one go
 _TAIL = 64  # bytes, so that any end marker is in them
