@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -11,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from refgenfs.core.htsget.binning import BinningIndex
 from refgenfs.core.htsget.edges import settle
 from refgenfs.core.htsget.indexed import IndexedFile
 from refgenfs.core.htsget.model import UNPLACED, Class, Format, Interval, Query, Region
-from tests.support.htsfiles import Files
+from tests.support.htsfiles import Files, named_offsets
 from tests.support.htsmake import Sample, make_samples, names_in
 
 KINDS = [
@@ -92,6 +94,25 @@ def test_every_reference_is_found_whole(opened: Opened, tmp_path: Path, kind: st
         for name, _ in sample.references:
             part.write_bytes(files.joined(files.run(settle(file, file.search(Query("x", regions=(Region(name),)))))))
             assert sample.names((name, None, None)) <= set(names_in(part, sample.format))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "cram" not in kind])
+def test_boundaries_are_the_smallest_that_the_index_names(samples: dict[str, Sample], kind: str) -> None:
+    """Without a GZI, ranges end where htsget-search has them end: that looks at all offsets of all references."""
+    sample = samples[kind]
+    assert sample.files.index is not None
+    named = sorted(named_offsets(sample.files.index))
+    file = replace(sample.files, gzi=None).open()
+    assert isinstance(file.index, BinningIndex)
+    for _ in range(2):  # before and after offsets were sorted
+        for name, length in sample.references:
+            number = file.references[name]
+            if number is None:
+                continue
+            for first, end in ((0, None), (length // 2, length // 2 + 5_000)):
+                for _, stop in file.index.chunks(number, first, end):
+                    at = bisect_right(named, stop >> 16)
+                    assert file.index.boundary_after(number, stop >> 16) == (named[at] if at < len(named) else None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,3 +89,37 @@ def shown(answer: Answer) -> str:
         (f"{one.start}-{one.stop - 1}" if isinstance(one, BlockRange) else "inline") + f" {letters[one.class_]}"
         for one in answer.blocks
     )
+
+
+def named_offsets(index: bytes) -> set[int]:
+    """Return the offsets of all blocks that a BAI, CSI or TBI names, read one number after the other."""
+    data = gzip.decompress(index) if index[:2] == b"\x1f\x8b" else index
+    at, magic, depth = 4, data[:3], 5
+
+    def number(form: str = "<i") -> int:
+        nonlocal at
+        at += struct.calcsize(form)
+        return int(struct.unpack_from(form, data, at - struct.calcsize(form))[0])
+
+    if magic == b"CSI":
+        number()
+        depth = number()
+        length = number()
+        at += length
+    references = number()
+    if magic == b"TBI":
+        at += 24
+        length = number()
+        at += length
+    metadata = ((1 << 3 * (depth + 1)) - 1) // 7 + 1
+    found: set[int] = set()
+    for _ in range(references):
+        for _ in range(number()):
+            bin_ = number("<I")
+            at += 8 * (magic == b"CSI")
+            offsets = [number("<Q") for _ in range(2 * number())]
+            found.update(one >> 16 for one in (offsets[:2] if bin_ == metadata else offsets))
+        if magic != b"CSI":
+            windows = number()
+            at += 8 * windows
+    return found

@@ -25,6 +25,8 @@ _MAX_SHIFT, _MAX_DEPTH = 32, 10  # the number of the last bin has 32 bits
 
 _TABIX = struct.Struct("<7i")  # format, sequence, begin and end columns, meta character, skip, bytes of the names
 
+_BEFORE_SORTING = 4  # lookups in what is not sorted, which takes as long as some ten of them
+
 Chunk = tuple[int, int]  # virtual offsets: of its first record, and behind its last
 
 
@@ -47,14 +49,16 @@ _BAI = Layout(min_shift=14, depth=5, linear=True)
 class ReferenceIndex:
     """What the index has of one reference.
 
-    `bins` are where each bin begins, in the index's words. `linear` is the virtual offset of the first record that
-    overlaps each window of 16 KiB (BAI, TBI). `span` is where all of its records are, as the metadata bin tells;
-    nothing where there is none. `boundaries` are offsets of blocks, ascending, once they were asked for.
+    `bins` are where each bin begins, in the index's words, `metadata` is the one that is none: where all records are,
+    and how many. `linear` is the virtual offset of the first record that overlaps each window of 16 KiB (BAI, TBI).
     """
 
     bins: dict[int, int] = field(default_factory=dict)
+    all_bins: slice = field(default_factory=lambda: slice(0, 0))
+    metadata: int | None = None
     linear: array[int] = field(default_factory=lambda: array("Q"))
-    span: tuple[int, ...] = ()
+    lookups: int = 0
+    offsets: array[int] | None = None
     boundaries: list[int] | None = None
 
 
@@ -145,9 +149,8 @@ class BinningIndex:
             raise IntegrityError(f"the index has a bin of reference {number} twice")
         if max(bins, default=0) > self._metadata:
             raise IntegrityError(f"the index has a bin {max(bins)}, and {self._metadata} is the last there can be")
-        metadata = bins.pop(self._metadata, None)
-        if metadata is not None:
-            found.span = tuple(self._offsets(self._chunks_at(metadata))[:2])
+        found.all_bins = slice(self._starts[number] + 1, at)
+        found.metadata = bins.pop(self._metadata, None)
         if self._has_linear:
             found.linear = self._offsets(slice(at + 1, at + 1 + 2 * words[at]))
         return found
@@ -238,10 +241,29 @@ class BinningIndex:
     def _boundary_within(self, number: int, offset: int) -> int | None:
         found = self._reference(number)
         if found.boundaries is None:
-            numbers = self._offsets(*map(self._chunks_at, found.bins.values()))
-            found.boundaries = sorted({one >> 16 for one in (*numbers, *found.span)})
+            found.lookups += 1
+            if found.lookups <= _BEFORE_SORTING:
+                behind = min(filter(((offset + 1) << 16).__le__, self._all_offsets(number)), default=None)
+                return None if behind is None else behind >> 16
+            found.boundaries = sorted({one >> 16 for one in self._all_offsets(number)})
         at = bisect_right(found.boundaries, offset)
         return found.boundaries[at] if at < len(found.boundaries) else None
+
+    def _all_offsets(self, number: int) -> array[int]:
+        """Return all virtual offsets that the index has of a reference, and some zeros."""
+        found = self._reference(number)
+        if found.offsets is None:
+            # What is before a bin's chunks is one or two numbers of 64 bits, so all bins are an array of these.
+            numbers, base, head = self._offsets(found.all_bins), found.all_bins.start, self._head // 2
+            for at in found.bins.values():
+                numbers[(at - base) // 2] = numbers[(at - base) // 2 + head - 1] = 0
+            if found.metadata is not None:
+                at = (found.metadata - base) // 2
+                stop = (self._chunks_at(found.metadata).stop - base) // 2
+                for other in (*range(at, at + head), *range(at + head + 2, stop)):  # counts of records
+                    numbers[other] = 0
+            found.offsets = numbers
+        return found.offsets
 
     def _all_extents(self) -> list[tuple[int, int, int]]:
         """Return where the blocks of each reference that has some begin, the first and the last, and its number."""
