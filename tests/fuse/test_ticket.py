@@ -17,6 +17,7 @@ import pytest
 
 from tests.faults.world import ALIAS, Site, make_site, source_toml
 from tests.support.htsmake import make_samples
+from tests.support.mounted import Setup
 
 pytestmark = [pytest.mark.needs_fuse, pytest.mark.needs_data]
 
@@ -153,6 +154,21 @@ def test_a_ticket_costs_the_origin_a_header_and_an_index(data_dir: Path, tmp_pat
             ticket_of(site, f"{ALIAS}/reads", "11:5015001-5050000")
             fetched = site.origin.stats().matching("/files/*.bam").bytes
     assert 0 < fetched < 1_500_000
+
+
+def test_files_of_a_plain_web_server(site: Site, tmp_path: Path) -> None:
+    """A source of plain files has URLs by its nature."""
+    name = Path(READS).name
+    folder = next(iter(site.world.unpacked("reads").parents[0].glob("reads__*")))
+    url = f"{site.origin.url}/files/{folder.parent.name}/{folder.name}/"
+    source = f'[[source]]\nname = "web"\ntype = "http"\nurl = "{url}"\n'
+    source += f'[[source.asset]]\nkey = "hg19/reads"\nfiles = {json.dumps(sorted(beside(folder / name)))}\n'
+    with Setup(tmp_path, source).mount() as mounted:
+        ticket = json.loads(mounted.refgenfs("ticket", "hg19/reads", "20").stdout)
+    assert {one["url"] for one in ticket["htsget"]["urls"]} == {url + name}
+    (tmp_path / "t.json").write_text(json.dumps(ticket))
+    chosen = ["samtools", "view", "-c", "-e", 'rname == "20"']
+    assert printed(*chosen, tmp_path / "t.json") == printed(*chosen, folder / name) != "0\n"
 
 
 def test_which_file_is_meant(site: Site) -> None:
