@@ -355,7 +355,7 @@ def mutated(data: bytes, dice: random.Random) -> bytes:
 @pytest.mark.needs_data
 @pytest.mark.parametrize("kind", ["bam", "cram", "vcf", "bcf"])
 @given(seed=st.integers(0, 1 << 40))
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_damaged_indices_and_headers_end_in_an_error_or_in_ranges_of_the_file(
     folder: Path, kind: str, seed: int
 ) -> None:
