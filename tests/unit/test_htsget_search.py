@@ -25,7 +25,7 @@ from refgenfs.core.htsget.crai import CraiIndex
 from refgenfs.core.htsget.edges import settle
 from refgenfs.core.htsget.gzi import Gzi
 from refgenfs.core.htsget.model import Class, Format, Query, Region
-from refgenfs.core.htsget.opening import Sizes, open_file
+from refgenfs.core.htsget.opening import MAX_GZI, Sizes, open_file
 from refgenfs.core.htsget.plan import Need, Part
 from tests.support.htsfiles import Files, shown
 
@@ -437,5 +437,6 @@ def test_a_plan_asks_for_no_more_than_there_is() -> None:
         (Part.GZI, 0, 30),
     }
     assert len(Need(Part.DATA, 3, 5)) == 2
+    assert Part.GZI not in {one.part for one in next(open_file(Sizes(10, 20, MAX_GZI + 1)))}
     with pytest.raises(IntegrityError, match="are the most"):
         next(open_file(Sizes(10, 1 << 40)))
