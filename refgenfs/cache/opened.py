@@ -130,17 +130,14 @@ class OpenContents:
         shelf, entry = self._shelf, content.entry
         shelf.index.age(entry.cid, shelf.index.stamp)
         entry.pinned = entry.cid in shelf.pinned
-        entry.kept = entry.kept and entry.resident > 0
-        if entry.resident or entry.pinned:
+        if entry.pinned:  # its file may have gone when that was not known
             shelf.entries[entry.cid] = entry
-        else:
+        elif entry.cid in shelf.removed:
             shelf.entries.forget(entry.cid)
+            entry.kept = False
         if row is None or row.resident != entry.resident:  # also where its rows are those of a ledger made anew
             self._rewrite(content)
-        if not entry.resident:
-            shelf.removed[entry.cid] = entry.size
-            image.excess.pop(entry.cid, None)
-        elif image.agreed:  # its file was left alone
+        if image.agreed:  # its file was left alone
             content.give_back_holes()
             used = disk_use(shelf.handles.directory / entry.cid)
             image.excess[entry.cid] = max(0, used - file_cost(entry.resident))
