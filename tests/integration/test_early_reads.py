@@ -16,13 +16,13 @@ import trio
 
 from refgenfs.cache import opened, startup, stock
 from refgenfs.cache import store as store_module
-from refgenfs.cache.blockmap import DOUBTFUL, RESIDENT
+from refgenfs.cache.blockmap import DOUBTFUL, RESIDENT, BlockMap
 from refgenfs.cache.content import Content
-from refgenfs.cache.entries import Table
+from refgenfs.cache.entries import EntryRow, Table
 from refgenfs.cache.ledger import Ledger, LedgerDamaged
 from refgenfs.cache.opening import open_store
 from refgenfs.cache.pinrows import Pin
-from refgenfs.cache.shelf import BlockDamaged
+from refgenfs.cache.shelf import BlockDamaged, file_cost
 from refgenfs.cache.startup import Image, Opened
 from refgenfs.cache.store import CacheLimits, Store
 from refgenfs.core.content import BLOCK, ByteRange, FileFacts, Run, block_count
@@ -529,7 +529,7 @@ from pathlib import Path
 import trio
 from refgenfs.cache import startup
 from refgenfs.cache.opening import open_store
-from refgenfs.cache.shelf import BlockDamaged
+from refgenfs.cache.shelf import BlockDamaged, file_cost
 from refgenfs.core.content import Run
 from tests.integration.test_early_reads import LIMITS, SIZE, fill, name_of
 table = startup._table
@@ -663,3 +663,155 @@ async def test_blocks_of_another_version_are_seen_before_it_is_known_what_is_res
                 await rig.reader.vouch(newer, "hg38/fasta", "a.fa")
             assert not rig.store.is_ready
             holding.go()
+
+
+# ---- what comes between
+
+
+def _held_early(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Hold an early open back once it has read its rows; events: it has, and it may go on."""
+    read, go = threading.Event(), threading.Event()
+    real = startup.read_early
+
+    def read_early(ledger: Ledger, contents: Path, cid: str, size: int) -> tuple[EntryRow, BlockMap] | None:
+        found = real(ledger, contents, cid, size)
+        read.set()
+        assert go.wait(60)
+        return found
+
+    monkeypatch.setattr(opened, "read_early", read_early)
+    return read, go
+
+
+async def test_all_is_known_while_an_early_open_reads_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens what is known by then, and charges nothing for it."""
+    await make(tmp_path)
+    read, go = _held_early(monkeypatch)
+    with held("rows") as holding:
+        async with open_store(tmp_path, LIMITS, owner="/genomes", wait=False) as store:
+            await holding.there()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(store.content_to_read, name_of(1), SIZE)
+                assert await trio.to_thread.run_sync(read.wait, 60)
+                holding.go()
+                await store.ready()
+                files = store._shelf.account.files
+                content = await store.content(name_of(1), SIZE)
+                content.drop(Run(0, 10))
+                go.set()
+            assert store.open_content(name_of(1)) is content
+            content.drop(Run(10, 20))
+            other = await store.content(name_of(2), SIZE)
+            other.drop(Run(0, 20))
+            assert store._shelf.account.files == sum(file_cost(row.resident) for row in store.summary()) < files
+
+
+async def test_a_ledger_is_made_anew_while_an_early_open_reads_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has read counts for nothing: its file may have been taken for a stray one since."""
+    await make(tmp_path)
+    (tmp_path / "contents" / "journal").unlink()
+    table, damage = startup._table, [LedgerDamaged("the ledger is damaged")]
+
+    def read_table(ledger: Ledger) -> Table:
+        if damage:
+            raise damage.pop()
+        return table(ledger)
+
+    monkeypatch.setattr(startup, "_table", read_table)
+    read, go = _held_early(monkeypatch)
+    with held("after") as holding:
+        monkeypatch.setattr(store_module, "SMALL", 0)
+        async with open_store(tmp_path, LIMITS, owner="/genomes", wait=False) as store:
+            opening: list[Content] = []
+
+            async def open_it() -> None:
+                opening.append(await store.content_to_read(name_of(1), SIZE))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(open_it)
+                assert await trio.to_thread.run_sync(read.wait, 60)
+                store.look()
+                await holding.there()
+                go.set()
+                await trio.sleep(0.05)
+                assert not opening
+                holding.go()
+            assert opening[0].missing(Run(1, 2)) == 1
+            assert store.summary() == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_what_a_kill_left_unrecorded_in_an_early_content_is_given_back(tmp_path: Path, step: str) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        content = await store.content(name_of(1), SIZE)
+        assert fill(content, [0, 1])
+        content.write(5, os.urandom(8 * BLOCK))
+        content._written.clear()
+        store._shelf.sound = False
+    file = tmp_path / "contents" / name_of(1)
+    assert file.stat().st_blocks * 512 >= 10 * BLOCK
+    with held(step) as holding:
+        async with open_store(tmp_path, LIMITS, owner="/genomes", wait=False) as store:
+            await holding.there()
+            content = await store.content_to_read(name_of(1), SIZE)
+            holding.go()
+            await store.ready()
+            assert_reads_right(content, 1)
+            assert file.stat().st_blocks * 512 <= file_cost(2 * BLOCK)
+            assert disk_use(tmp_path) <= store.used
+
+
+async def test_what_a_kill_left_unrecorded_counts_where_it_can_not_be_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await test_what_a_kill_left_unrecorded_in_an_early_content_is_given_back(tmp_path / "one", STEPS[0])
+    monkeypatch.setattr(startup, "can_punch", lambda _: False)
+    cache = tmp_path / "two"
+    async with open_store(cache, LIMITS, owner="/genomes") as store:
+        content = await store.content(name_of(1), SIZE)
+        assert fill(content, [0, 1])
+        content.write(5, os.urandom(8 * BLOCK))
+        content._written.clear()
+        store._shelf.sound = False
+    with held("before") as holding:
+        async with open_store(cache, LIMITS, owner="/genomes", wait=False) as store:
+            await holding.there()
+            await store.content_to_read(name_of(1), SIZE)
+            holding.go()
+            await store.ready()
+            assert store._shelf.account.excess >= 7 * BLOCK
+            assert disk_use(cache) <= store.used
+
+
+async def test_rows_that_are_wrong_about_pins_and_what_is_kept(tmp_path: Path) -> None:
+    """Pins are what the rows of keys say, of contents that were opened early, too; and what went is kept no more."""
+    await make(tmp_path, 4)
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        store.pin(name_of(1))
+        store.keep(await store.content(name_of(3), SIZE))
+    ledger = Ledger(tmp_path / "ledger")
+    for number, pinned in ((1, False), (2, True)):
+        row = ledger.get(f"content/{name_of(number)}")
+        assert isinstance(row, dict)
+        ledger.set(f"content/{name_of(number)}", {**row, "pinned": pinned})
+    ledger.close()
+    with held("rows") as holding:
+        async with open_store(tmp_path, LIMITS, owner="/genomes", wait=False) as store:
+            await holding.there()
+            contents = [await store.content_to_read(name_of(number), SIZE) for number in range(4)]
+            for number in (2, 3):
+                (tmp_path / "contents" / name_of(number)).unlink()
+                with pytest.raises(BlockDamaged):
+                    contents[number].read(10 * BLOCK, BLOCK)
+            holding.go()
+            await store.ready()
+            assert {row.cid: row.pinned for row in store.summary()} == {name_of(0): False, name_of(1): True}
+            assert store.evict(name_of(1)) == 0
+            assert fill(contents[3], range(20))
+            assert contents[3].entry.kept is (name_of(3) in store._keeping._kept)
+            assert store._room.make(store._shelf.index.evictable)
+            assert {row.cid for row in store.summary()} == {name_of(1)}
