@@ -694,6 +694,7 @@ async def test_all_is_known_while_an_early_open_reads_its_rows(
             await holding.there()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.content_to_read, name_of(1), SIZE)
+                nursery.start_soon(store.content_to_read, name_of(3), SIZE)
                 assert await trio.to_thread.run_sync(read.wait, 60)
                 holding.go()
                 await store.ready()
