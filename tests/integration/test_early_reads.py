@@ -706,6 +706,7 @@ async def test_all_is_known_while_an_early_open_reads_its_rows(
             content.drop(Run(10, 20))
             other = await store.content(name_of(2), SIZE)
             other.drop(Run(0, 20))
+            assert len({row.cid for row in store.summary()}) == store.contents == 6
             assert store._shelf.account.files == sum(file_cost(row.resident) for row in store.summary()) < files
 
 
