@@ -84,6 +84,13 @@ class Credentials:
         return context
 
 
+def takes_secret(account: Account, target: URL) -> bool:
+    """Say whether something that the account keeps to itself is sent with a request to `target`."""
+    own = next((url for url in _own_urls(account) if origin_of(url) == origin_of(target)), None)
+    kept = account.token_file or account.password_file or account.netrc_file
+    return own is not None and bool(kept or own.user or own.password)
+
+
 def _own_urls(account: Account) -> list[URL]:
     """Return the URLs that an account's secrets may go to; where its origin has TLS, only such mirrors."""
     if not account.origin:
