@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 
 import trio
@@ -25,14 +26,15 @@ from refgenfs.reader.wholestream import WholeStream
 log = logging.getLogger(__name__)
 
 LINGER = 30.0  # seconds that a stream waits for somebody to want what comes next, when there is no room for it
-BEAT = 1.0  # seconds between two looks for an idle stream that could give way
+BEAT = 0.5  # seconds between two looks for a stream that could give way
 
 
 class Wholes:
     """The streams of objects that come whole only. A block is brought by one that will reach it.
 
-    One stream a content, whoever asks; a block that has gone by and is not resident starts another. `on_damage` is
-    told of contents whose blocks turned out to be of two versions.
+    One stream a content, whoever asks; a block that has gone by and is not resident starts another. A stream goes on
+    to the object's end when nobody waits for it any more, but not for longer than a third of `linger` while others wait
+    for their turn. `on_damage` is told of contents whose blocks turned out to be of two versions.
     """
 
     def __init__(
@@ -55,6 +57,9 @@ class Wholes:
         self._linger = linger
         self._streams: dict[ContentId, list[WholeStream]] = {}
         self._idle = IdleStreams(max(1, flights.budget.streams // 2))
+        self._slots = trio.CapacityLimiter(
+            flights.budget.streams
+        )  # a host's other connections are for sizes and lists
         flights.reroute = self.take_over
 
     def takes(self, extent: Ranged, source: str) -> bool:
@@ -126,20 +131,28 @@ class Wholes:
     async def _fly(self, stream: WholeStream, claim: Claim) -> None:
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._clear_the_way, claim)
+                nursery.start_soon(self._clear_the_way)
+                await self._slots.acquire_on_behalf_of(stream)
                 await claim.wait()
                 nursery.cancel_scope.cancel()
             await stream.fly(lambda: self.takes(stream.extent, stream.source))
         finally:
             stream.end()
             claim.release()
+            with suppress(RuntimeError):  # its turn never came
+                self._slots.release_on_behalf_of(stream)
             streams = self._streams[stream.content.id]
             streams.remove(stream)
             if not streams:
                 del self._streams[stream.content.id]
             self._flights.budget.freed.unpark_all()
 
-    async def _clear_the_way(self, claim: Claim) -> None:
-        while not claim.granted:
+    async def _clear_the_way(self) -> None:
+        """Have streams that nobody waits for make room for one that somebody waits for, one at a time."""
+        while True:
             await trio.sleep(BEAT)
             self._idle.give_way()
+            flying = (stream for streams in self._streams.values() for stream in streams)
+            unwanted = max(flying, key=lambda stream: stream.unwanted_for, default=None)
+            if unwanted is not None and unwanted.unwanted_for >= self._linger / 3:
+                unwanted.dismiss()

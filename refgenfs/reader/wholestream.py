@@ -86,6 +86,8 @@ class WholeStream:
         self._wanted: set[int] = set()
         self._pulls = 0
         self._landed = 0
+        self._alone_since = trio.current_time()
+        self._flying = False
         self._given_up = False
         self._wake = trio.Event()
         self._scope = trio.CancelScope()
@@ -120,6 +122,18 @@ class WholeStream:
         finally:
             self._pulls -= 1
 
+    @property
+    def unwanted_for(self) -> float:
+        """Seconds for which it has flown with nobody waiting for it; 0 while somebody does."""
+        if not self._flying or self._wanted or self._pulls or self._given_up:
+            return 0.0
+        return trio.current_time() - self._alone_since
+
+    def dismiss(self) -> None:
+        """End now: others wait for their turn."""
+        self._given_up = True
+        self._scope.cancel()
+
     def give_up(self) -> None:
         """End if nobody waits: the connection is needed elsewhere."""
         self._given_up = not self._wanted and not self._pulls
@@ -135,6 +149,7 @@ class WholeStream:
         self._token = trio.lowlevel.current_trio_token()
         self._gives_parts = lambda: not whole()
         size = self.content.size
+        self._flying = True
         with self._scope:
             async with trio.open_nursery() as self._nursery:
                 try:
@@ -250,7 +265,9 @@ class WholeStream:
                 piece.release()
                 self._refuse(index)
                 return
-            self._wanted.discard(index)
+            if index in self._wanted:
+                self._wanted.discard(index)
+                self._alone_since = trio.current_time()
             self._board.land(content.id, index, block)
         piece.release()
         self.next = piece.run.stop

@@ -280,3 +280,20 @@ async def test_memory_is_claimed_while_it_streams(tmp_path: Path) -> None:
             for served, _ in opened:
                 served.tap.open()
         await rig.settled()
+
+
+async def test_what_nobody_waits_for_makes_way(tmp_path: Path) -> None:
+    size = 400 * BLOCK
+    async with open_rig(tmp_path, size=512 * MIB) as rig:
+        first = []
+        for number in range(rig.budget.streams):
+            served, facts = serve(rig, f"{number}.fa.gz", size)
+            served.tap.flow_to(20 * BLOCK)
+            first.append(served)
+            assert await rig.read_once(facts, 0, 10) == served.body[:10]
+        assert rig.http.under_way == rig.budget.streams
+        served, facts = serve(rig, "late.fa.gz", size)
+        assert await rig.read_once(facts, 0, 10) == served.body[:10]  # somebody waits for that
+        for one in first:
+            one.tap.open()
+        await rig.settled()
