@@ -33,7 +33,7 @@ class Wholes:
     """The streams of objects that come whole only. A block is brought by one that will reach it.
 
     One stream a content, whoever asks; a block that has gone by and is not resident starts another. A stream goes on
-    to the object's end when nobody waits for it any more, but not for longer than a third of `linger` while others wait
+    to the object's end when nobody waits for it any more, but for no more than a third of `linger` while others wait
     for their turn. `on_damage` is told of contents whose blocks turned out to be of two versions.
     """
 
