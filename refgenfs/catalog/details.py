@@ -8,17 +8,16 @@ raises, and changes nothing that is known.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Generic, TypeVar
 
 import trio
 
 from refgenfs.catalog.flights import Flights
 from refgenfs.catalog.notebook import Notebook
+from refgenfs.catalog.recent import Recent
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.catalog_json import (
     FactsRow,
@@ -32,8 +31,6 @@ from refgenfs.core.content import FileFacts, Ranged
 from refgenfs.core.errors import CacheError, NotInCatalog, RefgenfsError, SizeUnknown
 from refgenfs.sources import SettlesSizes, Source, Spooler
 
-V = TypeVar("V")
-
 log = logging.getLogger(__name__)
 
 NAMES = 50_000  # file names of listings in memory, about 150 bytes each
@@ -44,44 +41,6 @@ SWEEP = 2_000  # siblings that are asked for unasked
 SAVE_AFTER = 0.25  # seconds; the facts of one folder come close together, and are one row
 CHUNK = 256  # versions that one thread call looks up
 PATIENCE = 2.0  # seconds that a host is waited for when something is known, and may be out of date
-
-
-class _Recent(Generic[V]):
-    """Values by key, the least recently used dropped when their weights exceed `limit`."""
-
-    def __init__(self, limit: int, weigh: Callable[[V], int], busy: Callable[[V], bool]) -> None:
-        self._limit = limit
-        self._weigh = weigh
-        self._busy = busy
-        self._values: OrderedDict[str, V] = OrderedDict()
-        self._total = 0
-
-    def get(self, key: str) -> V | None:
-        value = self._values.get(key)
-        if value is not None:
-            self._values.move_to_end(key)
-        return value
-
-    def put(self, key: str, value: V) -> None:
-        old = self._values.pop(key, None)
-        self._total += self._weigh(value) - (0 if old is None else self._weigh(old))
-        self._values[key] = value
-        self.trim()
-
-    def grow(self, weight: int) -> None:
-        """Note that a value that is kept became heavier."""
-        self._total += weight
-        self.trim()
-
-    def trim(self) -> None:
-        if self._total <= self._limit:
-            return
-        for key, value in list(self._values.items())[:-1]:
-            if self._total <= self._limit:
-                break
-            if not self._busy(value):
-                del self._values[key]
-                self._total -= self._weigh(value)
 
 
 class _Row:
@@ -118,8 +77,8 @@ class Details:
         self._keep = keep
         self._wall = wall
         self._away: dict[str, float] = {}  # when a source last failed to say whether a file is what it was
-        self._listings: _Recent[KeptListing] = _Recent(NAMES, _count_names, lambda _: False)
-        self._rows: _Recent[_Row] = _Recent(
+        self._listings: Recent[KeptListing] = Recent(NAMES, _count_names, lambda _: False)
+        self._rows: Recent[_Row] = Recent(
             FACTS, lambda row: row.weight, lambda row: row.users > 0 or row.dirty or row.saving
         )
 

@@ -190,7 +190,8 @@ http {{
     root {self.root};
     location = /.nginx-answers {{ access_log off; return 204; }}
 {self.locations}
-    location / {{ autoindex on; {self.options} }}
+    autoindex on;
+    location / {{ {self.options} }}
   }}
 }}
 """
