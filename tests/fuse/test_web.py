@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -547,3 +548,36 @@ def test_five_programs_at_once_cost_the_file_once(website: WebsiteFactory, tmp_p
         assert row["fetched"] < 10_000  # pages of folders
         assert row["saved"] == row["served"] - row["fetched"]
         assert "saved" in mounted.refgenfs("status").stdout
+
+
+def test_a_certificate_of_the_lab_s_own(website: WebsiteFactory, tmp_path: Path) -> None:
+    files = fill(tmp_path / "site", g__fasta__g_fa=3 * MIB)
+    key, certificate = tmp_path / "key.pem", tmp_path / "ca.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lab"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    tls = f"""
+        server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {certificate}; ssl_certificate_key {key};
+                  root {tmp_path / "site"}; autoindex on; }}"""
+    website(tmp_path / "site", settings=tls)
+    url = f"https://127.0.0.1:{port}"
+    with Setup(tmp_path, source(url, f'ca_file = "{certificate}"')).mount() as mounted:
+        assert md5_of(mounted, "g/fasta/g.fa") == md5(files["g/fasta/g.fa"])
+    (tmp_path / "without").mkdir()
+    with Setup(tmp_path / "without", source(url)).mount() as mounted:
+        assert "self-signed" in mounted.status()["sources"][0]["error"]
+
+
+def test_a_netrc_of_the_daemon_s_user(
+    website: WebsiteFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = fill(tmp_path / "site", g__fasta__g_fa=MIB)
+    passwords = htpasswd(tmp_path / "htpasswd", "eve", "hunter2")
+    site = website(tmp_path / "site", options=f"auth_basic lab; auth_basic_user_file {passwords};")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    secret(tmp_path / ".netrc", "default login eve password hunter2\n")
+    with Setup(tmp_path, source(site.url, "netrc = true")).mount() as mounted:
+        assert md5_of(mounted, "g/fasta/g.fa") == md5(files["g/fasta/g.fa"])
