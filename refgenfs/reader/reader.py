@@ -112,7 +112,7 @@ class Reader:
         if isinstance(facts.extent, LocalFile) and not facts.extent.cached:
             return OpenFile(facts, await self._open_straight(facts, facts.extent), None, Window(facts.size, 0))
         try:
-            content = await self._store.content(facts.content, facts.size)
+            content = await self._store.content_to_read(facts.content, facts.size)
         except CacheError as exc:
             log.warning("%s; it is read without the cache", exc)
             content = UncachedContent(facts.content, facts.size)
@@ -186,7 +186,10 @@ class Reader:
         if behind is not None:
             self._nursery.start_soon(self._disk.pass_by, content, behind)
         if file.ahead is not None:  # only now: room for it may be made of these very blocks
-            self._prefetch(file, content, file.ahead)
+            if self._store.is_ready:
+                self._prefetch(file, content, file.ahead)
+            else:
+                self._nursery.start_soon(self._prefetch_when_ready, file, content, file.ahead)
         if archive is not None and file.generation != archive.generation:
             file.generation = archive.generation
             archive.served.add(archive.generation)
@@ -200,6 +203,9 @@ class Reader:
         if isinstance(file.content, StraightContent):
             return self._served(await self._straight(file.facts, partial(file.content.read, offset, length)))
         self.counts.cold_reads += 1
+        if not self._store.is_ready:  # what is fetched before that could not be stored
+            with trio.move_on_after(self._patience):
+                await self._store.ready()
         return self._served(await self._read_cold(file, file.content, offset, length, file.ahead))
 
     def _read_near(self, file: OpenFile, content: StraightContent, offset: int, length: int) -> memoryview | None:
@@ -291,6 +297,10 @@ class Reader:
             self._ranges.launch(content, extent, file.facts.source, [], beyond, longest=longest)
         elif isinstance(extent, ArchiveMember) and file.archive is not None:
             self._archives.prefetch(file.archive, extent.name, missing_blocks(content, ahead))
+
+    async def _prefetch_when_ready(self, file: OpenFile, content: AnyContent, ahead: Run) -> None:
+        await self._store.ready()
+        self._prefetch(file, content, ahead)
 
     # -- what nobody waits for yet ------------------------------------------------------------------------
 

@@ -132,6 +132,7 @@ async def test_a_public_bucket_is_listed_and_read_unsigned(moto: Moto, gate: Gat
         assert names(catalog) == ["hg38/fasta:default empty", "hg38/fasta:default hg38.fa"]
         listed = gate.count()
         facts = await side.facts("hg38.fa", catalog)
+        assert not side.http.takes_token(Bucket("public", endpoint=gate.url).url("a"), "s3")
         assert (facts.size, facts.origin) == (len(DATA), "range")
         assert (await side.facts("empty", catalog)).origin == "inline"
         assert gate.count() == listed, "a listing has the facts"
@@ -192,6 +193,9 @@ async def test_keys_of_every_kind_are_listed_signed_and_read(moto: Moto, gate: G
         catalog = await side.source.catalog()
         version = next(iter_versions(catalog))
         assert {file.name for file in version.files or ()} == set(ODD)
+        # no ticket has such a URL: who gets it could not read it
+        assert side.http.takes_token(Bucket("odd", endpoint=gate.url).url("a"), "s3")
+        assert not side.http.takes_token("http://elsewhere/a", "s3")
         for number, name in enumerate(ODD):
             facts = await side.facts(name, catalog)
             assert await side.read(facts) == f"{number}".encode(), name
