@@ -85,7 +85,7 @@ class Http:
         self.failing = self._attempts.failing
 
     def takes_token(self, url: str, account: str) -> bool:
-        """Say whether an account's token or signature goes with requests to a URL: others can't read it by that alone."""
+        """Say whether an account's token or signature goes with requests to a URL, which others can't read then."""
         facts, target = self._settings.account(account), parse_url(url)
         return takes_token(facts, target) or (facts.access is not None and facts.access.signs(target))
 
