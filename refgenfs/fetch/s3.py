@@ -139,6 +139,8 @@ class S3Access:
             self._keys.distrust()
             half = "access key, S3 knows none such" if code == "InvalidAccessKeyId" else "secret key, it doesn't fit"
             return failed(OriginDenied, f"check the {half}")
+        if status in (400, 403) and not code:  # a HEAD has no body, so it may be that they have expired
+            self._keys.distrust()
         if status in (301, 307) or code in _ELSEWHERE:
             return failed(OriginUnusable, f"bucket {name} is in another region; set region, or endpoint")
         if status in (401, 403):

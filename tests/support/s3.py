@@ -46,6 +46,7 @@ class Rules:
     payer: bool = False  # requests must offer to pay
     slow: int = 0  # requests yet to be told to slow down
     away: bool = False  # connections are closed unanswered
+    moved: str = ""  # where requests for objects are sent on to, by a 307
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,13 @@ class Gate:
         if self.rules.away:
             request.connection.shutdown(socket.SHUT_RDWR)
             request.close_connection = True
+            return
+        if self.rules.moved and "?" not in request.path:
+            self._note(request, 307, 0, "")
+            request.send_response(307)
+            request.send_header("Location", f"{self.rules.moved}{request.path}")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
             return
         refusal = self._refusal(request)
         if refusal is not None:
