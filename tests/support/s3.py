@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import quote, unquote
 
 import boto3
 import pytest
@@ -205,8 +206,9 @@ class Gate:
 
 
 def _signature(request: Any, signed: list[str], keys: Credentials, region: str, stamp: str) -> str:
-    """Recompute a signature from what arrived, with botocore."""
-    url = f"http://{request.headers['host']}{request.path}"
+    """Recompute a signature from what arrived, with botocore: of the path decoded, and encoded as AWS has it."""
+    path, mark, query = request.path.partition("?")
+    url = f"http://{request.headers['host']}{quote(unquote(path), safe='/~')}{mark}{query}"
     headers = {name: request.headers[name] for name in signed if name != "host" and name in request.headers}
     wanted = AWSRequest(method=request.command, url=url, headers=headers)
     wanted.context["timestamp"] = stamp
