@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _SOURCE_SECONDS = 8.0
 _LIST_BYTES = 64 << 20
-_PACKAGES = ("pyfuse3", "trio", "aiohttp", "pydantic", "diskcache", "isal", "pysam", "typer", "rich")
+_PACKAGES = ("pyfuse3", "trio", "aiohttp", "botocore", "pydantic", "diskcache", "isal", "pysam", "typer", "rich")
 
 
 def run_checks(machine: Machine) -> Iterator[Check]:

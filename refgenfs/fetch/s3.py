@@ -64,12 +64,16 @@ class S3Access:
         here = URL(self._bucket.base(self._region), encoded=True)
         return target.with_host(here.host or "") if here.host != target.host else target
 
+    def signs(self, target: URL) -> bool:
+        """Say whether requests for `target` are signed."""
+        return not self._anonymous and self._is_home(target)
+
     async def sign(self, method: str, target: URL, headers: Mapping[str, str]) -> dict[str, str]:
         """Return the headers of a request with all that it needs besides; raise AttemptFailed without credentials."""
         if not self._is_home(target):
             return dict(headers)
         wanted = {**headers, **self._payer}
-        if self._anonymous:
+        if not self.signs(target):
             return wanted
         keys = await self._keys.get()
         from refgenfs.fetch.sigv4 import sign_request
@@ -135,6 +139,8 @@ class S3Access:
             self._keys.distrust()
             half = "access key, S3 knows none such" if code == "InvalidAccessKeyId" else "secret key, it doesn't fit"
             return failed(OriginDenied, f"check the {half}")
+        if status in (400, 403) and not code:  # a HEAD has no body, so it may be that they have expired
+            self._keys.distrust()
         if status in (301, 307) or code in _ELSEWHERE:
             return failed(OriginUnusable, f"bucket {name} is in another region; set region, or endpoint")
         if status in (401, 403):

@@ -22,6 +22,10 @@ class Access(Protocol):
         """Return where a request for `target` goes."""
         ...
 
+    def signs(self, target: URL) -> bool:
+        """Say whether a request for `target` goes with what proves whose it is, without which it may be refused."""
+        ...
+
     async def sign(self, method: str, target: URL, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Return the headers of a request, with what proves whose it is. Awaited for every hop; AttemptFailed."""
         ...

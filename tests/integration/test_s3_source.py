@@ -30,7 +30,7 @@ from refgenfs.fetch.http import Http
 from refgenfs.fetch.s3 import S3Access
 from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.sources.s3 import S3Source
-from tests.support.s3 import ACCESS, SECRET, Gate, Moto
+from tests.support.s3 import ACCESS, SECRET, Gate, Moto, open_gate
 
 QUICK = RetryPolicy(retry_for=2.0, first=0.01, longest=0.05)
 DATA = random.Random(3).randbytes(3 * BLOCK + 77)
@@ -132,6 +132,7 @@ async def test_a_public_bucket_is_listed_and_read_unsigned(moto: Moto, gate: Gat
         assert names(catalog) == ["hg38/fasta:default empty", "hg38/fasta:default hg38.fa"]
         listed = gate.count()
         facts = await side.facts("hg38.fa", catalog)
+        assert not side.http.takes_token(Bucket("public", endpoint=gate.url).url("a"), "s3")
         assert (facts.size, facts.origin) == (len(DATA), "range")
         assert (await side.facts("empty", catalog)).origin == "inline"
         assert gate.count() == listed, "a listing has the facts"
@@ -192,6 +193,9 @@ async def test_keys_of_every_kind_are_listed_signed_and_read(moto: Moto, gate: G
         catalog = await side.source.catalog()
         version = next(iter_versions(catalog))
         assert {file.name for file in version.files or ()} == set(ODD)
+        # no ticket has such a URL: who gets it could not read it
+        assert side.http.takes_token(Bucket("odd", endpoint=gate.url).url("a"), "s3")
+        assert not side.http.takes_token("http://elsewhere/a", "s3")
         for number, name in enumerate(ODD):
             facts = await side.facts(name, catalog)
             assert await side.read(facts) == f"{number}".encode(), name
@@ -331,6 +335,36 @@ async def test_a_bucket_that_is_not_there(moto: Moto, gate: Gate) -> None:
     async with opened(Bucket("nowhere", endpoint=gate.url), anonymous=True) as side:
         with pytest.raises(OriginMissing, match=r"\(NoSuchBucket\): there is no bucket nowhere"):
             await side.source.catalog()
+
+
+async def test_a_redirect_is_followed_and_others_get_no_signature(moto: Moto, gate: Gate, keys: None) -> None:
+    moto.bucket("moved")("hg38/fasta/a", DATA)
+    with open_gate(moto) as elsewhere:
+        async with opened(Bucket("moved", endpoint=gate.url)) as side:
+            facts = await side.facts("a")
+            gate.rules.moved = elsewhere.url
+            assert await side.read(facts) == DATA
+        (asked,) = elsewhere.asked
+        assert asked.status == 206
+        assert not {"authorization", "x-amz-security-token", "x-amz-date"} & set(asked.headers)
+
+
+async def test_a_head_has_no_code_and_expired_credentials_are_renewed_all_the_same(
+    moto: Moto, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refgenfs.fetch.s3.STALE_KEYS", 0.0)
+    moto.bucket("renewed-head", public=False)("hg38/fasta/a", DATA)
+    credentials = tmp_path / "credentials"
+    form = "[default]\naws_access_key_id = {}\naws_secret_access_key = s3cret\n"
+    credentials.write_text(form.format("AKIDOLD"))
+    gate.rules.signed, gate.rules.keys = True, {"AKIDOLD": ("s3cret", ""), "AKIDNEW": ("s3cret", "")}
+    async with opened(Bucket("renewed-head", endpoint=gate.url)) as side:
+        version = next(iter_versions(await side.source.catalog()))
+        gate.rules.expired = {"AKIDOLD"}
+        with pytest.raises(RefgenfsError):
+            await side.source.facts(version, "a", patience=2.0)
+        credentials.write_text(form.format("AKIDNEW"))
+        assert await side.source.facts(version, "a", patience=2.0) is not None
 
 
 # -- what changes -------------------------------------------------------------------------------------------------

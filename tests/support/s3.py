@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import quote, unquote
 
 import boto3
 import pytest
@@ -46,6 +47,7 @@ class Rules:
     payer: bool = False  # requests must offer to pay
     slow: int = 0  # requests yet to be told to slow down
     away: bool = False  # connections are closed unanswered
+    moved: str = ""  # where requests for objects are sent on to, by a 307
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,13 @@ class Gate:
         if self.rules.away:
             request.connection.shutdown(socket.SHUT_RDWR)
             request.close_connection = True
+            return
+        if self.rules.moved and "?" not in request.path:
+            self._note(request, 307, 0, "")
+            request.send_response(307)
+            request.send_header("Location", f"{self.rules.moved}{request.path}")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
             return
         refusal = self._refusal(request)
         if refusal is not None:
@@ -197,8 +206,9 @@ class Gate:
 
 
 def _signature(request: Any, signed: list[str], keys: Credentials, region: str, stamp: str) -> str:
-    """Recompute a signature from what arrived, with botocore."""
-    url = f"http://{request.headers['host']}{request.path}"
+    """Recompute a signature from what arrived, with botocore: of the path decoded, and encoded as AWS has it."""
+    path, mark, query = request.path.partition("?")
+    url = f"http://{request.headers['host']}{quote(unquote(path), safe='/~')}{mark}{query}"
     headers = {name: request.headers[name] for name in signed if name != "host" and name in request.headers}
     wanted = AWSRequest(method=request.command, url=url, headers=headers)
     wanted.context["timestamp"] = stamp
