@@ -37,6 +37,7 @@ from refgenfs.core.tar import Member
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.parts import Part, RangesIgnored
+from refgenfs.fetch.legs import Lender
 from refgenfs.fetch.pieces import RangeSink, StreamSink
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
@@ -185,7 +186,10 @@ class ScriptedHttp:
         finally:
             self.under_way -= 1
 
-    async def stream(self, urls: Sequence[str], sink: StreamSink, *, account: str) -> None:
+    async def stream(
+        self, urls: Sequence[str], sink: StreamSink, *, account: str, lender: Lender | None = None
+    ) -> None:
+        """Feed it over one connection, whatever memory could be lent."""
         await self._bridge.run(lambda: self._stream(urls[0], sink, account))
 
     async def _range(self, served: Served, start: int, stop: int, sink: RangeSink, account: str) -> None:
