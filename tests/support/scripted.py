@@ -36,8 +36,8 @@ from refgenfs.core.errors import OriginMissing, RefgenfsError, StaleContent
 from refgenfs.core.tar import Member
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
-from refgenfs.fetch.parts import Part, RangesIgnored
 from refgenfs.fetch.legs import Lender
+from refgenfs.fetch.parts import Part, RangesIgnored
 from refgenfs.fetch.pieces import RangeSink, StreamSink
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
