@@ -73,6 +73,11 @@ class Leg:
         """Whether it has ended with nothing to be fed."""
         return not self.flying and not self._chunks
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of it came."""
+        return self._received == self.stop - self.start
+
     async def next(self) -> bytes | None:
         """Return the next bytes, waiting for them; None when there are no more."""
         while not self._chunks:
@@ -125,6 +130,7 @@ class Leg:
             async with aclosing(read_body(answer, wanted.stop - wanted.start, line.received)) as chunks:
                 async for chunk in chunks:
                     self._chunks.append(chunk)
+                    self._received += len(chunk)
                     self._news.set()
 
 

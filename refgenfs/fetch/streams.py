@@ -227,13 +227,16 @@ class StreamTransfer:
         if isinstance(failure, NoneToSpare):
             self._lanes.hold(now)
         elif failure is None:
-            self._lanes.arrived()
+            if leg.whole:
+                self._lanes.arrived()
         elif issubclass(failure.kind, _HOPELESS):
             self._lanes.several = False
         else:
             self._lanes.refused(now)
-        if leg.empty and leg in self._legs:
-            self._legs.remove(leg)
+        if leg.empty:
+            leg.drop()
+            if leg in self._legs:
+                self._legs.remove(leg)
         self._look_ahead()
 
     def _alone(self) -> None:
