@@ -34,7 +34,7 @@ ENOUGH = 100e6  # bytes a second; unpacking takes no more on one processor
 # An origin that refused or broke off a leg is not asked for another for so long, longer each time, up to `LONGEST`.
 PAUSE = 1.0  # seconds
 LONGEST = 60.0
-MOMENT = 0.1  # seconds until memory or a connection is looked for again, where there was none to spare
+MOMENT = 0.25  # seconds until memory or a connection is looked for again, where there was none to spare
 
 
 def share(connections: int, streams: int) -> int:

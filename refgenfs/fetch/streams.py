@@ -84,6 +84,7 @@ class StreamTransfer:
             what = f"broke off after {self._fed} bytes, and the origin gave no size or version to resume by"
             raise AttemptFailed(OriginUnavailable, what, Remedy.ELSEWHERE)
         while self._fed < self._size:
+            self._legs = [leg for leg in self._legs if not leg.empty]  # what was recalled
             if self._legs and self._legs[0].start <= self._fed:
                 await self._feed_leg(self._legs[0])
             else:

@@ -83,7 +83,7 @@ def test_an_archive_that_comes_slowly_comes_over_several_connections_once(origin
         assert origin.bytes_sent() == size
         assert {one.status for one in origin.served()} == {206}
         assert len(origin.served()) > 1
-        assert origin.served()[-1].bytes == FIRST, "what came ahead of it was there before its end, when nginx logs it"
+        assert origin.served()[-1].bytes == FIRST, "nginx logs at the end: what is ahead was there before"
 
 
 def test_eight_alignments_on_a_cold_cache_fetch_each_file_once(origins: Origins, tmp_path: Path) -> None:

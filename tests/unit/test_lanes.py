@@ -83,7 +83,7 @@ def test_without_memory_or_a_connection_it_goes_on_in_longer_stretches() -> None
     lanes.hold(5.0)
     assert lanes.next_leg(MIB, FIRST, 1, 0, 5.05) is None
     assert lanes.stretch(FIRST, 5.05) == FIRST + MIDDLE
-    assert lanes.next_leg(MIB, FIRST, 1, 0, 5.2) is not None
+    assert lanes.next_leg(MIB, FIRST, 1, 0, 5.3) is not None
 
 
 def test_who_is_refused_waits_longer_each_time() -> None:
