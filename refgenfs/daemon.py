@@ -29,12 +29,12 @@ from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
-from refgenfs.core.content import ArchiveRef, ContentId, FileFacts
+from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts
 from refgenfs.core.errors import RefgenfsError
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.bridge import open_bridge
 from refgenfs.fetch.http import Http
-from refgenfs.fetch.settings import Account, HttpSettings
+from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
 from refgenfs.memory import give_back, tame_allocator, tame_collector
@@ -43,11 +43,10 @@ from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.leftovers import kept_memory
-from refgenfs.reader.ranges import RangeFlights
+from refgenfs.reader.ranges import Fetchers, RangeFlights
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
-from refgenfs.sources import Source
-from refgenfs.sources.refgenie import RefgenieSource
+from refgenfs.sources.making import account_of, make_sources
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
 
 log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__
@@ -126,9 +125,7 @@ async def _main(config: Config, announce: Ready) -> None:
 
 @asynccontextmanager
 async def _http(bridge: Any, config: Config) -> AsyncIterator[Http]:
-    accounts = {
-        source.name: Account(source.url, source.timeout, source.proxy, source.token_file) for source in config.source
-    }
+    accounts = {source.name: account_of(source) for source in config.source}
     settings = HttpSettings(
         connections=config.limits.connections,
         policy=RetryPolicy(retry_for=config.limits.retry_for),
@@ -143,21 +140,6 @@ async def _http(bridge: Any, config: Config) -> AsyncIterator[Http]:
             await http.aclose()
 
 
-def _sources(http: Http, config: Config) -> list[Source]:
-    return [
-        RefgenieSource(
-            http,
-            name=source.name,
-            url=source.url,
-            mirrors=source.mirrors,
-            remotes=source.remotes,
-            seek_index=source.seek_index,
-            timeout=source.timeout,
-        )
-        for source in config.source
-    ]
-
-
 class _Running:
     """One run of the daemon: its parts, and how they call each other."""
 
@@ -170,13 +152,13 @@ class _Running:
         self._announce = announce
         self._stopping = trio.Event()
         self._started = time.time()
-        self._catalog = Catalog(_sources(http, config), store.ledger, refresh=config.catalog.refresh)
+        self._catalog = Catalog(make_sources(http, config.source), store.ledger, refresh=config.catalog.refresh)
         board = FlightBoard()
         limits = config.limits
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         self._budget = budget
-        flights = RangeFlights(http, board, budget, nursery)
+        flights = RangeFlights(Fetchers({ByteRange: http}), board, budget, nursery)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
         self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import trio
 
@@ -25,9 +26,9 @@ from refgenfs.core.content import (
     InlineData,
     content_id,
 )
-from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, RefgenfsError, StaleContent
+from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, OriginMissing, RefgenfsError, StaleContent
 from refgenfs.core.keys import AssetKey
-from refgenfs.core.layout import Layout, build_layout
+from refgenfs.core.layout import DERIVED, Child, Layout, build_layout
 from refgenfs.core.tar import Member, resolve_link
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.openarchives import Naming
@@ -38,6 +39,29 @@ log = logging.getLogger(__name__)
 
 LAYOUTS = 512  # kept laid out in memory; one costs about 200 bytes a file
 LINKS = 8  # a link may lead to a link, but not for ever
+
+
+class Deriver(Protocol):
+    """Files that no origin lists, and that appear when they are named: made of what a version has.
+
+    Their names begin with `DERIVED`. Calls may wait for an origin, each no longer than its own deadlines.
+    """
+
+    async def child(self, version: AssetVersion, prefix: str, name: str, listed: Mapping[str, Child]) -> Child | None:
+        """Return the entry `name` of the folder `prefix`, which has `listed` besides; None: it is none of these."""
+        ...
+
+    async def children(self, version: AssetVersion, prefix: str) -> Mapping[str, Child] | None:
+        """Return what a folder shows that `child` gave; None: it is none of these."""
+        ...
+
+    async def facts(self, version: AssetVersion, name: str) -> FileFacts | None:
+        """Return the facts of a file that `child` gave; None: it is none of these. Raises what hinders it."""
+        ...
+
+    def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
+        """Return such facts if they are in memory. No I/O, no wait."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +77,20 @@ class Library:
     """Resolves names of files to facts, and opens them. Lives on the trio thread."""
 
     def __init__(
-        self, catalog: Catalog, archives: Archives, reader: Reader, pins: Pins, lookup_deadline: float
+        self,
+        catalog: Catalog,
+        archives: Archives,
+        reader: Reader,
+        pins: Pins,
+        lookup_deadline: float,
+        derivers: Sequence[Deriver] = (),
     ) -> None:
         self._catalog = catalog
         self._archives = archives
         self._reader = reader
         self._pins = pins
         self._deadline = lookup_deadline
+        self._derivers = derivers
         self._layouts: OrderedDict[tuple[AssetVersion, str, bool], Layout] = OrderedDict()
 
     # -- names --------------------------------------------------------------------------------------------
@@ -89,12 +120,40 @@ class Library:
                 self._layouts.popitem(last=False)
         return layout
 
+    async def child(self, version: AssetVersion, shown_as: str, prefix: str, name: str) -> Child | None:
+        """Return an entry of a version's folder, also one that is not listed; None where there is none.
+
+        Raises NotInCatalog for a folder that there is not.
+        """
+        listed = (await self.layout(version, shown_as)).find(prefix)
+        child = listed.get(name) if listed is not None else None
+        if child is not None:
+            return child
+        for deriver in self._derivers:
+            child = await deriver.child(version, prefix, name, listed or {})
+            if child is not None:
+                return child
+        if listed is None:
+            raise NotInCatalog(f"{version.key} has no folder {prefix!r} any more")
+        return None
+
+    async def children(self, version: AssetVersion, shown_as: str, prefix: str) -> Mapping[str, Child]:
+        """Return what is listed in a version's folder; raise NotInCatalog for one that there is not."""
+        listed = (await self.layout(version, shown_as)).find(prefix)
+        if listed is not None:
+            return listed
+        for deriver in self._derivers:
+            children = await deriver.children(version, prefix)
+            if children is not None:
+                return children
+        raise NotInCatalog(f"{version.key} has no folder {prefix!r} any more")
+
     def known_layout(self, version: AssetVersion, shown_as: str) -> Layout | None:
         """Return the layout if it is in memory."""
         return self._layouts.get(self._place(version, shown_as))
 
     def _place(self, version: AssetVersion, shown_as: str) -> tuple[AssetVersion, str, bool]:
-        archive = self._archives.known(self._catalog.archive(version))
+        archive = self._known_archive(version)
         return version, shown_as, archive is not None and archive.table.complete  # links that are dead are known then
 
     async def listing(self, version: AssetVersion) -> tuple[str, ...]:
@@ -107,7 +166,7 @@ class Library:
 
     def _dead_links(self, version: AssetVersion) -> frozenset[str]:
         """Return the names that are known to be links that point nowhere in the tree."""
-        archive = self._archives.known(self._catalog.archive(version))
+        archive = self._known_archive(version)
         if archive is None or not archive.table.complete:
             return frozenset()
         return frozenset(
@@ -122,13 +181,16 @@ class Library:
         """Return the identity that a file has unless it turns out to be a link or to have been replaced."""
         return content_id(version.source, version.asset_digest, name)
 
-    def known(self, version: AssetVersion, name: str) -> Located | None:
-        """Return where a name leads if that is in memory. No I/O, no wait."""
+    def known(self, version: AssetVersion, name: str, *, fresh: bool = False) -> Located | None:
+        """Return where a name leads if that is in memory, and with `fresh` need not be asked for. No I/O, no wait."""
+        if name.startswith(DERIVED):
+            found = (deriver.known_facts(version, name) for deriver in self._derivers)
+            return next((Located(facts, version, name) for facts in found if facts is not None), None)
         for _ in range(LINKS):
-            facts = self._catalog.known_facts(version, name)
+            facts = self._catalog.known_facts(version, name, fresh=fresh)
             if facts is not None:
                 return Located(facts, version, name)
-            archive = self._archives.known(self._catalog.archive(version))
+            archive = self._known_archive(version)
             member = archive.table.members.get(name) if archive is not None else None
             if archive is None or member is None:
                 return None
@@ -174,6 +236,8 @@ class Library:
         Raises NotInCatalog for what is no file of the tree (a link that leads nowhere, a device), and what the
         origin answers.
         """
+        if name.startswith(DERIVED):
+            return await self._locate_derived(version, name)
         for _ in range(LINKS):
             with _deadline(self._deadline, f"the size of {name}"):
                 facts = await self._catalog.facts(version, name)
@@ -188,6 +252,13 @@ class Library:
                 raise NotInCatalog(f"{name} of {version.key} is no file, or a link that leads out of the tree")
             version, name = sibling
         raise NotInCatalog(f"{name} of {version.key} is a link to a link to a link …")
+
+    async def _locate_derived(self, version: AssetVersion, name: str) -> Located:
+        for deriver in self._derivers:
+            facts = await deriver.facts(version, name)
+            if facts is not None:
+                return Located(facts, version, name)
+        raise NotInCatalog(f"{version.key} has no {name.removeprefix(DERIVED)}")
 
     def _meant(self, version: AssetVersion, member: Member) -> tuple[AssetVersion, str] | None:
         """Return the file that a link of an archive means: of this asset or, by the catalog, of a sibling."""
@@ -206,8 +277,15 @@ class Library:
         except NotInCatalog:
             return None
 
-    async def _open_archive(self, version: AssetVersion) -> Archive:
+    def _known_archive(self, version: AssetVersion) -> Archive | None:
         ref = self._catalog.archive(version)
+        return None if ref is None else self._archives.known(ref)
+
+    async def _open_archive(self, version: AssetVersion) -> Archive:
+        """Open a version's archive; raise OriginMissing where it has none, so that its host must have its files."""
+        ref = self._catalog.archive(version)
+        if ref is None:
+            raise OriginMissing(f"{version.key}: source {version.source} names a file that it doesn't have")
         archive = self._archives.known(ref)
         if archive is not None and (archive.ref == ref or archive.streams):
             return archive

@@ -12,14 +12,14 @@ who sits in the old one keeps it. Numbers are never used twice.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.content import ContentId, FileFacts
 from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
-from refgenfs.core.layout import Child, Layout, is_junk
+from refgenfs.core.layout import is_junk
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
 from refgenfs.reader.siblings import Siblings
@@ -190,12 +190,9 @@ class Tree:
         return FolderNode(genome, spelling, found.version(tag if colon else None), "")
 
     async def _in_folder(self, folder: FolderNode, name: str) -> Node:
-        layout = self._library.known_layout(folder.version, folder.genome)
-        if layout is None:
-            if is_junk(name):
-                raise NotInCatalog(name)
-            layout = await self._library.layout(folder.version, folder.genome)
-        child = _children(layout, folder).get(name)
+        if is_junk(name) and self._library.known_layout(folder.version, folder.genome) is None:
+            raise NotInCatalog(name)
+        child = await self._library.child(folder.version, folder.genome, folder.prefix, name)
         if child is None:
             return self._tag_folder(folder, name)
         if child.origin_name is None:
@@ -262,14 +259,14 @@ class Tree:
                 yield spelling, self._asset_folder(genome, spelling)
 
     async def _list_folder(self, folder: FolderNode) -> list[tuple[str, Node]]:
-        layout = await self._library.layout(folder.version, folder.genome)
+        children = await self._library.children(folder.version, folder.genome, folder.prefix)
         entries: list[tuple[str, Node]] = []
-        for name, child in sorted(_children(layout, folder).items()):
+        for name, child in sorted(children.items()):
             if child.origin_name is None:
                 prefix = f"{folder.prefix}/{name}" if folder.prefix else name
                 entries.append((name, FolderNode(folder.genome, folder.spelling, folder.version, prefix)))
                 continue
-            located = self._library.known(folder.version, child.origin_name)
+            located = self._library.known(folder.version, child.origin_name, fresh=True)
             if located is not None:
                 entries.append((name, _file(located)))
                 continue
@@ -282,7 +279,10 @@ class Tree:
         inode = self._place(node)
         if isinstance(inode.node, FileNode):
             self._adopt(inode.node, node, parent, name)
-        return self._attributes(inode)
+        attributes = self._attributes(inode)
+        if isinstance(node, FileNode) and node.facts is None:  # the name is looked up anew before it is used
+            return replace(attributes, entry_timeout=UNKNOWN_TIMEOUT)
+        return attributes
 
     # -- files --------------------------------------------------------------------------------------------
 
@@ -360,13 +360,6 @@ def _file(located: Located) -> FileNode:
 
 def _identity(node: Node) -> Node | ContentId:
     return node.content if isinstance(node, FileNode) else node
-
-
-def _children(layout: Layout, folder: FolderNode) -> Mapping[str, Child]:
-    try:
-        return layout.children(folder.prefix)
-    except KeyError:
-        raise NotInCatalog(f"{folder.version.key} has no folder {folder.prefix!r} any more") from None
 
 
 def _still(snapshot: CatalogSnapshot, node: FolderNode) -> bool:

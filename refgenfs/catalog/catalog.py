@@ -248,9 +248,9 @@ class Catalog:
         """
         return await self._details.facts(version, name)
 
-    def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
-        """Return a file's facts if they are in memory. No I/O, no wait."""
-        return self._details.known_facts(version, name)
+    def known_facts(self, version: AssetVersion, name: str, *, fresh: bool = False) -> FileFacts | None:
+        """Return a file's facts if they are in memory, with `fresh` only if they still hold. No I/O, no wait."""
+        return self._details.known_facts(version, name, fresh=fresh)
 
     async def recall(self, version: AssetVersion) -> None:
         """Bring the facts that the ledger has of a version's files to memory; asks no origin."""
@@ -282,8 +282,8 @@ class Catalog:
         except RefgenfsError as exc:
             log.warning("%s of %s was replaced, which can't be noted: %s", name, version.key, exc)
 
-    def archive(self, version: AssetVersion) -> ArchiveRef:
-        """Return where a version's archive is."""
+    def archive(self, version: AssetVersion) -> ArchiveRef | None:
+        """Return where a version's archive is; None: it has none, its files are there one by one."""
         return self._feed(version.source).source.archive(version)
 
     def version_of(self, ref: ArchiveRef) -> AssetVersion:

@@ -1,7 +1,8 @@
 """Listings and facts of asset versions: from memory, else the ledger, else the origin.
 
-Both hold for good, since a version is named by its digest; only "the origin has none" is asked again after a
-while. An origin that can't be reached raises, and changes nothing that is known.
+Both hold for good where a version is named by its digest; only "the origin has none" is asked again after a while.
+A source whose files may be replaced says for how long its word holds (`Source.hold`). An origin that can't be reached
+raises, and changes nothing that is known.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar
-from urllib.parse import unquote
 
 import trio
 
@@ -27,7 +27,7 @@ from refgenfs.core.catalog_json import (
     load_facts,
     load_listing,
 )
-from refgenfs.core.content import ByteRange, FileFacts
+from refgenfs.core.content import FileFacts, Ranged
 from refgenfs.core.errors import CacheError, NotInCatalog, RefgenfsError
 from refgenfs.sources import Source
 
@@ -42,6 +42,7 @@ SIBLINGS = 6  # files asked for at a time when one of their folder is wanted: tw
 SWEEP = 2_000  # siblings that are asked for unasked
 SAVE_AFTER = 0.25  # seconds; the facts of one folder come close together, and are one row
 CHUNK = 256  # versions that one thread call looks up
+PATIENCE = 2.0  # seconds that a host is waited for when something is known, and may be out of date
 
 
 class _Recent(Generic[V]):
@@ -113,6 +114,7 @@ class Details:
         self._flights = flights
         self._keep = keep
         self._wall = wall
+        self._away: dict[str, float] = {}  # when a source last failed to say whether a file is what it was
         self._listings: _Recent[KeptListing] = _Recent(NAMES, _count_names, lambda _: False)
         self._rows: _Recent[_Row] = _Recent(
             FACTS, lambda row: row.weight, lambda row: row.users > 0 or row.dirty or row.saving
@@ -122,6 +124,8 @@ class Details:
 
     async def listing(self, version: AssetVersion, *, background: bool = False) -> tuple[str, ...] | None:
         """Return the names of a version's files as the origin spells them; None: the origin has no listing."""
+        if version.files is not None:
+            return tuple(file.name for file in version.files)
         key = listing_key(version)
         kept = self._listings.get(key)
         if kept is not None and self._holds(kept):
@@ -171,7 +175,7 @@ class Details:
     def _unknown(self, versions: Sequence[AssetVersion]) -> list[AssetVersion]:
         """Return those without a listing in the ledger. Blocks."""
         found = []
-        for version in versions:
+        for version in (one for one in versions if one.files is None):
             try:
                 kept = load_listing(self._notebook.ledger.get(listing_key(version)))
             except CacheError:
@@ -182,12 +186,18 @@ class Details:
 
     # -- facts --------------------------------------------------------------------------------------------
 
-    def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
-        """Return a file's facts if they are in memory. No I/O, no wait."""
+    def known_facts(self, version: AssetVersion, name: str, *, fresh: bool = False) -> FileFacts | None:
+        """Return a file's facts if they are in memory, with `fresh` only if they still hold. No I/O, no wait."""
         row = self._rows.get(facts_key(version))
         if row is None or row.facts.folder != self._source(version).unpacked(version):
             return None
-        return row.facts.facts.get(name)
+        return row.facts.facts.get(name) if not fresh or self._is_fresh(version, name, row) else None
+
+    def _is_fresh(self, version: AssetVersion, name: str, row: _Row) -> bool:
+        """Say whether what is known of a file is believed as it is: as long as it holds, or its host is away."""
+        hold = self._source(version).hold
+        since = max(row.facts.asked.get(name, float("-inf")), self._away.get(version.source, float("-inf")))
+        return hold is None or 0 <= self._wall() - since < hold
 
     async def facts(self, version: AssetVersion, name: str, *, background: bool = False) -> FileFacts | None:
         """Return a file's facts at the host of the unpacked copies; None where there is no copy of it."""
@@ -197,8 +207,10 @@ class Details:
         row = await self._row(version, folder, background=background)
         known = row.facts.facts.get(name)
         asked = row.facts.absent.get(name)
-        if known is not None or (asked is not None and 0 <= self._wall() - asked < self._keep):
+        if known is not None and self._is_fresh(version, name, row):
             return known
+        if known is None and asked is not None and 0 <= self._wall() - asked < self._keep:
+            return None
         if not background:
             self._start_sweep(version, row)
         ask = partial(self._ask_facts, version, name, row)
@@ -219,7 +231,11 @@ class Details:
         row.users += 1
         try:
             found = await self._ask_host(version, name, row)
+            row.facts.asked[name] = self._wall()
+            if found is not None and found == row.facts.facts.get(name):
+                return found
             if found is None:
+                row.facts.facts.pop(name, None)
                 row.facts.absent[name] = self._wall()
             else:
                 row.facts.facts[name] = found
@@ -232,12 +248,27 @@ class Details:
             row.users -= 1
 
     async def _ask_host(self, version: AssetVersion, name: str, row: _Row) -> FileFacts | None:
-        """Ask until the answer is one to what is asked now: the folder or the salt can change meanwhile."""
+        """Ask until the answer is one to what is asked now: the folder or the salt can change meanwhile.
+
+        Where something is known already, a host that does not answer changes nothing.
+        """
         while True:
+            known = row.facts.facts.get(name)
             asked = (row.facts.folder, None if name in row.facts.replaced else "")
-            found = await self._source(version).facts(version, name, asked[1])
-            if asked == (row.facts.folder, None if name in row.facts.replaced else ""):
+            patience = None if known is None else PATIENCE
+            try:
+                found = await self._source(version).facts(version, name, asked[1], patience=patience)
+            except RefgenfsError as exc:
+                if known is None or not exc.transient:
+                    raise
+                log.debug("whether %s of %s is what it was can't be asked: %s", name, version.key, exc)
+                self._away[version.source] = self._wall()  # or every file of a folder would be waited for
+                return known
+            if asked != (row.facts.folder, None if name in row.facts.replaced else ""):
+                continue
+            if known is None or found is None or _same_object(known, found):
                 return found
+            self._replace(version, name, row, known)
 
     async def _row(self, version: AssetVersion, folder: str, *, background: bool = False) -> _Row:
         key = facts_key(version)
@@ -310,7 +341,7 @@ class Details:
 
     def outdated(self, facts: FileFacts, version: AssetVersion, name: str) -> bool:
         """Say whether a file is known to have been replaced since these were its facts. No I/O, no wait."""
-        row = self._rows.get(facts_key(version)) if isinstance(facts.extent, ByteRange) else None
+        row = self._rows.get(facts_key(version)) if isinstance(facts.extent, Ranged) else None
         if row is None or name not in row.facts.replaced:
             return False
         known = row.facts.facts.get(name)
@@ -318,12 +349,10 @@ class Details:
 
     def find(self, facts: FileFacts, versions: Iterable[AssetVersion]) -> tuple[AssetVersion, str] | None:
         """Return the version and the name of the file that these facts are about. No I/O, no wait."""
-        if isinstance(facts.extent, ByteRange) and facts.extent.urls:
-            url = facts.extent.urls[0]
-            for version in versions:
-                folder = self._source(version).unpacked(version) if version.source == facts.source else None
-                if folder is not None and url.startswith(folder):
-                    return version, unquote(url.removeprefix(folder))
+        for version in versions if isinstance(facts.extent, Ranged) else ():
+            name = self._source(version).name_of(version, facts.extent) if version.source == facts.source else None
+            if name is not None:
+                return version, name
         return None
 
     def _save_soon(self, version: AssetVersion, row: _Row) -> None:
@@ -364,6 +393,12 @@ def facts_key(version: AssetVersion) -> str:
 def _identity(version: AssetVersion) -> str:
     place = f"{version.genome_digest}/{version.asset}:{version.tag}"
     return f"{version.source}/{place}/{version.asset_digest}"
+
+
+def _same_object(known: FileFacts, found: FileFacts) -> bool:
+    """Say whether two answers of a host are about the same version of an object."""
+    versions = [one.extent.validator if isinstance(one.extent, Ranged) else "" for one in (known, found)]
+    return known.size == found.size and versions[0] == versions[1]
 
 
 def _count_names(listing: KeptListing) -> int:

@@ -31,7 +31,7 @@ from refgenfs.mountpoint import permits_allow_other
 from refgenfs.paths import socket_path
 
 if TYPE_CHECKING:
-    from refgenfs.config import RefgenieSource
+    from refgenfs.config import Source
 
 _SOURCE_SECONDS = 8.0
 _LIST_BYTES = 64 << 20
@@ -241,7 +241,7 @@ def check_sources(machine: Machine) -> list[Check]:
     ]
 
 
-def _ask(source: RefgenieSource) -> Check:
+def _ask(source: Source) -> Check:
     name, url = "source", f"{source.name}: {redact_url(source.url)}"
     request = Request(v3_url(source.url, "genomes", "list"), headers={"User-Agent": "refgenfs doctor"})  # noqa: S310
     wrong = "check that url is a refgenieserver's, without /v3"
@@ -275,12 +275,12 @@ def _is_list(body: bytes) -> bool:
         return False
 
 
-def _opener(source: RefgenieSource) -> OpenerDirector:
+def _opener(source: Source) -> OpenerDirector:
     proxies = {"http": source.proxy, "https": source.proxy} if source.proxy else None
     return build_opener(ProxyHandler(proxies), HTTPRedirectHandler())
 
 
-def _unreachable(source: RefgenieSource, why: str) -> Check:
+def _unreachable(source: Source, why: str) -> Check:
     advice = "check url, network and proxy; what is in the cache can be read without it"
     found = f"{source.name}: {redact_url(source.url)} doesn't answer: {why}"
     return Check("source", "fail", found, advice)

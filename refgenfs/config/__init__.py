@@ -3,24 +3,24 @@
 from refgenfs.config.loading import LoadedConfig, find_config, load_config, override_keys
 from refgenfs.config.model import (
     LOG_LEVELS,
-    PUBLIC_SERVER,
     CacheConfig,
     CatalogConfig,
     Config,
     LimitsConfig,
     LogConfig,
-    MinFree,
     MountConfig,
-    RefgenieSource,
-    Source,
 )
+from refgenfs.config.sources import SOURCE_MODELS, HttpSource, RefgenieSource, Source, SourceTable
+from refgenfs.config.values import PUBLIC_SERVER, MinFree
 
 __all__ = [
     "LOG_LEVELS",
     "PUBLIC_SERVER",
+    "SOURCE_MODELS",
     "CacheConfig",
     "CatalogConfig",
     "Config",
+    "HttpSource",
     "LimitsConfig",
     "LoadedConfig",
     "LogConfig",
@@ -28,6 +28,7 @@ __all__ = [
     "MountConfig",
     "RefgenieSource",
     "Source",
+    "SourceTable",
     "find_config",
     "load_config",
     "override_keys",

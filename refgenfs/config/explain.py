@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from refgenfs.config.model import (
-    LOG_LEVELS,
-    PUBLIC_SERVER,
-    SOURCE_MODELS,
-    Config,
-    PrefetchRule,
-    RefgenieSource,
-    Table,
-)
+from refgenfs.config.model import LOG_LEVELS, Config
+from refgenfs.config.sources import SOURCE_MODELS
+from refgenfs.config.values import PUBLIC_SERVER, Table
 from refgenfs.core.keys import is_name
 
 if TYPE_CHECKING:
@@ -31,9 +25,21 @@ _WANTED = {
 
 
 def relevant(errors: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Return the errors without those that a wrong type of source brings with it."""
-    wrong = {error["loc"][:2] for error in errors if error["loc"][-1:] == ("type",) and error["loc"][0] == "source"}
-    return [error for error in errors if error["loc"][:2] not in wrong or error["loc"][-1] in ("type", "name")]
+    """Return the errors as they are about keys: pydantic puts the type of a source into the place of an error."""
+    return [_about_key(error) for error in errors]
+
+
+def _about_key(error: ErrorDetails) -> ErrorDetails:
+    loc, kind = error["loc"], error["type"]
+    if loc[:1] == ("source",) and kind.startswith("union_tag_"):
+        return {
+            **error,
+            "loc": (*loc, "type"),
+            "type": "missing" if kind == "union_tag_not_found" else "no_such_type",
+        }
+    if len(loc) > 2 and loc[0] == "source":
+        return {**error, "loc": (*loc[:2], *loc[3:])}
+    return error
 
 
 def explain(error: ErrorDetails, data: Mapping[str, Any]) -> tuple[str, str]:
@@ -43,18 +49,26 @@ def explain(error: ErrorDetails, data: Mapping[str, Any]) -> tuple[str, str]:
     if kind == "value_error":
         return key, str(error["ctx"]["error"])
     if kind == "extra_forbidden":
-        return key, f"unknown key{_suggest_for(loc)}"
+        return key, f"unknown key{_suggest_for(loc, data)}"
     if loc[-1] == "type" and loc[0] == "source":
         what = 'missing; write type = "refgenie"' if kind == "missing" else "no such type of source"
         return key, f"{what}; this version has: {', '.join(SOURCE_MODELS)}"
     if kind == "missing":
-        examples = {"name": '"lab"', "url": f'"{PUBLIC_SERVER}"', "opens": '[".bwt"]', "brings": '[".sa", ".pac"]'}
+        examples = {
+            "name": '"lab"',
+            "url": f'"{PUBLIC_SERVER}"',
+            "opens": '[".bwt"]',
+            "brings": '[".sa", ".pac"]',
+            "key": '"hg38/fasta"',
+            "files": '["hg38.fa.gz"]',
+        }
         example = examples.get(str(loc[-1]), "…")
         return key, f"missing; write {loc[-1]} = {example}"
     if kind == "literal_error":
         return key, f"must be one of: {', '.join(LOG_LEVELS)}"
-    if loc[:2] == ("prefetch", "rule") and len(loc) <= 3 and kind.startswith(("model", "tuple")):
-        return key, "must be a table; write [[prefetch.rule]]"
+    for table in (("prefetch", "rule"), ("source", "asset")):
+        if tuple(part for part in loc if isinstance(part, str)) == table and kind.startswith(("model", "tuple")):
+            return key, f"must be a table; write [[{'.'.join(table)}]]"
     if len(loc) <= 2 and kind.startswith(("model", "tuple")):
         return key, f"must be a table; write {'[[source]]' if loc[0] == 'source' else f'[{key}]'}"
     return key, _WANTED.get(kind.split("_")[0], error["msg"])
@@ -71,20 +85,39 @@ def _dotted(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
     return text.removeprefix(".")
 
 
-def _suggest_for(loc: tuple[int | str, ...]) -> str:
-    if loc[:2] == ("prefetch", "rule"):
-        return suggestion(str(loc[-1]), list(PrefetchRule.model_fields))
-    tables = {
-        **{name: list(type(table).model_fields) for name, table in Config() if isinstance(table, Table)},
-        "source": list(RefgenieSource.model_fields),
-    }
-    name = str(loc[-1])
-    if len(loc) > 1 and (close := get_close_matches(name, tables[str(loc[0])], 1)):
+def _suggest_for(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
+    name, table = str(loc[-1]), _table_at(loc[:-1], data)
+    known = list(table.model_fields)
+    if len(loc) > 1 and (close := get_close_matches(name, known, 1)):
         return f"; did you mean {close[0]!r}?"
-    owners = [f"[{table}]" for table, keys in tables.items() if name in keys and table != loc[0]]
+    owners = [f"[{owner}]" for owner, keys in _tables().items() if name in keys and owner != loc[0]]
     if owners:
         return f"; it belongs to {' or '.join(owners)}"
-    return suggestion(name, tables[str(loc[0])] if len(loc) > 1 else [*tables])
+    return suggestion(name, known)
+
+
+def _tables() -> dict[str, set[str]]:
+    """Return the keys of each table of the file."""
+    tables = {name: set(type(table).model_fields) for name, table in Config() if isinstance(table, Table)}
+    return {**tables, "source": {key for model in SOURCE_MODELS.values() for key in model.model_fields}}
+
+
+def _table_at(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> type[Table]:
+    """Return the table at a place of the configuration; that of a source goes by its type."""
+    table: type[Table] = Config
+    if loc[:1] == ("source",):
+        table, loc = SOURCE_MODELS[data["source"][loc[1]]["type"]], loc[2:]
+    for part in loc:
+        if isinstance(part, str):
+            table = next(_tables_in(table.model_fields[part].annotation))
+    return table
+
+
+def _tables_in(annotation: Any) -> Iterator[type[Table]]:
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _tables_in(part)
 
 
 def suggestion(name: str, known: list[str]) -> str:

@@ -16,13 +16,29 @@ from refgenfs.core.keys import AssetKey
 
 
 @dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file that a catalog itself names. `name` is relative to the version's folder.
+
+    `place` is where the source finds it (a URL, or what it joins to its own). `size` (bytes), `validator` (see
+    `content.ByteRange`) and `mtime` (Unix seconds) are what a listing said of it; None, "" and 0.0: it said nothing.
+    """
+
+    name: str
+    place: str
+    size: int | None = None
+    validator: str = ""
+    mtime: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class AssetVersion:
     """One tag of one asset, as one source has it.
 
     `genome_digest` is the name that file names carry at the origin (and the genome's name where a source
     knows no digest); `alias` is the first human name of the genome. `asset_digest` identifies the bytes of
     the unpacked files and never changes with them unchanged; `archive_digest` is the MD5 (hex) of the
-    packed archive. Sizes are the origin's rounded text, for people only.
+    packed archive. Sizes are the origin's rounded text, for people only. `files` are its files where the catalog
+    names them; None: the source is asked for a listing, and the version has an archive.
     """
 
     source: str
@@ -36,6 +52,7 @@ class AssetVersion:
     asset_size: str = ""
     seek_keys: Mapping[str, str] = field(default_factory=dict)
     parents: tuple[str, ...] = ()
+    files: tuple[ListedFile, ...] | None = None
 
     @property
     def key(self) -> AssetKey:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, Union
 
-from refgenfs.core.catalog import Asset, AssetVersion, Genome, SourceCatalog
+from refgenfs.core.catalog import Asset, AssetVersion, Genome, ListedFile, SourceCatalog
 from refgenfs.core.content import ByteRange, Extent, FileFacts, InlineData
 from refgenfs.core.errors import IntegrityError
 
@@ -80,7 +80,7 @@ def _dump_genome(genome: Genome) -> JSONValue:
 
 
 def _dump_version(version: AssetVersion) -> JSONValue:
-    return {
+    fields: dict[str, JSONValue] = {
         "tag": version.tag,
         "asset_digest": version.asset_digest,
         "archive_digest": version.archive_digest,
@@ -89,6 +89,9 @@ def _dump_version(version: AssetVersion) -> JSONValue:
         "seek_keys": dict(version.seek_keys),
         "parents": list(version.parents),
     }
+    if version.files is not None:
+        fields["files"] = [[f.name, f.place, f.size, f.validator, f.mtime] for f in version.files]
+    return fields
 
 
 def _load_genome(source: str, fields: Any, shared: dict[Any, Any]) -> Genome:
@@ -121,9 +124,19 @@ def _load_genome(source: str, fields: Any, shared: dict[Any, Any]) -> Genome:
                 asset_size=share(entry.get("asset_size", "")),
                 seek_keys=share_keys(entry.get("seek_keys", {})),
                 parents=tuple(share(parent) for parent in entry.get("parents", ())),
+                files=_load_files(entry.get("files")),
             )
         assets[name] = Asset(name, share(item["default_tag"]), tags, share(item.get("description", "")))
     return Genome(digest, aliases, assets, share(fields.get("description", "")))
+
+
+def _load_files(rows: Any) -> tuple[ListedFile, ...] | None:
+    if rows is None:
+        return None
+    return tuple(
+        ListedFile(_text(name), _text(place), None if size is None else int(size), _text(validator), float(mtime))
+        for name, place, size, validator, mtime in rows
+    )
 
 
 def _text(value: Any) -> str:
@@ -171,6 +184,7 @@ class FactsRow:
     facts: dict[str, FileFacts] = field(default_factory=dict)
     absent: dict[str, float] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
+    asked: dict[str, float] = field(default_factory=dict)  # when, in Unix seconds; not kept
 
     def move(self, folder: str) -> None:
         """Forget what another folder's host said."""

@@ -90,7 +90,10 @@ class InlineData:
     data: bytes
 
 
-Extent = ByteRange | ArchiveMember | InlineData
+# Contents any stretch of which can be fetched by itself. Each has a `validator`, as `ByteRange` has.
+Ranged = ByteRange
+
+Extent = Ranged | ArchiveMember | InlineData
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,16 @@ def is_junk(name: str) -> bool:
     return name in _JUNK or name.startswith(_JUNK_PREFIXES)
 
 
+# Names of files that no origin has, and that are made when they are asked for, begin with it; no listed name can.
+DERIVED = "\0"
+
+
 @dataclass(frozen=True, slots=True)
 class Child:
-    """One entry of a folder: a file with its name at the origin, or (`origin_name` None) a folder."""
+    """One entry of a folder: a file with its name at the origin, or (`origin_name` None) a folder.
+
+    The name of a file that is not its origin's begins with `DERIVED`.
+    """
 
     name: str
     origin_name: str | None
@@ -51,6 +58,10 @@ class Layout:
     def children(self, prefix: str) -> Mapping[str, Child]:
         """Return what is in the folder `prefix` ("" is the asset's own); raise KeyError."""
         return self._folders[prefix]
+
+    def find(self, prefix: str) -> Mapping[str, Child] | None:
+        """Do as `children`; None for a folder that there is not."""
+        return self._folders.get(prefix)
 
 
 def build_layout(names: Iterable[str], digest: str, shown_as: str) -> Layout:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from refgenfs.cache.store import Store
-from refgenfs.core.content import BLOCK, ByteRange, Run, block_count
+from refgenfs.core.content import BLOCK, Ranged, Run, block_count
 from refgenfs.core.errors import CacheError, RefgenfsError
 from refgenfs.reader.budget import Claim
 from refgenfs.reader.flights import FlightBoard
@@ -58,7 +58,7 @@ class RangeRuns:
     def launch(
         self,
         content: AnyContent,
-        extent: ByteRange,
+        extent: Ranged,
         source: str,
         asked: Iterable[int],
         beyond: Iterable[int],
@@ -88,7 +88,7 @@ class RangeRuns:
     def _start_stored(
         self,
         content: AnyContent,
-        extent: ByteRange,
+        extent: Ranged,
         source: str,
         run: Run,
         *,
@@ -119,7 +119,7 @@ class RangeRuns:
         while self._flights.under_way >= limit or not self._budget.has_spare(RUN_MEMORY):
             await self._budget.freed.park()
 
-    async def bring(self, content: AnyContent, extent: ByteRange, source: str, run: Run, older_than: int) -> bool:
+    async def bring(self, content: AnyContent, extent: Ranged, source: str, run: Run, older_than: int) -> bool:
         """Have what is missing of a run fetched into the cache, and wait for it; False where there is no room.
 
         Only what was last used before the stamp `older_than` makes room for it. Raises the origin's errors.
@@ -136,7 +136,7 @@ class RangeRuns:
 
     # -- whole files --------------------------------------------------------------------------------------
 
-    async def fill(self, content: AnyContent, extent: ByteRange, source: str) -> None:
+    async def fill(self, content: AnyContent, extent: Ranged, source: str) -> None:
         """Make a content resident, all of it; what is evicted meanwhile is fetched again.
 
         Raises the origin's errors, and CacheError when the cache has no room for it.
@@ -152,7 +152,7 @@ class RangeRuns:
         if content.missing(whole) >= 0:
             raise CacheError(EVICTED)
 
-    async def _fill_missing(self, content: AnyContent, extent: ByteRange, source: str, whole: Run) -> None:
+    async def _fill_missing(self, content: AnyContent, extent: Ranged, source: str, whole: Run) -> None:
         inflight = trio.CapacityLimiter(4)  # runs of one file at once: enough for one slow host's connections
         failed: list[RefgenfsError] = []  # raised as it is: a nursery would wrap it in a group
 
@@ -171,7 +171,7 @@ class RangeRuns:
         if failed:
             raise failed[0]
 
-    async def _fill_run(self, source: str, extent: ByteRange, content: AnyContent, run: Run) -> None:
+    async def _fill_run(self, source: str, extent: Ranged, content: AnyContent, run: Run) -> None:
         missing = missing_blocks(content, run)  # a reader may have been here since
         self.launch(content, extent, source, missing, ())
         # all of them now: one that fails while another is awaited is found no more

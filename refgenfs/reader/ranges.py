@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import pairwise, starmap
+from typing import Protocol
 
 import trio
 
 from refgenfs.cache.content import checksum
 from refgenfs.cache.shelf import Reservation
-from refgenfs.core.content import BLOCK, ByteRange, Run
+from refgenfs.core.content import BLOCK, Ranged, Run
 from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError, without_frames
 from refgenfs.core.readahead import LONGEST_REQUEST
-from refgenfs.fetch.http import Http
-from refgenfs.fetch.pieces import PIECE
+from refgenfs.fetch.pieces import PIECE, RangeSink
 from refgenfs.reader.budget import Budget, Claim
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.uncached import AnyContent
@@ -53,6 +53,29 @@ def memory_of(length: int) -> int:
     return min(2 * length, RUN_MEMORY)
 
 
+class RangeFetcher(Protocol):
+    """What brings stretches of contents that come by ranges."""
+
+    async def fetch_range(
+        self, extent: Ranged, start: int, stop: int, size: int, sink: RangeSink, *, account: str
+    ) -> None:
+        """Bring the bytes `start` up to `stop` of a content of `size` bytes to the sink (see `fetch.http.Http`)."""
+        ...
+
+
+class Fetchers:
+    """The fetcher of each kind of content that comes by ranges."""
+
+    def __init__(self, fetchers: Mapping[type[Ranged], RangeFetcher]) -> None:
+        self._fetchers = fetchers
+
+    async def fetch_range(
+        self, extent: Ranged, start: int, stop: int, size: int, sink: RangeSink, *, account: str
+    ) -> None:
+        """Do as `RangeFetcher.fetch_range`, by the kind of the extent."""
+        await self._fetchers[type(extent)].fetch_range(extent, start, stop, size, sink, account=account)
+
+
 class RangeRun:
     """One run of blocks on its way: a flight of each block, one HTTP request for all.
 
@@ -63,7 +86,7 @@ class RangeRun:
     def __init__(
         self,
         content: AnyContent,
-        extent: ByteRange,
+        extent: Ranged,
         run: Run,
         reservation: Reservation | None,
         board: FlightBoard,
@@ -90,13 +113,13 @@ class RangeRun:
         """Change with the bytes that land; with those of all flights while this one awaits its turn."""
         return self._landed or -1 - self._budget.landed
 
-    async def fly(self, http: Http) -> None:
+    async def fly(self, fetcher: RangeFetcher) -> None:
         """Fetch the run; what goes wrong goes to those who wait. Raises only a cancellation."""
         start = self.run.first * BLOCK
         stop = min(self.run.stop * BLOCK, self.content.size)
         self._token = trio.lowlevel.current_trio_token()
         try:
-            await http.fetch_range(self._extent, start, stop, self.content.size, self, account=self._account)
+            await fetcher.fetch_range(self._extent, start, stop, self.content.size, self, account=self._account)
             self._error = OriginUnavailable(f"the origin ended before byte {stop}")
         except RefgenfsError as exc:
             self._error = without_frames(exc)
@@ -140,10 +163,10 @@ class RangeRun:
 class RangeFlights:
     """The runs under way, whoever had them launched. Lives on the trio thread; `nursery` owns them."""
 
-    def __init__(self, http: Http, board: FlightBoard, budget: Budget, nursery: trio.Nursery) -> None:
+    def __init__(self, fetcher: RangeFetcher, board: FlightBoard, budget: Budget, nursery: trio.Nursery) -> None:
         self.under_way = 0  # runs that fly or wait for memory; and runs of spans that fly
         self.budget = budget
-        self._http = http
+        self._fetcher = fetcher
         self._board = board
         self._nursery = nursery
         self._writes = Writes()
@@ -151,7 +174,7 @@ class RangeFlights:
     def start(
         self,
         content: AnyContent,
-        extent: ByteRange,
+        extent: Ranged,
         run: Run,
         room: Reservation | None,
         account: str,
@@ -171,7 +194,7 @@ class RangeFlights:
         try:
             if claim is not None:
                 await claim.wait()
-            await flight.fly(self._http)
+            await flight.fly(self._fetcher)
         finally:
             self.under_way -= 1
             flight.abandon()

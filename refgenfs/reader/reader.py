@@ -18,9 +18,9 @@ from refgenfs.cache.store import Store
 from refgenfs.core.content import (
     BLOCK,
     ArchiveMember,
-    ByteRange,
     FileFacts,
     InlineData,
+    Ranged,
     Run,
     block_length,
 )
@@ -118,7 +118,7 @@ class Reader:
 
         Raises StaleContent if the bytes that are kept of it are of another version of the object.
         """
-        if isinstance(facts.extent, ByteRange):
+        if isinstance(facts.extent, Ranged):
             try:
                 await self._versions.vouch(facts.content, facts.extent.validator, key, name)
             except StaleContent:
@@ -231,7 +231,7 @@ class Reader:
         """Hold a flight of every block of the run that is neither resident nor landed. Never awaits."""
         missing = [i for i in missing_blocks(content, run) if i not in landed]
         extent = file.facts.extent
-        if isinstance(extent, ByteRange):
+        if isinstance(extent, Ranged):
             longest = file.window.request
             beyond = self._ranges.affordable(content, ahead, len(missing), longest)
             self._ranges.launch(content, extent, file.facts.source, missing, beyond, longest=longest)
@@ -250,7 +250,7 @@ class Reader:
 
     def _prefetch(self, file: OpenFile, content: AnyContent, ahead: Run) -> None:
         extent = file.facts.extent
-        if isinstance(extent, ByteRange):
+        if isinstance(extent, Ranged):
             longest = file.window.request
             beyond = self._ranges.affordable(content, ahead, longest=longest)
             self._ranges.launch(content, extent, file.facts.source, [], beyond, longest=longest)
@@ -264,7 +264,7 @@ class Reader:
         extent = facts.extent
         if isinstance(extent, ArchiveMember):
             return self._archives.can_bring(extent.archive)
-        return isinstance(extent, ByteRange)
+        return isinstance(extent, Ranged)
 
     async def turn(self, limit: int) -> None:
         """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""
@@ -279,7 +279,7 @@ class Reader:
         content, extent, archive = file.content, file.facts.extent, file.archive
         if content is not None and archive is not None and isinstance(extent, ArchiveMember):
             return await self._archives.bring(archive, content, extent.name, run, older_than)
-        if content is None or not isinstance(extent, ByteRange):
+        if content is None or not isinstance(extent, Ranged):
             return False
         try:
             return await self._ranges.bring(content, extent, file.facts.source, run, older_than)
@@ -302,7 +302,7 @@ class Reader:
 
         Raises the origin's errors, and CacheError when the cache has no room for it.
         """
-        if isinstance(facts.extent, ByteRange):
+        if isinstance(facts.extent, Ranged):
             await self._ranges.fill(content, facts.extent, facts.source)
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from refgenfs.core.catalog import AssetVersion, SourceCatalog
 from refgenfs.core.catalog_json import JSONValue
-from refgenfs.core.content import ArchiveRef, FileFacts
+from refgenfs.core.content import ArchiveRef, Extent, FileFacts
 
 
 class Source(Protocol):
@@ -34,6 +34,11 @@ class Source(Protocol):
         """The URL in the configuration; may hold a password, so redact it before showing it."""
         ...
 
+    @property
+    def hold(self) -> float | None:
+        """How long (seconds) what was said of a file is believed before it is asked for again; None: for good."""
+        ...
+
     async def catalog(self, known: SourceCatalog | None = None) -> SourceCatalog:
         """Ask for all that the source has, and for where its unpacked copies are (see `unpacked`).
 
@@ -44,23 +49,34 @@ class Source(Protocol):
     async def listing(self, version: AssetVersion) -> tuple[str, ...] | None:
         """Return the names of a version's files, relative to its folder, as the origin spells them.
 
-        None: the origin keeps no listing of this version; the archive's members are the listing.
+        None: the origin keeps no listing of this version; the archive's members are the listing. Not called for a
+        version whose `files` the catalog has.
         """
         ...
 
     def unpacked(self, version: AssetVersion) -> str | None:
-        """Return the URL of the folder with a version's unpacked copies, None if the source offers none."""
-        ...
+        """Return the place where a version's files are one by one; None if the source has them in archives only.
 
-    async def facts(self, version: AssetVersion, name: str, salt: str | None = "") -> FileFacts | None:
-        """Return what the host of the unpacked copies says of a file; None where it has no copy of it.
-
-        The content's identity is made with `salt`; None makes the file's validator the salt.
+        What was said of files at one place is not believed of another.
         """
         ...
 
-    def archive(self, version: AssetVersion) -> ArchiveRef:
-        """Return where a version's archive is."""
+    async def facts(
+        self, version: AssetVersion, name: str, salt: str | None = "", *, patience: float | None = None
+    ) -> FileFacts | None:
+        """Return what the host of the files, or of unpacked copies, says of one; None where it has no copy of it.
+
+        The content's identity is made with `salt`; None makes the file's validator the salt. With `patience`
+        (seconds), the host is asked once and no longer waited for: something is known, and may be out of date.
+        """
+        ...
+
+    def name_of(self, version: AssetVersion, extent: Extent) -> str | None:
+        """Return the name of the file of this version whose bytes are there; None: it has none."""
+        ...
+
+    def archive(self, version: AssetVersion) -> ArchiveRef | None:
+        """Return where a version's archive is; None: it has none, its files are there one by one."""
         ...
 
     async def fresh_version(self, version: AssetVersion) -> AssetVersion | None:

@@ -7,13 +7,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import trio
 
 from refgenfs.core.catalog import AssetVersion, SourceCatalog, iter_versions
 from refgenfs.core.catalog_json import JSONValue
-from refgenfs.core.content import ArchiveRef, ByteRange, FileFacts, InlineData, content_id
+from refgenfs.core.content import ArchiveRef, ByteRange, Extent, FileFacts, InlineData, content_id
 from refgenfs.core.errors import (
     DeadlineExceeded,
     IntegrityError,
@@ -98,6 +98,7 @@ class RefgenieSource:
     """
 
     kind = "refgenie"
+    hold = None  # a version is named by its digest
 
     def __init__(
         self,
@@ -258,7 +259,9 @@ class RefgenieSource:
         """Return the URL of the folder with a version's unpacked copies, None if the server offers none."""
         return None if self._prefix is None or not self._remotes else unpacked_url(self._prefix, version)
 
-    async def facts(self, version: AssetVersion, name: str, salt: str | None = "") -> FileFacts | None:
+    async def facts(
+        self, version: AssetVersion, name: str, salt: str | None = "", *, patience: float | None = None
+    ) -> FileFacts | None:
         """Return exact size, mtime and validator by HEAD; None where the host has no usable copy of the file.
 
         Where the host tells no time, the mtime is now. A host that denies access counts as one without a copy: object
@@ -269,7 +272,12 @@ class RefgenieSource:
             return None
         url = folder + quote(name, safe="/", errors="surrogateescape")
         try:
-            found = await self._http.head([url], account=self.name, deadline=self._deadline)
+            found = await self._http.head(
+                [url],
+                account=self.name,
+                deadline=self._deadline if patience is None else patience,
+                retry_for=None if patience is None else 0,
+            )
         except (OriginMissing, OriginDenied, IntegrityError) as exc:
             log.debug("source %s: no unpacked copy of %s: %s", self.name, name, exc)
             return None
@@ -288,6 +296,12 @@ class RefgenieSource:
         if found.size == 0:
             return FileFacts(cid, 0, mtime, InlineData(b""), self.name, "inline")
         return FileFacts(cid, found.size, mtime, ByteRange((url,), found.validator), self.name, "range")
+
+    def name_of(self, version: AssetVersion, extent: Extent) -> str | None:
+        """Return the name of the file that an extent is an unpacked copy of."""
+        folder = self.unpacked(version)
+        url = extent.urls[0] if isinstance(extent, ByteRange) and extent.urls else ""
+        return unquote(url.removeprefix(folder)) if folder is not None and url.startswith(folder) else None
 
     def state(self) -> JSONValue:
         """Return where unpacked copies are, to be told again with `restore`."""

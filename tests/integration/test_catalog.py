@@ -18,9 +18,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from refgenfs.catalog import Catalog
 from refgenfs.catalog.details import facts_key, listing_key
 from refgenfs.catalog.notebook import LedgerLike
-from refgenfs.core.catalog import Asset, AssetVersion, CatalogSnapshot, Genome, SourceCatalog
+from refgenfs.core.catalog import Asset, AssetVersion, CatalogSnapshot, Genome, ListedFile, SourceCatalog
 from refgenfs.core.catalog_json import JSONValue
-from refgenfs.core.content import ArchiveRef, ByteRange, FileFacts, content_id
+from refgenfs.core.content import ArchiveRef, ByteRange, Extent, FileFacts, content_id
 from refgenfs.core.errors import (
     CacheError,
     IntegrityError,
@@ -64,6 +64,7 @@ class FakeSource:
     """A source whose origin the test plays: it answers at once, is `away`, or is held by `gate`."""
 
     kind = "refgenie"
+    hold: float | None = None
 
     def __init__(self, name: str = "lab", genomes: tuple[Genome, ...] = ()) -> None:
         self.name = name
@@ -103,8 +104,10 @@ class FakeSource:
     def unpacked(self, version: AssetVersion) -> str | None:
         return f"http://static/{version.asset}__{version.tag}/" if self.copies else None
 
-    async def facts(self, version: AssetVersion, name: str, salt: str | None = "") -> FileFacts | None:
-        await self._answer(f"facts {name}")
+    async def facts(
+        self, version: AssetVersion, name: str, salt: str | None = "", *, patience: float | None = None
+    ) -> FileFacts | None:
+        await self._answer(f"facts {name}" if patience is None else f"facts {name} again")
         size = self.sizes.get(name, 7)
         if size is None:
             return None
@@ -113,7 +116,12 @@ class FakeSource:
         extent = ByteRange((f"{self.unpacked(version)}{name}",), self.validator)
         return FileFacts(cid, size, 1.0, extent, self.name, "range")
 
-    def archive(self, version: AssetVersion) -> ArchiveRef:
+    def name_of(self, version: AssetVersion, extent: Extent) -> str | None:
+        folder = self.unpacked(version)
+        url = extent.urls[0] if isinstance(extent, ByteRange) else ""
+        return url.removeprefix(folder) if folder is not None and url.startswith(folder) else None
+
+    def archive(self, version: AssetVersion) -> ArchiveRef | None:
         key = f"{version.genome_digest}/{version.asset}:{version.tag}"
         return ArchiveRef(self.name, key, version.asset_digest, version.archive_digest, ("http://a",))
 
@@ -623,6 +631,66 @@ async def test_a_file_replaced_in_place_becomes_another_content(setup: Setup, by
         assert await catalog.facts(version, "sub/d1.txt") == new
 
 
+async def test_what_may_be_replaced_is_asked_for_again_when_its_time_is_over(setup: Setup) -> None:
+    setup.source.hold = 60.0
+    async with setup.running() as catalog:
+        await catalog.refresh()
+        version, name = version_of(catalog), "sub/d1.txt"
+        old = await catalog.facts(version, name)
+        await settle()
+        asked = setup.source.asked[f"facts {name}"]
+        setup.source.validator = '"2"'
+        await setup.pass_time(59)
+        assert await catalog.facts(version, name) == old
+        assert catalog.known_facts(version, name, fresh=True) == old
+        await setup.pass_time(2)
+        assert catalog.known_facts(version, name, fresh=True) is None
+        assert catalog.known_facts(version, name) == old
+        new = await catalog.facts(version, name)
+        assert old is not None
+        assert new is not None
+        assert new.content == content_id("lab", version.asset_digest, name, '"2"') != old.content
+        assert catalog.outdated(old, version, name)
+        assert setup.source.asked[f"facts {name} again"] == 1
+        assert setup.source.asked[f"facts {name}"] == asked + 1  # what is new is asked for as what is not known
+
+
+async def test_a_host_that_is_away_changes_nothing_of_what_is_known(setup: Setup) -> None:
+    setup.source.hold = 60.0
+    async with setup.running() as catalog:
+        await catalog.refresh()
+        version = version_of(catalog)
+        known = {name: await catalog.facts(version, name) for name in FILES}
+        await settle()
+        await setup.pass_time(61)
+        setup.source.away = AWAY
+        assert {name: await catalog.facts(version, name) for name in FILES} == known
+        asked = sum(setup.source.asked[f"facts {name} again"] for name in FILES)
+        assert asked == 1  # once a source: else each file of a folder would be waited for
+        await setup.pass_time(61)
+        setup.source.away = None
+        assert {name: await catalog.facts(version, name) for name in FILES} == known
+        await settle()
+        assert sum(setup.source.asked[f"facts {name} again"] for name in FILES) > asked
+
+
+async def test_files_that_the_catalog_names_are_asked_of_nobody(setup: Setup) -> None:
+    (genome,) = setup.source.says.genomes
+    files = (ListedFile("a.fa", "x/a.fa", 7, '"1"', 5.0), ListedFile("b", "http://elsewhere/b"))
+    listed = replace(genome.assets["asset0"].tags["default"], files=files)
+    assets = {"asset0": replace(genome.assets["asset0"], tags={"default": listed})}
+    setup.source.says = SourceCatalog("lab", (replace(genome, assets=assets),))
+    async with setup.running() as catalog:
+        await catalog.refresh()
+        await settle()
+        assert await catalog.listing(version_of(catalog)) == ("a.fa", "b")
+        await settle()
+    assert not any(what.startswith("listing") for what in setup.source.asked)
+    again = setup.make()
+    await again.load()
+    assert version_of(again) == listed
+
+
 async def test_an_answer_that_was_under_way_is_not_taken_for_the_new_one(setup: Setup) -> None:
     async with setup.running() as catalog:
         await catalog.refresh()
@@ -651,6 +719,7 @@ async def test_archives_and_their_versions(setup: Setup) -> None:
         await catalog.refresh()
         version = version_of(catalog)
         ref = catalog.archive(version)
+        assert ref is not None
         assert catalog.version_of(ref) == version
         assert await catalog.fresh_version(version) == version
         asked = setup.source.asked["catalog"]

@@ -11,7 +11,7 @@ from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import Asset, AssetVersion, CatalogSnapshot, Genome, SourceCatalog, merge
 from refgenfs.core.content import FileFacts, InlineData, content_id
 from refgenfs.core.errors import NotInCatalog
-from refgenfs.core.layout import Layout, build_layout
+from refgenfs.core.layout import Child, Layout, build_layout
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
 from refgenfs.tree import Tree
@@ -85,13 +85,28 @@ class FakeLibrary:
         self._layouts[place] = build_layout(self.names(version), version.genome_digest, shown_as)
         return self._layouts[place]
 
+    async def children(self, version: AssetVersion, shown_as: str, prefix: str) -> Mapping[str, Child]:
+        found = (await self.layout(version, shown_as)).find(prefix)
+        if found is None:
+            raise NotInCatalog(f"{version.key} has no folder {prefix} any more")
+        return found
+
+    async def child(self, version: AssetVersion, shown_as: str, prefix: str, name: str) -> Child | None:
+        if self.known_layout(version, shown_as) is None:
+            return (await self.children(version, shown_as, prefix)).get(name)
+        found = self._layouts[version, shown_as].find(prefix)
+        if found is None:
+            raise NotInCatalog(f"{version.key} has no folder {prefix} any more")
+        return found.get(name)
+
     def known_layout(self, version: AssetVersion, shown_as: str) -> Layout | None:
         return self._layouts.get((version, shown_as))
 
     def provisional_id(self, version: AssetVersion, name: str) -> str:
         return content_id(version.source, version.asset_digest, name)
 
-    def known(self, version: AssetVersion, name: str) -> Located | None:
+    def known(self, version: AssetVersion, name: str, *, fresh: bool = False) -> Located | None:
+        del fresh  # what this library says holds for good
         return self._locate(version, name) if (version, name) in self._known else None
 
     def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:

@@ -11,14 +11,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from refgenfs.config import Config, LoadedConfig, MinFree, RefgenieSource, load_config, override_keys
+from refgenfs.config import SOURCE_MODELS, Config, LoadedConfig, MinFree, load_config, override_keys
 from refgenfs.config.model import PrefetchRule
+from refgenfs.config.sources import HttpAsset
 from refgenfs.core.errors import ConfigError
 from refgenfs.core.siblings import BUILT_IN
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
 SOURCE = '[[source]]\nname = "lab"\ntype = "refgenie"\nurl = "http://h"\n'
 
+WEB = """[[source]]
+name = "web"
+type = "http"
+url = "http://h"
+"""
 RULE = "[[prefetch.rule]]\nname = 'blast'\nopens = ['.nin']\nbrings = ['.nhr', '.nsq']\n"
 
 Write = Callable[[str], Path]
@@ -181,9 +187,9 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
         ("[[source]]\nname = 'x'\ntype = 'refgenie'",
          'source.x.url: missing; write url = "http://refgenomes.databio.org"'),
         ("[[source]]\nname = 'x'\nurl = 'http://h'",
-         'source.x.type: missing; write type = "refgenie"; this version has: refgenie'),
+         'source.x.type: missing; write type = "refgenie"; this version has: refgenie, http'),
         ("[[source]]\nname = 'x'\ntype = 's3'\nbucket = 'b'",
-         "source.x.type: no such type of source; this version has: refgenie"),
+         "source.x.type: no such type of source; this version has: refgenie, http"),
         ("[[source]]\ntype = 'refgenie'\nurl = 'http://h'", 'source[1].name: missing; write name = "lab"'),
         (SOURCE + "mirors = []", "source.lab.mirors: unknown key; did you mean 'mirrors'?"),
         (SOURCE + "mirrors = ['http://h', 'ftp://x']",
@@ -193,6 +199,21 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
         ("[prefetch]\nsibling = 3", "prefetch.sibling: unknown key; did you mean 'siblings'?"),
         ("[prefetch]\nrule = [3]", "prefetch.rule[1]: must be a table; write [[prefetch.rule]]"),
         ("[prefetch.rule]\nname = 'x'", "prefetch.rule: must be a table; write [[prefetch.rule]]"),
+        (WEB + "asset = [3]", "source.web.asset[1]: must be a table; write [[source.asset]]"),
+        (WEB + "[[source.asset]]\nkey = 'hg38'\nfiles = ['a']",
+         "source.web.asset[1].key: hg38 names a genome: write hg38/ASSET; `refgenfs list hg38` shows them"),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta.fai'\nfiles = ['a']",
+         'source.web.asset[1].key: \'hg38/fasta.fai\' has a seek key; write "genome/asset" or "genome/asset:tag"'),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfile = ['a']\nfiles = []",
+         "source.web.asset[1].file: unknown key; did you mean 'files'?"),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'",
+         'source.web.asset[1].files: missing; write files = ["hg38.fa.gz"]'),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['x/']",
+         "source.web.asset[1].files[1]: 'x/' names no file"),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['ftp://x/y']",
+         "source.web.asset[1].files[1]: 'ftp://x/y' is no path below url, and no http:// or https:// URL"),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['x/a', 'y/a']",
+         "source.web.asset[1]: two files have the name 'a'"),
         (RULE + "open = ['.x']", "prefetch.rule[1].open: unknown key; did you mean 'opens'?"),
         (RULE.replace(".nin", "a/b"),
          "prefetch.rule[1].opens[1]: 'a/b' is no ending of a file's name; write one like \".bwt\", or a whole name"),
@@ -330,7 +351,8 @@ def documented() -> dict[str, str]:
 
 def test_every_key_is_documented_with_its_default() -> None:
     defaults = {key: value for key, value, _ in load(None, uid=0).settings() if not key.startswith("source.")}
-    source = {f"source.{name}" for name in RefgenieSource.model_fields}
+    source = {f"source.{name}" for model in SOURCE_MODELS.values() for name in model.model_fields} - {"source.asset"}
+    source |= {f"source.asset.{name}" for name in HttpAsset.model_fields}
     source |= {f"prefetch.rule.{name}" for name in PrefetchRule.model_fields}
     found = documented()
     assert set(found) == set(defaults) | source

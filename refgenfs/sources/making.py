@@ -1,0 +1,46 @@
+"""From the tables of the configuration to sources, and to what HTTP needs to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from refgenfs import config
+from refgenfs.fetch.http import Http
+from refgenfs.fetch.settings import Account
+from refgenfs.sources import Source
+from refgenfs.sources.http import HttpSource
+from refgenfs.sources.refgenie import RefgenieSource
+
+
+def make_sources(http: Http, tables: Sequence[config.Source]) -> list[Source]:
+    """Return the sources, in the order of the configuration."""
+    return [_make(http, table) for table in tables]
+
+
+def _make(http: Http, table: config.Source) -> Source:
+    match table:
+        case config.RefgenieSource():
+            return RefgenieSource(
+                http,
+                name=table.name,
+                url=table.url,
+                mirrors=table.mirrors,
+                remotes=table.remotes,
+                seek_index=table.seek_index,
+                timeout=table.timeout,
+            )
+        case config.HttpSource():
+            return HttpSource(
+                http,
+                name=table.name,
+                url=table.url,
+                mirrors=table.mirrors,
+                assets=[(asset.key, asset.files) for asset in table.asset],
+                hold=table.revalidate,
+                timeout=table.timeout,
+            )
+
+
+def account_of(table: config.Source) -> Account:
+    """Return how requests for a source go."""
+    return Account(table.url, table.timeout, table.proxy, table.token_file)
