@@ -52,7 +52,14 @@ class FarOrigin(Origin):
     def __init__(self, data: bytes = DATA, *, pause: float = 0.004, etag: str | None = '"v1"') -> None:
         super().__init__(data, etag=etag)
         self.pause = pause
+        self.conditions = True  # it heeds If-Range
         self.busy = self.most = 0
+
+    def span(self, request: web.BaseRequest) -> tuple[int, int] | None:
+        asked = request.headers.get("Range", "").removeprefix("bytes=").split("-")
+        if self.conditions or len(asked) != 2:
+            return super().span(request)
+        return int(asked[0]), min(len(self.data), int(asked[1]) + 1)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self.busy += 1
@@ -182,6 +189,19 @@ def at(number: int, fault: Fault) -> Fault:
     return counting
 
 
+def late(fault: Fault) -> Fault:
+    """Do as the fault does, when all that comes before a second request was fed and this is waited for."""
+
+    async def waiting(origin: Origin, request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(origin, FarOrigin)
+        while origin.sent < FIRST:  # noqa: ASYNC110 - tells no other way
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        return await fault(origin, request)
+
+    return waiting
+
+
 # ---- an origin that behaves
 
 
@@ -293,15 +313,16 @@ async def test_an_origin_that_goes_away_is_the_error(http: Http, far: FarOrigin,
 
 
 @pytest.mark.parametrize("number", [1, 2, 4])
-async def test_another_version_is_stale_and_never_mixed(http: Http, far: FarOrigin, number: int) -> None:
-    def change(origin: Origin) -> None:
-        origin.data, origin.etag = DATA[::-1], '"v2"'
-
+@pytest.mark.parametrize("conditions", [True, False])
+@pytest.mark.parametrize("when", [lambda fault: fault, late])
+async def test_another_version_is_stale_and_never_mixed(
+    http: Http, far: FarOrigin, number: int, conditions: bool, when: Callable[[Fault], Fault]
+) -> None:
     async def changed(origin: Origin, request: web.BaseRequest) -> web.StreamResponse:
-        change(origin)
+        far.data, far.etag, far.conditions = DATA[::-1], '"v2"', conditions
         return await origin.send(request, *origin.head(request))
 
-    far.script.append(at(number, changed))
+    far.script.append(at(number, when(changed)))
     sink = Sink()
     with pytest.raises(StaleContent):
         await stream(http, far.url, sink=sink)
@@ -368,9 +389,10 @@ async def test_a_first_request_that_is_answered_wrong_is_made_without_a_range(
 
 
 @pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("when", [lambda fault: fault, late])
 @pytest.mark.parametrize("wrong", ["bytes 1-2/100", "nonsense", "bytes 0-0/*", "whole"])
 async def test_ranges_that_are_answered_wrong_from_some_time_on(
-    http: Http, far: FarOrigin, number: int, wrong: str
+    http: Http, far: FarOrigin, number: int, when: Callable[[Fault], Fault], wrong: str
 ) -> None:
     async def lie(origin: Origin, request: web.BaseRequest) -> web.StreamResponse:
         origin.script.appendleft(lie)
@@ -382,7 +404,7 @@ async def test_ranges_that_are_answered_wrong_from_some_time_on(
             changes["Content_Range"] = f"bytes 1-2/{SIZE}"
         return await origin.send(request, *origin.head(request, **changes))
 
-    far.script.append(at(number, lie))
+    far.script.append(at(number, when(lie)))
     assert await stream(http, far.url) == DATA
     assert not http.failures
 
@@ -429,6 +451,22 @@ async def test_connections_are_left_for_others(bridge: Bridge, far: FarOrigin) -
         assert await stream(http, far.url) == DATA
         assert far.most <= max(1, connections - KEPT_FREE)
         await http.aclose()
+
+
+async def test_connections_that_others_have_are_left_to_them(bridge: Bridge, far: FarOrigin) -> None:
+    other = FarOrigin(bytes(SIZE), pause=0.02)
+    http = Http(bridge, HttpSettings(policy=QUICK, connections=8))
+    async with trio.open_nursery() as nursery:
+        far.script.extend([lambda _, request: other.answer(request)] * 5)
+        for _ in range(5):
+            nursery.start_soon(lambda: stream(http, far.url, memory=Memory(0)))
+        await eventually(lambda: other.busy == 5)
+        far.most = far.busy
+        assert await stream(http, far.url) == DATA
+        assert other.busy == 5, "the others took longer"
+        assert far.most == 6
+        nursery.cancel_scope.cancel()
+    await http.aclose()
 
 
 async def test_streams_of_one_host_share_its_connections(http: Http, far: FarOrigin) -> None:
