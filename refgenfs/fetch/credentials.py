@@ -18,7 +18,7 @@ from refgenfs.core.errors import OriginDenied
 from refgenfs.core.retry import Remedy
 from refgenfs.fetch.answers import AttemptFailed, OriginUnusable
 from refgenfs.fetch.settings import Account
-from refgenfs.fetch.urls import origin_of, parse_url
+from refgenfs.fetch.urls import host_of, parse_url
 
 T = TypeVar("T")
 
@@ -44,10 +44,10 @@ class Credentials:
         return {"Authorization": text} if text else {}
 
     def _own(self, target: URL, account: Account) -> str:
-        own = next((url for url in _own_urls(account) if origin_of(url) == origin_of(target)), None)
+        own = next((url for url in _own_urls(account) if host_of(url) == host_of(target)), None)
         if own is None:
             return ""
-        if origin_of(own) != origin_of(parse_url(account.origin)) and (own.user or own.password):
+        if host_of(own) != host_of(parse_url(account.origin)) and (own.user or own.password):
             return _basic(own.user or "", own.password or "")  # a mirror that has its own
         if account.token_file is not None:
             return f"Bearer {self._read('token file', self._tokens, account.token_file, _parse_token)}"
@@ -86,7 +86,7 @@ class Credentials:
 
 def takes_secret(account: Account, target: URL) -> bool:
     """Say whether something that the account keeps to itself is sent with a request to `target`."""
-    own = next((url for url in _own_urls(account) if origin_of(url) == origin_of(target)), None)
+    own = next((url for url in _own_urls(account) if host_of(url) == host_of(target)), None)
     kept = account.token_file or account.password_file or account.netrc_file
     return own is not None and bool(kept or own.user or own.password)
 

@@ -13,12 +13,13 @@ from contextlib import asynccontextmanager
 import aiohttp
 from yarl import URL
 
+from refgenfs.core.errors import OriginUnavailable
 from refgenfs.core.retry import Remedy
 from refgenfs.fetch.answers import AttemptFailed, OriginUnusable, connection_failure
 from refgenfs.fetch.credentials import Credentials
 from refgenfs.fetch.proxies import Proxies
 from refgenfs.fetch.settings import MAX_REDIRECTS, Access, HttpSettings
-from refgenfs.fetch.urls import Origin, follow, origin_of, parse_url
+from refgenfs.fetch.urls import Origin, follow, host_of, parse_url
 
 # What an answer may pile up in memory before the socket is left alone; twice this is aiohttp's high-water
 # mark, and one more read of the socket (256 KiB) can come on top.
@@ -26,6 +27,38 @@ READ_BUFFER = 128 * 1024
 # A redirect's body up to this is read, to keep the connection; a larger one costs the connection.
 _SKIM = 16 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class NoneToSpare(AttemptFailed):
+    """A host's connections are in use, or wanted for something better."""
+
+    def __init__(self) -> None:
+        super().__init__(OriginUnavailable, "no connection to spare", Remedy.AGAIN)
+
+
+class _Slots:
+    """The requests that one host may be asked at a time, and how many more there may be now."""
+
+    __slots__ = ("__weakref__", "_turns", "free")
+
+    def __init__(self, connections: int) -> None:
+        self.free = connections
+        self._turns = asyncio.Semaphore(connections)
+
+    @property
+    def busy(self) -> bool:
+        """Whether one more has to wait."""
+        return self._turns.locked()
+
+    async def take(self) -> None:
+        """Wait for a turn."""
+        await self._turns.acquire()
+        self.free -= 1
+
+    def release(self) -> None:
+        """Let the next have it."""
+        self.free += 1
+        self._turns.release()
 
 
 class Session:
@@ -37,7 +70,7 @@ class Session:
         self._credentials = Credentials()
         self._proxies = Proxies()
         # A slot lives while somebody holds or awaits it, so redirects to ever new hosts leave nothing behind.
-        self._slots: weakref.WeakValueDictionary[Origin, asyncio.Semaphore] = weakref.WeakValueDictionary()
+        self._slots: weakref.WeakValueDictionary[Origin, _Slots] = weakref.WeakValueDictionary()
         self._client: aiohttp.ClientSession | None = None
 
     async def aclose(self) -> None:
@@ -54,10 +87,12 @@ class Session:
         *,
         account: str,
         waited: Callable[[float], None],
+        leave: int | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Make a request, follow redirects, and yield the answer, whatever its status.
 
-        `waited` is told the seconds spent waiting for a turn, when many requests go to one host. On leaving,
+        `waited` is told the seconds spent waiting for a turn, when many requests go to one host. One that is to
+        `leave` so many of each host's connections free does not wait: it raises NoneToSpare. On leaving,
         a body that was not read to its end costs the connection. Raises AttemptFailed; errors of
         connections while the body is read inside the block become AttemptFailed too.
         """
@@ -65,7 +100,7 @@ class Session:
         access = self._settings.account(account).access
         for _ in range(MAX_REDIRECTS + 1):
             target = target if access is None else access.place(target)
-            slot = await self._take_turn(target, waited)
+            slot = await self._take_turn(target, waited, leave)
             try:
                 self._requested(account)
                 async with self._send(method, target, headers, account) as answer:
@@ -84,19 +119,21 @@ class Session:
                 slot.release()
         raise AttemptFailed(OriginUnusable, f"more than {MAX_REDIRECTS} redirects", Remedy.ELSEWHERE)
 
-    async def _take_turn(self, target: URL, waited: Callable[[float], None]) -> asyncio.Semaphore:
-        origin = origin_of(target)
-        slot = self._slots.get(origin)
-        if slot is None:
-            self._slots[origin] = slot = asyncio.Semaphore(self._settings.connections)
-        if slot.locked():
+    async def _take_turn(self, target: URL, waited: Callable[[float], None], leave: int | None) -> _Slots:
+        origin = host_of(target)
+        slots = self._slots.get(origin)
+        if slots is None:
+            self._slots[origin] = slots = _Slots(self._settings.connections)
+        if leave is not None and (slots.busy or slots.free <= leave):
+            raise NoneToSpare
+        if slots.busy:
             loop = asyncio.get_running_loop()
             began = loop.time()
-            await slot.acquire()
+            await slots.take()
             waited(loop.time() - began)
         else:
-            await slot.acquire()
-        return slot
+            await slots.take()
+        return slots
 
     @asynccontextmanager
     async def _send(

@@ -11,8 +11,8 @@ from refgenfs.fetch.answers import AttemptFailed, OriginUnusable, connection_fai
 Origin = tuple[str, str, int]  # scheme, host, port
 
 
-def origin_of(url: URL) -> Origin:
-    """Return scheme, host and port of a URL."""
+def host_of(url: URL) -> Origin:
+    """Return whom a request goes to: what has so many connections, and may have a token."""
     return (url.scheme, (url.host or "").lower(), url.port or 0)
 
 
