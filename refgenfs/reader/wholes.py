@@ -124,21 +124,24 @@ class Wholes:
             partial(self._on_damage, (content.id,)),
         )
         streams.append(stream)
-        claim = self._flights.budget.claim(memory_of(content.size))
-        self._nursery.start_soon(self._fly, stream, claim)
+        self._nursery.start_soon(self._fly, stream)
         return stream
 
-    async def _fly(self, stream: WholeStream, claim: Claim) -> None:
+    async def _fly(self, stream: WholeStream) -> None:
+        claim: Claim | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._clear_the_way)
                 await self._slots.acquire_on_behalf_of(stream)
+                # not before: who holds memory must not wait for the turn of one that waits for memory
+                claim = self._flights.budget.claim(memory_of(stream.content.size))
                 await claim.wait()
                 nursery.cancel_scope.cancel()
             await stream.fly(lambda: self.takes(stream.extent, stream.source))
         finally:
             stream.end()
-            claim.release()
+            if claim is not None:
+                claim.release()
             with suppress(RuntimeError):  # its turn never came
                 self._slots.release_on_behalf_of(stream)
             streams = self._streams[stream.content.id]
