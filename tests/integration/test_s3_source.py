@@ -104,7 +104,7 @@ async def opened(
     request_payer: bool = False,
 ) -> AsyncIterator[Side]:
     access = S3Access(bucket, anonymous=anonymous, profile=profile, request_payer=request_payer)
-    settings = HttpSettings(policy=QUICK, accounts={"s3": Account("", 5.0, access=access)})
+    settings = HttpSettings(policy=QUICK, accounts={"s3": Account("", 20.0, access=access)})
     async with open_bridge() as bridge:
         http = Http(bridge, settings)
         parsed = None if layout is None else Layout.parse(layout)
@@ -147,7 +147,7 @@ async def test_facts_that_are_asked_anew_are_those_of_the_listing(moto: Moto, ga
         catalog = await side.source.catalog()
         version = next(iter_versions(catalog))
         listed = await side.source.facts(version, "a")
-        asked = await side.source.facts(version, "a", patience=2.0)
+        asked = await side.source.facts(version, "a", patience=20.0)
         assert listed == asked
         assert gate.count("HEAD") == 1
 
@@ -200,7 +200,7 @@ async def test_keys_of_every_kind_are_listed_signed_and_read(moto: Moto, gate: G
             facts = await side.facts(name, catalog)
             assert await side.read(facts) == f"{number}".encode(), name
             assert side.source.name_of(version, facts.extent) == name
-            asked = await side.source.facts(version, name, patience=5.0)
+            asked = await side.source.facts(version, name, patience=20.0)
             assert asked == facts
     assert {one.status for one in gate.asked} <= {200, 206}
 
@@ -311,7 +311,9 @@ async def test_the_region_is_learned_once(moto: Moto, gate: Gate, keys: None) ->
     async with opened(Bucket("regional", endpoint=gate.url)) as side:
         facts = await side.facts("a")
         assert await side.read(facts) == DATA
-        assert (await side.source.facts(next(iter_versions(await side.source.catalog())), "a", patience=2.0)) == facts
+        assert (
+            await side.source.facts(next(iter_versions(await side.source.catalog())), "a", patience=20.0)
+        ) == facts
     assert [one.why for one in gate.asked].count("AuthorizationHeaderMalformed") == 1
 
 
@@ -362,9 +364,9 @@ async def test_a_head_has_no_code_and_expired_credentials_are_renewed_all_the_sa
         version = next(iter_versions(await side.source.catalog()))
         gate.rules.expired = {"AKIDOLD"}
         with pytest.raises(RefgenfsError):
-            await side.source.facts(version, "a", patience=2.0)
+            await side.source.facts(version, "a", patience=20.0)
         credentials.write_text(form.format("AKIDNEW"))
-        assert await side.source.facts(version, "a", patience=2.0) is not None
+        assert await side.source.facts(version, "a", patience=20.0) is not None
 
 
 # -- what changes -------------------------------------------------------------------------------------------------
@@ -395,7 +397,7 @@ async def test_an_object_that_was_deleted(moto: Moto, gate: Gate) -> None:
         moto.client.delete_object(Bucket="deleted", Key="hg38/fasta/a")
         with pytest.raises(OriginMissing):
             await side.read(facts)
-        assert await side.source.facts(next(iter_versions(catalog)), "a", patience=2.0) is None
+        assert await side.source.facts(next(iter_versions(catalog)), "a", patience=20.0) is None
         assert names(await side.source.catalog()) == []
 
 
