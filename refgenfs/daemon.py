@@ -29,10 +29,11 @@ from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
-from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts
+from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, LocalFile
 from refgenfs.core.errors import ConfigError, RefgenfsError
 from refgenfs.fetch.bridge import open_bridge
 from refgenfs.fetch.http import Http
+from refgenfs.fetch.local import LocalFiles
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
 from refgenfs.logs import set_up_logging
@@ -46,6 +47,7 @@ from refgenfs.reader.leftovers import kept_memory
 from refgenfs.reader.ranges import Fetchers, RangeFlights
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
+from refgenfs.reader.spooling import Spooler
 from refgenfs.reload import Reload, Tuned, budget_of, cache_limits, http_settings
 from refgenfs.sources.making import make_sources
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
@@ -117,7 +119,7 @@ async def _main(loaded: LoadedConfig, announce: Ready, manager: ServiceManager, 
         _http(bridge, config) as http,
         trio.open_nursery() as nursery,
     ):
-        await _Running(loaded, store, http, nursery, announce, manager, device).serve()
+        await _Running(loaded, store, http, LocalFiles(bridge), nursery, announce, manager, device).serve()
 
 
 @asynccontextmanager
@@ -139,6 +141,7 @@ class _Running:
         loaded: LoadedConfig,
         store: Store,
         http: Http,
+        files: LocalFiles,
         nursery: trio.Nursery,
         announce: Ready,
         manager: ServiceManager,
@@ -154,11 +157,14 @@ class _Running:
         self._announce = announce
         self._stopping = trio.Event()
         self._started = time.time()
-        sources = make_sources(http, config.source)
-        self._catalog = Catalog(sources, store.ledger, refresh=config.catalog.refresh)
         board = FlightBoard()
         self._budget = budget = Budget(*budget_of(config))
-        flights = RangeFlights(Fetchers({ByteRange: http}), board, budget, nursery)
+        sources = make_sources(http, config.source)
+        self._catalog = Catalog(
+            sources, store.ledger, refresh=config.catalog.refresh, spooler=Spooler(store, http, budget)
+        )
+        fetchers = Fetchers({ByteRange: http, LocalFile: files})
+        flights = RangeFlights(fetchers, board, budget, nursery, http.manners)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
         self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
@@ -202,7 +208,16 @@ class _Running:
 
     def _make_reader(self, board: FlightBoard, flights: RangeFlights, archives: Archives) -> Reader:
         patience = self._config.limits.read_deadline
-        return Reader(self._store, board, flights, archives, self._on_stale, patience=patience, nursery=self._nursery)
+        return Reader(
+            self._store,
+            board,
+            flights,
+            archives,
+            self._on_stale,
+            patience=patience,
+            nursery=self._nursery,
+            on_damage=self._on_damage,
+        )
 
     def _make_siblings(self) -> Siblings:
         prefetch = self._config.prefetch

@@ -83,8 +83,8 @@ def socket_path(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
 def socket_of(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
     """Return the socket by which to ask the daemon that serves `mountpoint`: root's may be that of a service."""
     own = socket_path(mountpoint, environ, uid)
-    services = (folder / own.name for folder in _service_dirs(environ, uid))
-    return own if own.exists() else next((path for path in services if path.exists()), own)
+    services = [] if os.path.exists(own) else [folder / own.name for folder in _service_dirs(environ, uid)]
+    return next(filter(os.path.exists, services), own)
 
 
 def _service_dirs(environ: Mapping[str, str], uid: int) -> list[Path]:

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import trio
@@ -22,7 +23,7 @@ from refgenfs.config import Config, LoadedConfig, file_problems, load_config
 from refgenfs.core.errors import ConfigError
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.http import Http
-from refgenfs.fetch.settings import HttpSettings
+from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.library import Library
 from refgenfs.notify import ServiceManager
 from refgenfs.reader.archives import Archives
@@ -47,12 +48,12 @@ LIVE = frozenset(
 FIXED = frozenset({"mount.point", "mount.allow_other", "mount.readahead", "cache.dir"})
 
 
-def http_settings(config: Config) -> HttpSettings:
-    """Return how requests go."""
+def http_settings(config: Config, known: Mapping[str, Account] = MappingProxyType({})) -> HttpSettings:
+    """Return how requests go; an account that is `known` is the very one: it may have learned something."""
     return HttpSettings(
         connections=config.limits.connections,
         policy=RetryPolicy(retry_for=config.limits.retry_for),
-        accounts={source.name: account_of(source) for source in config.source},
+        accounts={source.name: known.get(source.name) or account_of(source) for source in config.source},
     )
 
 
@@ -122,8 +123,10 @@ class Reload:
         report = self._compare(loaded)
         sources = self._make_sources(loaded.config)
         # from here on nothing fails
+        changed = report["sources"]
+        known = {name: account for name, account in self._parts.http.accounts.items() if name not in changed}
         self._loaded = loaded
-        self._tune(loaded.config)
+        self._tune(loaded.config, known)
         await self._parts.catalog.renew(list(sources.values()), refresh=loaded.config.catalog.refresh)
         self._sources = sources
         report["fits"] = await self._parts.store.renew(cache_limits(loaded.config))
@@ -147,10 +150,10 @@ class Reload:
         made = {source.name: source for source in make_sources(self._parts.http, fresh)}
         return {table.name: made.get(table.name) or self._sources[table.name] for table in config.source}
 
-    def _tune(self, config: Config) -> None:
+    def _tune(self, config: Config, known: Mapping[str, Account]) -> None:
         parts, limits = self._parts, config.limits
         logs.set_level(config.log.level)
-        parts.http.renew(http_settings(config))
+        parts.http.renew(http_settings(config, known))
         parts.budget.resize(*budget_of(config))
         parts.archives.renew(limits.read_deadline, kept_memory(limits.memory))
         parts.reader.be_patient(limits.read_deadline)

@@ -11,6 +11,7 @@ from refgenfs.administration.listing import Listing
 from refgenfs.administration.parts import Daemon
 from refgenfs.administration.reporting import Reporting
 from refgenfs.administration.residency import Residency
+from refgenfs.administration.tickets import Tickets
 from refgenfs.control import Operation
 
 
@@ -20,6 +21,7 @@ def operations(daemon: Daemon) -> dict[str, Operation]:
         **Health(daemon).operations(),
         **Listing(daemon).operations(),
         **Residency(daemon).operations(),
+        **Tickets(daemon).operations(),
     }
 
 

@@ -19,6 +19,7 @@ from refgenfs.cli import (
     residency,
     service,
     state,
+    ticket,
 )
 
 _MOUNT = "Mount"
@@ -112,6 +113,14 @@ def _add_find(app: typer.Typer) -> None:
         ),
     )(find.seek)
     app.command("id", rich_help_panel=_FIND)(find.id_)
+    app.command(
+        rich_help_panel=_FIND,
+        epilog=_examples(
+            "refgenfs ticket hg38/na12878 chr20:1-50000 > t.json  # a region",
+            "samtools view t.json  # reads it from the origin",
+            "refgenfs ticket --class header hg38/na12878  # the header",
+        ),
+    )(ticket.ticket)
 
 
 def _add_keep(app: typer.Typer) -> None:

@@ -1,6 +1,6 @@
 """The configuration: one TOML file and the command line, validated into one frozen `Config`."""
 
-from refgenfs.config.files import file_problems, token_problem
+from refgenfs.config.files import file_problems, secret_files, token_problem
 from refgenfs.config.loading import LoadedConfig, find_config, load_config, override_keys
 from refgenfs.config.model import (
     LOG_LEVELS,
@@ -11,7 +11,16 @@ from refgenfs.config.model import (
     LogConfig,
     MountConfig,
 )
-from refgenfs.config.sources import SOURCE_MODELS, HttpSource, RefgenieSource, Source, SourceTable
+from refgenfs.config.sources import (
+    SOURCE_MODELS,
+    HttpSource,
+    LocalSource,
+    RefgenieSource,
+    S3Source,
+    Source,
+    SourceTable,
+    WebSource,
+)
 from refgenfs.config.values import PUBLIC_SERVER, MinFree
 
 __all__ = [
@@ -24,15 +33,19 @@ __all__ = [
     "HttpSource",
     "LimitsConfig",
     "LoadedConfig",
+    "LocalSource",
     "LogConfig",
     "MinFree",
     "MountConfig",
     "RefgenieSource",
+    "S3Source",
     "Source",
     "SourceTable",
+    "WebSource",
     "file_problems",
     "find_config",
     "load_config",
     "override_keys",
+    "secret_files",
     "token_problem",
 ]

@@ -49,6 +49,18 @@ class OriginMissing(RefgenfsError):
     """The origin answered 404 for something that its catalog names."""
 
 
+class SizeUnknown(RefgenfsError):
+    """The origin has an object and does not tell its size; all of it has to come to settle that.
+
+    `validator` and `mtime` are what it tells (see `content.ByteRange` and `content.FileFacts`).
+    """
+
+    def __init__(self, message: str, validator: str = "", mtime: float = 0.0) -> None:
+        super().__init__(message)
+        self.validator = validator
+        self.mtime = mtime
+
+
 class OriginUnavailable(RefgenfsError):
     """The origin did not answer, or answered with a server error."""
 
@@ -65,6 +77,52 @@ class IntegrityError(RefgenfsError):
 
 class ArchiveError(IntegrityError):
     """An archive is damaged, or holds what a reference archive must not hold."""
+
+
+class HtsgetError(RefgenfsError):
+    """A query that can't be answered, as the htsget protocol tells it: its name there, and the HTTP status."""
+
+    error: ClassVar[str] = "InternalError"
+    status: ClassVar[int] = 500
+
+
+class InvalidInput(HtsgetError):
+    """The query is not one: parameters that are wrong, or that don't go together."""
+
+    error = "InvalidInput"
+    status = 400
+
+
+class InvalidRange(HtsgetError):
+    """The query's positions can't be: an end before its start, say."""
+
+    error = "InvalidRange"
+    status = 400
+
+
+class UnsupportedFormat(HtsgetError):
+    """The file is not of the format that was asked for, or of none that is known."""
+
+    error = "UnsupportedFormat"
+    status = 400
+
+
+class PayloadTooLarge(HtsgetError):
+    """The query is longer than is read."""
+
+    error = "PayloadTooLarge"
+    status = 413
+
+
+class ReferenceNotFound(HtsgetError):
+    """The file has no such reference (the protocol's NotFound)."""
+
+    error = "NotFound"
+    status = 404
+
+
+class NoPublicUrl(RefgenfsError):
+    """A file has no URL that can be told to others."""
 
 
 class DeadlineExceeded(RefgenfsError):

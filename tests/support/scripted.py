@@ -9,6 +9,7 @@ import itertools
 import math
 import random
 import tarfile
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -33,16 +34,19 @@ from refgenfs.core.content import (
     content_id,
 )
 from refgenfs.core.errors import OriginMissing, RefgenfsError, StaleContent
+from refgenfs.core.manners import Manners
 from refgenfs.core.tar import Member
+from refgenfs.fetch.answers import RangesIgnored
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
-from refgenfs.fetch.parts import Part, RangesIgnored
+from refgenfs.fetch.legs import Lease, Lender
+from refgenfs.fetch.parts import Part
 from refgenfs.fetch.pieces import RangeSink, StreamSink
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.openarchives import Naming
-from refgenfs.reader.ranges import RangeFlights
+from refgenfs.reader.ranges import Fetchers, RangeFlights
 from refgenfs.reader.reader import OpenFile, Reader
 from refgenfs.reader.stream import Archive
 
@@ -118,7 +122,10 @@ class ScriptedHttp:
         self.ranges: list[Run] = []  # in blocks
         self.parts: list[tuple[int, int]] = []  # in bytes
         self.asked: list[str] = []  # beginnings
+        self.lenders: list[Lender] = []  # of memory, one a stream
         self.streams = 0
+        self.refused = 0  # ranges of objects that come whole only
+        self.manners = Manners()
         self.fetched: dict[str, int] = {}
         self.under_way = 0
         self._bridge = bridge
@@ -133,7 +140,14 @@ class ScriptedHttp:
     async def fetch_range(
         self, extent: ByteRange, start: int, stop: int, size: int, sink: RangeSink, *, account: str
     ) -> None:
-        await self._bridge.run(lambda: self._range(self.objects[extent.urls[0]], start, stop, sink, account))
+        url = extent.urls[0]
+        served = self.objects[url]
+        if stop - start < size or served.ranges:
+            self.manners.note(account, url, time.monotonic(), ranges=served.ranges)
+        if not served.ranges and stop - start < size:
+            self.refused += 1
+            raise RangesIgnored(f"{url}: it knows no ranges")
+        await self._bridge.run(lambda: self._range(served, start, stop, sink, account))
 
     async def fetch_part(
         self,
@@ -185,8 +199,17 @@ class ScriptedHttp:
         finally:
             self.under_way -= 1
 
-    async def stream(self, urls: Sequence[str], sink: StreamSink, *, account: str) -> None:
+    async def stream(
+        self, urls: Sequence[str], sink: StreamSink, *, account: str, lender: Lender | None = None
+    ) -> None:
+        """Feed it over one connection, whatever memory could be lent."""
+        if lender is not None:
+            self.lenders.append(lender)
         await self._bridge.run(lambda: self._stream(urls[0], sink, account))
+
+    async def borrow(self, nbytes: int, recall: Callable[[], None]) -> Lease | None:
+        """Ask for memory as a leg of the last stream would."""
+        return await self._bridge.run(lambda: self.lenders[-1].take(nbytes, recall))
 
     async def _range(self, served: Served, start: int, stop: int, sink: RangeSink, account: str) -> None:
         self.ranges.append(Run(start // BLOCK, -(-stop // BLOCK)))
@@ -340,7 +363,7 @@ class Rig:
         self.rechecks = 0
         real = cast(Http, http)
         self.budget = Budget(memory)
-        flights = RangeFlights(real, self.board, self.budget, nursery)
+        flights = RangeFlights(Fetchers({ByteRange: real}), self.board, self.budget, nursery, http.manners)
         self.archives = Archives(
             store,
             real,
@@ -360,6 +383,8 @@ class Rig:
             self.stale.append,
             patience=patience,
             nursery=nursery,
+            on_damage=self.damaged.extend,
+            linger=linger,
         )
 
     async def _recheck(self, ref: ArchiveRef) -> str | None:
@@ -458,13 +483,18 @@ async def open_rig(
     linger: float = 5.0,
     memory: int = 64 * MIB,
     spacing: int | None = None,
+    wait: bool = True,
 ) -> AsyncIterator[Rig]:
     """Open everything; what flies at the end is cancelled, and must leave nothing behind.
 
-    With `spacing`, in unpacked bytes, seek indexes of archives are made.
+    With `spacing`, in unpacked bytes, seek indexes of archives are made. Without `wait`, it may not be known yet what
+    is resident.
     """
     failure: BaseException | None = None
-    async with open_store(directory, CacheLimits(size), owner="test") as store, open_bridge(grace=0.5) as bridge:
+    async with (
+        open_store(directory, CacheLimits(size), owner="test", wait=wait) as store,
+        open_bridge(grace=0.5) as bridge,
+    ):
         async with trio.open_nursery() as nursery:
             rig = Rig(
                 store,

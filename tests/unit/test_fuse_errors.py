@@ -40,6 +40,7 @@ EXPECTED: dict[str, int] = {
     "OriginDenied": errno.EACCES,
     "OriginMissing": errno.EIO,
     "OriginUnavailable": errno.EIO,
+    "SizeUnknown": errno.EIO,
     "StaleContent": errno.ESTALE,
     "IntegrityError": errno.EIO,
     "ArchiveError": errno.EIO,
@@ -47,6 +48,14 @@ EXPECTED: dict[str, int] = {
     "CacheError": errno.EIO,
     "CacheBusy": errno.EIO,
     "ControlError": errno.EIO,
+    # of searches, which the control socket asks for and no reader of the mount
+    "HtsgetError": errno.EIO,
+    "InvalidInput": errno.EIO,
+    "InvalidRange": errno.EIO,
+    "UnsupportedFormat": errno.EIO,
+    "PayloadTooLarge": errno.EIO,
+    "ReferenceNotFound": errno.EIO,
+    "NoPublicUrl": errno.EIO,
 }
 CLASSES = [
     kind
