@@ -197,6 +197,29 @@ def test_updatedb_keeps_out(machine: Machine) -> None:
     assert machine("locate", "--regex", "^/genomes/", code=None).out == ""
 
 
+def test_a_user_s_own_unit(machine: Machine, origin: Origin, md5: str) -> None:
+    text = config(origin, point="/root/genomes").replace("[cache]\n", '[cache]\ndir = "/var/cache/mine"\n')
+    machine.write("/root/.config/refgenfs/mine.toml", text)
+    machine("systemctl", "start", "user@0.service")
+
+    def user(*command: str) -> str:
+        return machine("systemctl", "--user", *command, XDG_RUNTIME_DIR="/run/user/0").out.strip()
+
+    unit, fasta = "refgenfs@mine", "/root/genomes/demo/fasta/demo.fa"
+    try:
+        user("start", unit)
+        assert machine("md5sum", fasta).out.split()[0] == md5
+        assert user("show", unit, "-p", "StatusText", "--value").startswith("serving /root/genomes: 1 genome; ")
+        user("reload", unit)
+        machine("kill", "-KILL", user("show", unit, "-p", "MainPID", "--value"))
+        machine.until(f"md5sum {fasta}")
+        user("stop", unit)
+        assert machine("findmnt", "/root/genomes", code=None).code == 1
+    finally:
+        machine("systemctl", "stop", "user@0.service", code=None)
+        machine("umount", "-l", "/root/genomes", code=None)
+
+
 # --- mount(8), fstab, autofs ----------------------------------------------------------------------------------
 
 
