@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from refgenfs.cache import opened, startup, stock
+from refgenfs.cache import content as content_module
+from refgenfs.cache import opened, room, startup, stock
 from refgenfs.cache import store as store_module
 from refgenfs.cache.blockmap import DOUBTFUL, RESIDENT, BlockMap
 from refgenfs.cache.content import Content
@@ -585,6 +586,36 @@ async def test_a_kill_while_all_the_others_are_read(tmp_path: Path) -> None:
     assert served > 500
 
 
+@pytest.mark.parametrize("patient", [True, False])
+async def test_reads_are_answered_while_a_cache_that_is_too_large_shrinks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: bool
+) -> None:
+    await make(tmp_path)
+    monkeypatch.setattr(room, "SHRINK_STEP", 1)
+    limits = CacheLimits(3 * MIB)
+    turns = 0
+    with held("before") as holding:
+        async with open_store(tmp_path, limits, owner="/genomes", wait=False) as store:
+            await holding.there()
+            content = await store.content_to_read(name_of(5), SIZE)
+            holding.go()
+            while not store.is_ready and (patient or turns < 3):
+                await trio.lowlevel.checkpoint()
+                if store._shelf.known and store.used > store.quota:
+                    turns += 1
+                    assert_reads_right(content, 19)
+                    assert content.reserve(Run(0, 1)) is None
+                    assert (await store.content_to_read(name_of(99), SIZE)).missing(Run(0, 20)) == 0
+                    assert not store.is_ready
+            assert turns >= 3
+            assert (store.used <= store.quota) == patient
+            assert bool(content.reserve(Run(0, 1))) == patient
+    async with open_store(tmp_path, limits, owner="/genomes") as store:
+        assert store.used <= store.quota
+        assert disk_use(tmp_path) <= store.quota
+        assert_reads_right(await store.content(name_of(5), SIZE), 19)
+
+
 # ---- readers
 
 
@@ -765,6 +796,25 @@ async def test_what_a_kill_left_unrecorded_in_an_early_content_is_given_back(tmp
             assert_reads_right(content, 1)
             assert file.stat().st_blocks * 512 <= file_cost(2 * BLOCK)
             assert disk_use(tmp_path) <= store.used
+
+
+async def test_what_takes_no_more_than_it_should_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert fill(await store.content(name_of(1), SIZE), range(0, 20, 2))
+        store._shelf.sound = False
+    punched: list[int] = []
+    monkeypatch.setattr(content_module, "punch_hole", lambda _fd, offset, _length: punched.append(offset))
+    with held("before") as holding:
+        async with open_store(tmp_path, LIMITS, owner="/genomes", wait=False) as store:
+            await holding.there()
+            content = await store.content_to_read(name_of(1), SIZE)
+            holding.go()
+            await store.ready()
+            assert_reads_right(content, 2)
+            assert store._shelf.excess == {}
+    assert not punched
 
 
 async def test_what_a_kill_left_unrecorded_counts_where_it_can_not_be_given_back(
