@@ -263,7 +263,7 @@ class Details:
                     raise
                 log.debug("whether %s of %s is what it was can't be asked: %s", name, version.key, exc)
                 self._away[version.source] = self._wall()  # or every file of a folder would be waited for
-                return known
+                found = known
             if asked != (row.facts.folder, None if name in row.facts.replaced else ""):
                 continue
             if known is None or found is None or _same_object(known, found):

@@ -674,6 +674,35 @@ async def test_a_host_that_is_away_changes_nothing_of_what_is_known(setup: Setup
         assert sum(setup.source.asked[f"facts {name} again"] for name in FILES) > asked
 
 
+async def test_a_host_that_is_away_brings_nothing_back_that_was_replaced_meanwhile(setup: Setup) -> None:
+    setup.source.hold = 60.0
+    async with setup.running() as catalog, trio.open_nursery() as nursery:
+        await catalog.refresh()
+        version, name = version_of(catalog), "d1.fa"
+        old = await catalog.facts(version, name)
+        assert old is not None
+        await settle()
+        await setup.pass_time(61)
+        setup.source.gate = trio.Event()
+
+        async def ask() -> None:
+            with pytest.raises(OriginUnavailable):
+                await catalog.facts(version, name)
+
+        nursery.start_soon(ask)
+        await settle()
+        await catalog.forget_facts(version, name)  # a reader has found that out
+        setup.source.away = AWAY
+        setup.source.gate.set()
+        await settle()
+        assert catalog.known_facts(version, name) is None
+        assert catalog.outdated(old, version, name)
+        setup.source.away, setup.source.validator = None, '"2"'
+        new = await catalog.facts(version, name)
+        assert new is not None
+        assert new.content != old.content
+
+
 async def test_files_that_the_catalog_names_are_asked_of_nobody(setup: Setup) -> None:
     (genome,) = setup.source.says.genomes
     files = (ListedFile("a.fa", "x/a.fa", 7, '"1"', 5.0), ListedFile("b", "http://elsewhere/b"))
