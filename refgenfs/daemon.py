@@ -29,11 +29,12 @@ from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
-from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts
+from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, LocalFile
 from refgenfs.core.errors import RefgenfsError
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.bridge import open_bridge
 from refgenfs.fetch.http import Http
+from refgenfs.fetch.local import LocalFiles
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
@@ -46,6 +47,7 @@ from refgenfs.reader.leftovers import kept_memory
 from refgenfs.reader.ranges import Fetchers, RangeFlights
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
+from refgenfs.reader.spooling import Spooler
 from refgenfs.sources.making import account_of, make_sources
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
 
@@ -120,7 +122,7 @@ async def _main(config: Config, announce: Ready) -> None:
         _http(bridge, config) as http,
         trio.open_nursery() as nursery,
     ):
-        await _Running(config, store, http, nursery, announce).serve()
+        await _Running(config, store, http, LocalFiles(bridge), nursery, announce).serve()
 
 
 @asynccontextmanager
@@ -143,7 +145,15 @@ async def _http(bridge: Any, config: Config) -> AsyncIterator[Http]:
 class _Running:
     """One run of the daemon: its parts, and how they call each other."""
 
-    def __init__(self, config: Config, store: Store, http: Http, nursery: trio.Nursery, announce: Ready) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        http: Http,
+        files: LocalFiles,
+        nursery: trio.Nursery,
+        announce: Ready,
+    ) -> None:
         self._config = config
         self._mountpoint = os.fspath(config.mount.point)
         self._store = store
@@ -152,13 +162,19 @@ class _Running:
         self._announce = announce
         self._stopping = trio.Event()
         self._started = time.time()
-        self._catalog = Catalog(make_sources(http, config.source), store.ledger, refresh=config.catalog.refresh)
         board = FlightBoard()
         limits = config.limits
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         self._budget = budget
-        flights = RangeFlights(Fetchers({ByteRange: http}), board, budget, nursery)
+        self._catalog = Catalog(
+            make_sources(http, config.source),
+            store.ledger,
+            refresh=config.catalog.refresh,
+            spooler=Spooler(store, http, budget),
+        )
+        fetchers = Fetchers({ByteRange: http, LocalFile: files})
+        flights = RangeFlights(fetchers, board, budget, nursery, http.manners)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
         self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
@@ -196,7 +212,16 @@ class _Running:
 
     def _make_reader(self, board: FlightBoard, flights: RangeFlights, archives: Archives) -> Reader:
         patience = self._config.limits.read_deadline
-        return Reader(self._store, board, flights, archives, self._on_stale, patience=patience, nursery=self._nursery)
+        return Reader(
+            self._store,
+            board,
+            flights,
+            archives,
+            self._on_stale,
+            patience=patience,
+            nursery=self._nursery,
+            on_damage=self._on_damage,
+        )
 
     def _make_siblings(self) -> Siblings:
         prefetch = self._config.prefetch

@@ -237,7 +237,9 @@ class Tree:
         if node.facts is None:
             return Attributes(inode.number, mode, 0, self._born, UNKNOWN_TIMEOUT, UNKNOWN_TIMEOUT)
         facts = node.facts
-        return Attributes(inode.number, mode, facts.size, facts.mtime, NAME_TIMEOUT, CONTENT_TIMEOUT)
+        hold = self._catalog.hold(node.version)  # from then on, who looks the name up has the origin asked
+        believed = NAME_TIMEOUT if hold is None else min(NAME_TIMEOUT, hold)
+        return Attributes(inode.number, mode, facts.size, facts.mtime, believed, CONTENT_TIMEOUT)
 
     # -- listings -----------------------------------------------------------------------------------------
 

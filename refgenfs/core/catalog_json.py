@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, Union
 
 from refgenfs.core.catalog import Asset, AssetVersion, Genome, ListedFile, SourceCatalog
-from refgenfs.core.content import ByteRange, Extent, FileFacts, InlineData
+from refgenfs.core.content import ByteRange, Extent, FileFacts, InlineData, LocalFile
 from refgenfs.core.errors import IntegrityError
 
 JSONValue: TypeAlias = Union[bool, int, float, str, "list[JSONValue]", "dict[str, JSONValue]", None]
@@ -198,9 +198,11 @@ def dump_facts(row: FactsRow) -> JSONValue:
     """Return a row of facts as a JSON value."""
     files: dict[str, JSONValue] = {}
     for name, facts in row.facts.items():
+        if isinstance(facts.extent, LocalFile):
+            continue  # asked anew at no cost
         ranges = facts.extent if isinstance(facts.extent, ByteRange) else ByteRange((), "")
         urls: list[JSONValue] = list(ranges.urls)
-        files[name] = [facts.content, facts.size, facts.mtime, ranges.validator, urls]
+        files[name] = [facts.content, facts.size, facts.mtime, ranges.validator, urls, ranges.whole]
     absent: dict[str, JSONValue] = dict(row.absent)
     replaced: list[JSONValue] = [*sorted(row.replaced)]
     return {"folder": row.folder, "files": files, "absent": absent, "replaced": replaced}
@@ -211,8 +213,9 @@ def load_facts(value: object, source: str) -> FactsRow | None:
     try:
         fields: Any = value
         row = FactsRow(_text(fields["folder"]))
-        for name, (content, size, mtime, validator, urls) in fields["files"].items():
-            extent: Extent = ByteRange(tuple(map(_text, urls)), _text(validator)) if size else InlineData(b"")
+        for name, (content, size, mtime, validator, urls, *more) in fields["files"].items():
+            ranges = ByteRange(tuple(map(_text, urls)), _text(validator), whole=more == [True])
+            extent: Extent = ranges if size else InlineData(b"")
             origin = "range" if size else "inline"
             row.facts[name] = FileFacts(_text(content), int(size), float(mtime), extent, source, origin)
         row.absent.update((name, float(at)) for name, at in fields["absent"].items())

@@ -53,10 +53,26 @@ class ByteRange:
     """A content that is a plain file at a URL (mirrors in order), read by byte ranges.
 
     `validator` tells its version from others (`core/httprange.py`); it is empty where the host gives none.
+    `whole`: its host did not say that it gives parts of it (`core/manners.py`).
     """
 
     urls: tuple[str, ...]
     validator: str
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A content that is a file of this machine, below the folder `root`.
+
+    `validator` is made of what stat(2) says; a file with another one is another version. `cached`: its blocks are
+    kept in the cache, as those of other origins; else the file is read straight.
+    """
+
+    root: str
+    path: str
+    validator: str
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +107,7 @@ class InlineData:
 
 
 # Contents any stretch of which can be fetched by itself. Each has a `validator`, as `ByteRange` has.
-Ranged = ByteRange
+Ranged = ByteRange | LocalFile
 
 Extent = Ranged | ArchiveMember | InlineData
 

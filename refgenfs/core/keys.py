@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from refgenfs.core.errors import KeyFormatError
 
+DEFAULT_TAG = "default"  # where nothing names one
 _FORM = "genome/asset[.seek_key][:tag]"
 # One path component: what refgenie allows (word characters, '-', '.', '+') and no more, so that a name can
 # never be '.', '..', hidden, or hold a '/', a ':' or white space.
@@ -17,6 +18,11 @@ _SEEK_KEY = re.compile(r"[A-Za-z0-9_+-]{1,255}")
 def is_name(text: str) -> bool:
     """Say whether `text` can name a genome, an asset or a tag."""
     return _NAME.fullmatch(text) is not None
+
+
+def is_seek_key(text: str) -> bool:
+    """Say whether `text` can be a seek key."""
+    return _SEEK_KEY.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ EXPECTED: dict[str, int] = {
     "OriginDenied": errno.EACCES,
     "OriginMissing": errno.EIO,
     "OriginUnavailable": errno.EIO,
+    "SizeUnknown": errno.EIO,
     "StaleContent": errno.ESTALE,
     "IntegrityError": errno.EIO,
     "ArchiveError": errno.EIO,
