@@ -252,10 +252,10 @@ class Details:
             except SizeUnknown as exc:
                 if known is None:
                     raise
-                if exc.validator == _version_of(known):
-                    return known
-                self._replace(version, name, row, known)
-                continue
+                if exc.validator != _version_of(known):
+                    self._replace(version, name, row, known)
+                    continue
+                found = known
             except RefgenfsError as exc:
                 if known is None or not exc.transient:
                     raise

@@ -28,6 +28,7 @@ from refgenfs.core.errors import (
     OriginMissing,
     OriginUnavailable,
     RefgenfsError,
+    SizeUnknown,
     StaleContent,
 )
 
@@ -674,7 +675,10 @@ async def test_a_host_that_is_away_changes_nothing_of_what_is_known(setup: Setup
         assert sum(setup.source.asked[f"facts {name} again"] for name in FILES) > asked
 
 
-async def test_a_host_that_is_away_brings_nothing_back_that_was_replaced_meanwhile(setup: Setup) -> None:
+@pytest.mark.parametrize("answer", [AWAY, SizeUnknown("its size is not told", '"1"')])
+async def test_a_host_that_is_away_brings_nothing_back_that_was_replaced_meanwhile(
+    setup: Setup, answer: RefgenfsError
+) -> None:
     setup.source.hold = 60.0
     async with setup.running() as catalog, trio.open_nursery() as nursery:
         await catalog.refresh()
@@ -686,13 +690,13 @@ async def test_a_host_that_is_away_brings_nothing_back_that_was_replaced_meanwhi
         setup.source.gate = trio.Event()
 
         async def ask() -> None:
-            with pytest.raises(OriginUnavailable):
+            with pytest.raises(type(answer)):
                 await catalog.facts(version, name)
 
         nursery.start_soon(ask)
         await settle()
         await catalog.forget_facts(version, name)  # a reader has found that out
-        setup.source.away = AWAY
+        setup.source.away = answer
         setup.source.gate.set()
         await settle()
         assert catalog.known_facts(version, name) is None
