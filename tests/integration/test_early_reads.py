@@ -86,6 +86,19 @@ def held(step: str) -> Iterator[Held]:
             holding.go()
 
 
+def damage_once(monkeypatch: pytest.MonkeyPatch) -> list[LedgerDamaged]:
+    """Have the reading of all rows find the ledger damaged, once; what is returned is empty then."""
+    table, damage = startup._table, [LedgerDamaged("the ledger is damaged")]
+
+    def read_table(ledger: Ledger) -> Table:
+        if damage:
+            raise damage.pop()
+        return table(ledger)
+
+    monkeypatch.setattr(startup, "_table", read_table)
+    return damage
+
+
 async def make(cache: Path, count: int = 6, *, clean: bool = True) -> None:
     """Make a closed cache: of content n, the blocks from n on."""
     async with open_store(cache, LIMITS, owner="/genomes", now=lambda: NOW) as store:
@@ -342,7 +355,9 @@ async def test_a_file_that_is_not_what_was_left_there(tmp_path: Path, how: str, 
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_a_ledger_that_turns_out_to_be_damaged(tmp_path: Path, lost: bool) -> None:
+async def test_a_ledger_that_turns_out_to_be_damaged(
+    tmp_path: Path, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is made anew from what its journal has, and what is read already stays, whether that is in it or not."""
     await make(tmp_path)
     journal = tmp_path / "contents" / "journal"
@@ -350,15 +365,8 @@ async def test_a_ledger_that_turns_out_to_be_damaged(tmp_path: Path, lost: bool)
         lines = journal.read_bytes().splitlines(keepends=True)
         ends = next(i for i, line in enumerate(lines) if f'"content/{name_of(3)}'.encode() in line)
         journal.write_bytes(b"".join(lines[: ends + 1]))
-    table, damage = startup._table, [LedgerDamaged("the ledger is damaged")]
-
-    def read_table(ledger: Ledger) -> Table:
-        if damage:
-            raise damage.pop()
-        return table(ledger)
-
-    with pytest.MonkeyPatch.context() as monkeypatch, held("before") as holding:
-        monkeypatch.setattr(startup, "_table", read_table)
+    damage = damage_once(monkeypatch)
+    with held("before") as holding:
         async with open_store(tmp_path, LIMITS, owner="/genomes", wait=False) as store:
             await holding.there()
             contents = [await store.content_to_read(name_of(number), SIZE) for number in range(1, 6)]
@@ -382,7 +390,9 @@ async def test_a_ledger_that_turns_out_to_be_damaged(tmp_path: Path, lost: bool)
                 assert_reads_right(content, index)
 
 
-async def test_a_hole_is_not_punched_where_an_older_map_has_one(tmp_path: Path) -> None:
+async def test_a_hole_is_not_punched_where_an_older_map_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A ledger made anew may have an earlier map of what is read already; its blocks stay."""
     rows: list[bytes] = []
     async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
@@ -394,15 +404,8 @@ async def test_a_hole_is_not_punched_where_an_older_map_has_one(tmp_path: Path) 
         rows.append((tmp_path / "contents" / "journal").read_bytes())
         assert fill(content, range(5, 20))
     (tmp_path / "contents" / "journal").write_bytes(rows[0])
-    table, damage = startup._table, [LedgerDamaged("the ledger is damaged")]
-
-    def read_table(ledger: Ledger) -> Table:
-        if damage:
-            raise damage.pop()
-        return table(ledger)
-
-    with pytest.MonkeyPatch.context() as monkeypatch, held("before") as holding:
-        monkeypatch.setattr(startup, "_table", read_table)
+    damage = damage_once(monkeypatch)
+    with held("before") as holding:
         async with open_store(tmp_path, LIMITS, owner="/genomes", wait=False) as store:
             await holding.there()
             content = await store.content_to_read(name_of(0), SIZE)
@@ -747,14 +750,7 @@ async def test_a_ledger_is_made_anew_while_an_early_open_reads_its_rows(
     """What it has read counts for nothing: its file may have been taken for a stray one since."""
     await make(tmp_path)
     (tmp_path / "contents" / "journal").unlink()
-    table, damage = startup._table, [LedgerDamaged("the ledger is damaged")]
-
-    def read_table(ledger: Ledger) -> Table:
-        if damage:
-            raise damage.pop()
-        return table(ledger)
-
-    monkeypatch.setattr(startup, "_table", read_table)
+    damage_once(monkeypatch)
     read, go = _held_early(monkeypatch)
     with held("after") as holding:
         monkeypatch.setattr(store_module, "SMALL", 0)
