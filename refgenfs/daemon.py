@@ -26,20 +26,33 @@ from refgenfs.administration import Daemon, operations
 from refgenfs.cache.opening import open_store
 from refgenfs.cache.store import CacheLimits, Store
 from refgenfs.catalog import Catalog
+from refgenfs.catalog.flights import Flights
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
-from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, Generated, Ranged
-from refgenfs.core.errors import RefgenfsError
+from refgenfs.core.content import (
+    ArchiveRef,
+    ByteRange,
+    CheckedRange,
+    ContentId,
+    FileFacts,
+    Generated,
+    Ranged,
+    Sequence,
+)
+from refgenfs.core.errors import NotInCatalog, RefgenfsError
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
+from refgenfs.made.finder import Finder
 from refgenfs.made.indexer import Indexer, IndexSettings
 from refgenfs.made.indices import Indices
 from refgenfs.made.records import Records
+from refgenfs.made.sequences import Sequences
+from refgenfs.made.servers import CheckedFetcher, RefgetServers
 from refgenfs.memory import give_back, tame_allocator, tame_collector
 from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead, why_refused
 from refgenfs.reader.archives import Archives, ArchiveSettings
@@ -167,18 +180,23 @@ class _Running:
         flights = RangeFlights(Fetchers(fetchers), board, budget, nursery)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
-        self._indexer, self._indices = self._make_indices(bridge)
-        fetchers[Generated] = self._indexer
+        records = Records(store.ledger)
+        self._indexer = self._make_indexer(bridge, records)
+        self._indices = Indices(self._indexer, records)
+        self._sequences = self._make_sequences(bridge, records)
+        fetchers |= {Generated: self._indexer, Sequence: self._sequences, CheckedRange: CheckedFetcher(http)}
         self._library = Library(
             self._catalog,
             archives,
             self._reader,
             store.pins,
             config.limits.lookup_deadline,
+            derivers=(self._sequences,),
             companions=self._indices if config.indices.make else None,
         )
         self._indices.attach(self._library)
-        self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings())
+        self._sequences.attach(self._library)
+        self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings(), self._sequences)
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
         self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
         self._parts = Daemon(
@@ -215,11 +233,16 @@ class _Running:
         patience = self._config.limits.read_deadline
         return Reader(self._store, board, flights, archives, self._on_stale, patience=patience, nursery=self._nursery)
 
-    def _make_indices(self, bridge: Bridge) -> tuple[Indexer, Indices]:
-        records = Records(self._store.ledger)
+    def _make_indexer(self, bridge: Bridge, records: Records) -> Indexer:
         settings = IndexSettings(self._config.indices.largest)
-        indexer = Indexer(self._store, self._reader, records, bridge, self._budget, settings, self._nursery)
-        return indexer, Indices(indexer, records)
+        return Indexer(self._store, self._reader, records, bridge, self._budget, settings, self._nursery)
+
+    def _make_sequences(self, bridge: Bridge, records: Records) -> Sequences:
+        wanted, flights = self._config.refget, Flights()
+        flights.open(self._nursery)
+        finder = Finder(self._catalog, self._store, records, genomes=wanted.genomes, search=wanted.search)
+        servers = RefgetServers(wanted.servers, self._http, self._store, self._reader, flights, time.time)
+        return Sequences(self._reader, self._indexer, finder, servers, bridge)
 
     def _make_siblings(self) -> Siblings:
         prefetch = self._config.prefetch
@@ -359,7 +382,8 @@ class _Running:
 
     def _on_stale(self, facts: FileFacts) -> None:
         """Another version is at the origin: the next lookup must find it."""
-        self._catalog.note_stale(facts)
+        with contextlib.suppress(NotInCatalog):  # a sequence's from a refget server
+            self._catalog.note_stale(facts)
         for content in (facts.content, *self._indices.of(facts)):
             for parent, name in self._tree.names_of(content):
                 self._mount.forget_name(parent, name)

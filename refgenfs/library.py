@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,6 +24,7 @@ from refgenfs.core.content import (
     ContentId,
     FileFacts,
     InlineData,
+    Sequence,
     content_id,
 )
 from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, OriginMissing, RefgenfsError, StaleContent
@@ -120,7 +121,7 @@ class Library:
         reader: Reader,
         pins: Pins,
         lookup_deadline: float,
-        derivers: Sequence[Deriver] = (),
+        derivers: tuple[Deriver, ...] = (),
         companions: Companions | None = None,
     ) -> None:
         self._catalog = catalog
@@ -368,7 +369,8 @@ class Library:
             if archive is None:
                 archive = await self._open_archive(self._catalog.version_of(facts.extent.archive))
         opened = await self._reader.open(facts, archive)
-        self._pins.follow(str(version.digest_key), version.asset_digest, name, facts.content)
+        if not isinstance(facts.extent, Sequence):  # of these only what they are cut out of is pinned
+            self._pins.follow(str(version.digest_key), version.asset_digest, name, facts.content)
         return opened
 
     async def pull(self, version: AssetVersion, names: Iterable[str], on_step: Callable[[str], None]) -> None:

@@ -1,6 +1,7 @@
 """The tree: names, inodes and lookup counts. Knows no FUSE and no errno.
 
     /                       genomes, by every alias and digest
+    /.refget/<aa>/<bb>/…    sequences by MD5, for CRAM; not listed
     /<genome>/              <asset> (its default tag) and <asset>:<tag>
     /<genome>/<asset>/…     the files; below the default one, <tag>/ resolves too, as refgenie lays it out
 
@@ -11,13 +12,15 @@ who sits in the old one keeps it. Numbers are never used twice.
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
-from refgenfs.core.content import ContentId, Derived, FileFacts
+from refgenfs.core.content import ContentId, FileFacts, Generated
 from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
 from refgenfs.core.layout import is_junk
 from refgenfs.library import Library, Located
@@ -25,6 +28,10 @@ from refgenfs.reader.reader import OpenFile
 from refgenfs.reader.siblings import Siblings
 
 ROOT = 1
+REFGET = ".refget"  # at the top; resolves, and is not listed
+MD5_DIGITS = 32
+FOLDER_DIGITS = 4  # of an MD5 that are folders, two at a time, as REF_PATH=…/%2s/%2s/%s has it
+NO_HEX = re.compile(r"[^0-9a-f]")
 
 # A name can come to mean another version when the catalog is refreshed; then the kernel is told, so this only
 # bounds what it may believe if that word is lost.
@@ -41,6 +48,13 @@ NAMES_KEPT = 64  # names remembered of one file, to tell the kernel when they me
 @dataclass(frozen=True, slots=True)
 class RootNode:
     """The top of the tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefgetNode:
+    """The folder of sequences by MD5, or one in it: `digits` are the first of the MD5s there."""
+
+    digits: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +92,7 @@ class FileNode:
     names: set[tuple[int, str]] = field(default_factory=set)  # (parent inode, name)
 
 
-Node = RootNode | GenomeNode | FolderNode | FileNode
+Node = RootNode | RefgetNode | GenomeNode | FolderNode | FileNode
 
 
 @dataclass(slots=True)
@@ -102,10 +116,26 @@ class Attributes:
     attr_timeout: float
 
 
+class SequencesByMd5(Protocol):
+    """Sequences of the tree, and where they are."""
+
+    async def locate(self, md5: str) -> Located:
+        """Return where a sequence is; raise NotInCatalog where there is none, and what hinders to find out."""
+        ...
+
+
 class Tree:
     """Resolves names to inodes. Lives on the trio thread."""
 
-    def __init__(self, catalog: Catalog, library: Library, born: float, siblings: Siblings | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        library: Library,
+        born: float,
+        siblings: Siblings | None = None,
+        sequences: SequencesByMd5 | None = None,
+    ) -> None:
+        self._sequences = sequences
         self._catalog = catalog
         self._library = library
         self._siblings = siblings
@@ -165,7 +195,9 @@ class Tree:
         """
         node = self.inode(parent).node
         child: Node
-        if isinstance(node, RootNode):
+        if isinstance(node, RefgetNode) or (isinstance(node, RootNode) and name == REFGET):
+            child = await self._in_refget(node, name)
+        elif isinstance(node, RootNode):
             self._check_genome(name)
             child = GenomeNode(name)
         elif isinstance(node, GenomeNode):
@@ -178,6 +210,19 @@ class Tree:
         if isinstance(inode.node, FileNode):
             self._adopt(inode.node, child, parent, name)
         return self._attributes(inode)
+
+    async def _in_refget(self, node: RootNode | RefgetNode, name: str) -> Node:
+        """Resolve `.refget`, `aa` and `aa/bb` in it, and what is the rest of an MD5."""
+        if self._sequences is None:
+            raise NotInCatalog(f"{name}: sequences are not served")
+        if isinstance(node, RootNode):
+            return RefgetNode("")
+        digits = (node.digits + name).lower()
+        if len(digits) == MD5_DIGITS:
+            return _file(await self._sequences.locate(digits))
+        if len(name) != 2 or len(digits) > FOLDER_DIGITS or NO_HEX.search(digits):
+            raise NotInCatalog(f"{name!r} is no part of an MD5")
+        return RefgetNode(digits)
 
     def _check_genome(self, name: str) -> None:
         """Raise NotInCatalog for a genome that no source has; OriginUnavailable while one might."""
@@ -239,7 +284,7 @@ class Tree:
         if node.facts is None:
             return Attributes(inode.number, mode, 0, self._born, UNKNOWN_TIMEOUT, UNKNOWN_TIMEOUT)
         facts = node.facts
-        timeout = MADE_TIMEOUT if isinstance(facts.extent, Derived) else NAME_TIMEOUT
+        timeout = MADE_TIMEOUT if isinstance(facts.extent, Generated) else NAME_TIMEOUT
         return Attributes(inode.number, mode, facts.size, facts.mtime, timeout, CONTENT_TIMEOUT)
 
     # -- listings -----------------------------------------------------------------------------------------
@@ -249,6 +294,8 @@ class Tree:
         node = self.inode(number).node
         if isinstance(node, RootNode):
             return [(name, GenomeNode(name)) for name in self._catalog.snapshot.names]
+        if isinstance(node, RefgetNode):
+            return []  # they are asked for, and not listed
         if isinstance(node, GenomeNode):
             return list(self._list_genome(node.genome))
         if isinstance(node, FolderNode):

@@ -32,6 +32,9 @@ _SETTINGS = {
     "siblings": "prefetch.siblings",
     "indices": "indices.make",
     "largest_indexed": "indices.largest",
+    "refget_genomes": "refget.genomes",
+    "refget_servers": "refget.servers",
+    "refget_search": "refget.search",
     "log_level": "log.level",
 }
 _FLAGS = frozenset({"allow_other"})

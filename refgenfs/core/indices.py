@@ -87,6 +87,16 @@ def can_have_index(name: str) -> bool:
     return name.endswith(_DATA)
 
 
+def is_fasta(name: str) -> bool:
+    """Say whether a file has a name of a FASTA."""
+    return name.endswith(_FASTA)
+
+
+def is_packed(name: str) -> bool:
+    """Say whether a file has the name of one that is compressed."""
+    return name.endswith(_PACKED)
+
+
 def spell(base: str, kind: Kind, spelling: str) -> str:
     """Return the name of an index of the data called `base`."""
     if spelling == INSTEAD:
