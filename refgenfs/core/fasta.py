@@ -20,6 +20,8 @@ _GRAPH = bytes(range(0x21, 0x7F))  # what samtools takes for a letter of a seque
 _REST = bytes(byte for byte in range(256) if byte not in _GRAPH)
 _UPPER = bytes(range(256)).upper()
 _MD5 = re.compile(r"[0-9a-f]{32}")
+ENDS = 2  # bytes that a line may end with
+LONGEST_LINE = 1 << 20  # bases, where a sequence has several
 BGZF_MOST = 1 << 16  # bytes of a block, packed or not
 
 
@@ -71,16 +73,55 @@ def span_of(line: Line, start: int, stop: int) -> tuple[int, int]:
     return _place(line, start), _place(line, stop - 1) + 1
 
 
-def cut(line: Line, start: int, stop: int, raw: bytes | memoryview) -> bytes:
-    """Return these bases in upper case out of the bytes that `span_of` names.
+def last_row(line: Line) -> tuple[int, int]:
+    """Return the bytes of the FASTA, unpacked, that `check_last_row` is to be given.
 
-    Raises IntegrityError where they are not as the `.fai` says.
+    Raises IntegrityError for a layout that no FASTA can have whose lines have letters only.
     """
-    raw = bytes(raw)
+    if line.bases < 1 or not 0 <= line.width - line.bases <= ENDS or line.length < 1:
+        raise IntegrityError("the .fai has lines of other things than letters")
+    if line.length <= line.bases:
+        return line.offset + line.length, line.offset + line.width
+    if line.bases > LONGEST_LINE:
+        raise IntegrityError(f"the .fai has lines of {line.bases} letters")
+    return _place(line, (line.length - 1) // line.bases * line.bases), _place(line, line.length - 1) + 2
+
+
+def check_last_row(line: Line, raw: bytes) -> None:
+    """Raise IntegrityError unless the last row of a sequence is one of letters.
+
+    How many bytes it has is the only thing that the `.fai` does not say. All other rows, and the only one of a
+    sequence that has but one, have `width` bytes and `bases` letters: they are checked as they are cut (`cut`).
+    """
+    rest = 0 if line.length <= line.bases else (line.length - 1) % line.bases + 1
+    if raw[:rest].translate(None, _GRAPH) or len(raw) < rest or raw[rest:].translate(None, _REST):
+        raise IntegrityError("the last line of a sequence has something else than letters")
+
+
+def end_of(line: Line, stop: int) -> tuple[int, int]:
+    """Return the bytes of the FASTA, unpacked, that end the row which has the base before `stop`.
+
+    None of them where that is the last row.
+    """
+    after = ((stop - 1) // line.bases + 1) * line.bases
+    if after >= line.length:
+        return 0, 0
+    last = _place(line, after - 1) + 1
+    return last, last + line.width - line.bases
+
+
+def cut(line: Line, start: int, stop: int, raw: bytes, end: bytes) -> bytes:
+    """Return these bases in upper case, out of the bytes that `span_of` and `end_of` name (see `check_last_row`).
+
+    Raises IntegrityError where they are not as the `.fai` says. A row has as many letters as that says (htslib has
+    counted them) in `width` bytes; so where no letter follows its first `bases` bytes, these are all letters, and the
+    n-th of them is the n-th base.
+    """
     first = start % line.bases
-    for column in range(line.bases, line.width):  # only what ends a line may be there
-        if raw[column - first :: line.width].strip(b"\r\n \t"):
-            raise IntegrityError("a line of the FASTA is longer than its .fai says")
+    for column in range(line.bases, line.width):
+        end += raw[column - first :: line.width]
+    if end.translate(None, _REST):
+        raise IntegrityError("a line of the FASTA is longer than its .fai says")
     found = raw.translate(_UPPER, _REST)
     if len(found) != stop - start:
         raise IntegrityError(f"the FASTA has {len(found)} bases where its .fai has {stop - start}")
@@ -115,15 +156,15 @@ class Blocks:
 
 
 def unpack(data: bytes, length: int) -> bytes:
-    """Return at least `length` bytes of what blocks of bgzip hold; raise IntegrityError if they are not there."""
+    """Return at least `length` bytes of what blocks of bgzip hold, or all; raise IntegrityError if one is damaged."""
     parts, have = [], 0
-    while have < length:
+    while have < length and data:
         block = zlib.decompressobj(31)
         try:
             part = block.decompress(data)
         except zlib.error as exc:
             raise IntegrityError(f"a block of the FASTA can't be unpacked: {exc}") from None
-        if not block.eof or not data:
+        if not block.eof:
             raise IntegrityError("a block of the FASTA is cut short")
         parts.append(part)
         have += len(part)

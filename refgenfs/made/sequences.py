@@ -18,7 +18,19 @@ import trio
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId, FileFacts, Sequence, content_id
 from refgenfs.core.errors import GenerateFailed, IntegrityError, NotInCatalog, RefgenfsError
-from refgenfs.core.fasta import Blocks, Line, cut, is_md5, parse_dict, parse_fai, span_of, unpack
+from refgenfs.core.fasta import (
+    Blocks,
+    Line,
+    check_last_row,
+    cut,
+    end_of,
+    is_md5,
+    last_row,
+    parse_dict,
+    parse_fai,
+    span_of,
+    unpack,
+)
 from refgenfs.core.indices import KINDS, is_packed, maker_of, name_index
 from refgenfs.core.layout import DERIVED, Child
 from refgenfs.core.readahead import Window
@@ -77,6 +89,7 @@ class Sequences:
         self._learned: set[ContentId] = set()
         self._tables: OrderedDict[ContentId, _Table] = OrderedDict()
         self._absent: OrderedDict[str, float] = OrderedDict()  # until when that is believed, in trio time
+        self._checked: OrderedDict[tuple[ContentId, str], None] = OrderedDict()  # whose last rows are right
         self._searching = trio.Lock()
         self._bringing = trio.CapacityLimiter(BRING)
 
@@ -134,10 +147,17 @@ class Sequences:
             return None
         table = await self._table(data)
         line = table.lines.get(entry.name)
-        if line is None or line.length != entry.length or line.bases < 1 or line.width < line.bases:
+        if line is None or line.length != entry.length:
             raise IntegrityError(
                 f"{entry.base} of {entry.version.key}: its .fai and its dictionary differ on {entry.name}"
             )
+        if (entry.content, md5) not in self._checked:
+            file = await self._open(data)
+            tail = await self._raw(file, table.blocks, *last_row(line))
+            check_last_row(line, tail)
+            self._checked[entry.content, md5] = None
+            while len(self._checked) > REMEMBERED:
+                self._checked.popitem(last=False)
         return Located(_facts(md5, data, line), data.version, _NAME + md5)
 
     def _forget(self, content: ContentId) -> None:
@@ -221,17 +241,24 @@ class Sequences:
         """Bring the bases `start` up to `stop` to the sink, out of the FASTA. Raises as `Reader.read` does."""
         data = Located(extent.data, extent.version, extent.name)
         async with self._bringing:
-            file = await self._places.open(data.facts, data.version, data.name)
-            file.window = Window(file.facts.size, eager=False)
+            file = await self._open(data)
             blocks = (await self._table(data)).blocks
             for at in range(start, stop, PIECE):
                 end = min(at + PIECE, stop)
                 raw = await self._raw(file, blocks, *span_of(extent.line, at, end))
-                bases = await trio.to_thread.run_sync(cut, extent.line, at, end, raw)
+                tail = await self._raw(file, blocks, *end_of(extent.line, end))
+                bases = await trio.to_thread.run_sync(cut, extent.line, at, end, raw, tail)
                 await self._bridge.run(partial(sink.write, at, memoryview(bases)))
+
+    async def _open(self, data: Located) -> OpenFile:
+        file = await self._places.open(data.facts, data.version, data.name)
+        file.window = Window(file.facts.size, eager=False)
+        return file
 
     async def _raw(self, file: OpenFile, blocks: Blocks | None, start: int, stop: int) -> bytes:
         """Return bytes of a FASTA as they are when it is unpacked."""
+        if start >= stop:
+            return b""
         if blocks is None:
             return await self._read(file, start, stop)
         first, end, begins = blocks.span(start, stop)
