@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -38,8 +38,8 @@ from refgenfs.core.content import (
     FileFacts,
     Generated,
     Ranged,
-    Sequence,
 )
+from refgenfs.core.content import Sequence as SequenceOf
 from refgenfs.core.errors import NotInCatalog, RefgenfsError
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.bridge import Bridge, open_bridge
@@ -184,7 +184,7 @@ class _Running:
         self._indexer = self._make_indexer(bridge, records)
         self._indices = Indices(self._indexer, records)
         self._sequences = self._make_sequences(bridge, records)
-        fetchers |= {Generated: self._indexer, Sequence: self._sequences, CheckedRange: CheckedFetcher(http)}
+        fetchers |= {Generated: self._indexer, SequenceOf: self._sequences, CheckedRange: CheckedFetcher(http)}
         self._library = Library(
             self._catalog,
             archives,
@@ -384,13 +384,21 @@ class _Running:
         """Another version is at the origin: the next lookup must find it."""
         with contextlib.suppress(NotInCatalog):  # a sequence's from a refget server
             self._catalog.note_stale(facts)
-        for content in (facts.content, *self._indices.of(facts)):
+        for content in (facts.content, *self._indices.of(facts.content)):
             for parent, name in self._tree.names_of(content):
                 self._mount.forget_name(parent, name)
 
-    def _on_damage(self, contents: Iterable[ContentId]) -> None:
+    def _on_damage(self, contents: Sequence[ContentId]) -> None:
         """Bytes that were served turned out wrong: the kernel must not keep them, nor mix them with others."""
+        made = []
         for content in contents:
+            made += self._indices.of(content)
+            self._indices.drop(content)
+            self._sequences.forget(content)
+            self._nursery.start_soon(self._survive, partial(self._indices.forget, content))
+        for content in made:
+            self._store.evict(content)
+        for content in (*contents, *made):
             names = self._tree.names_of(content)
             number = self._tree.retire(content)
             if number is not None:

@@ -93,6 +93,7 @@ class Job:
     ended: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     holders: int = 0
+    spoilt: bool = False  # its data was wrong
 
     @property
     def names(self) -> list[str]:
@@ -202,6 +203,15 @@ class Indexer:
             while len(self._refused) > REMEMBERED:
                 self._refused.popitem(last=False)
 
+    def forget(self, data: ContentId) -> None:
+        """Believe nothing that was found out about this data, and end what is being made of it."""
+        for key, job in self._jobs.items():
+            if key[0] == data:
+                job.spoilt = True
+                job.scope.cancel()
+        for key in [key for key in self._refused if key[0] == data]:
+            del self._refused[key]
+
     # -- one job ------------------------------------------------------------------------------------------
 
     async def _work(self, key: tuple[ContentId, str], job: Job) -> None:
@@ -225,7 +235,7 @@ class Indexer:
             log.exception("%s could not be made", _what(job))
             error = GenerateFailed(f"{_what(job)}: unexpected {type(exc).__name__}")
         finally:
-            job.error = error
+            job.error = StaleContent(f"{_what(job)}: its data was wrong; look it up again") if job.spoilt else error
             del self._jobs[key]
             job.ended.set()
 
@@ -368,14 +378,14 @@ class _Unfit(CannotBeMade):
 def facts_of(data: Located, kind: Kind, maker: str, record: Record) -> FileFacts:
     """Return the facts of an index of this data, which is as old as the data: so it is the same wherever made."""
     facts = data.facts
-    cid = content_of(facts, kind.ending, record.sha256)
+    cid = content_of(facts.content, kind.ending, record.sha256)
     extent = Generated(maker, kind.ending, record.sha256, facts, data.version, data.name)
     return FileFacts(cid, record.size, facts.mtime, extent, facts.source, "generated")
 
 
-def content_of(data: FileFacts, ending: str, sha256: str) -> ContentId:
+def content_of(data: ContentId, ending: str, sha256: str) -> ContentId:
     """Return the identity of an index of this data with these bytes: one that came out otherwise is another."""
-    return content_id(data.source, data.content, ending, sha256)
+    return content_id("", data, ending, sha256)
 
 
 def bounds_of(maker: str, size: int) -> Bounds:

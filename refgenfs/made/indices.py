@@ -136,7 +136,17 @@ class Indices:
             for ending, record in (self._records.known(one.facts.content) or {}).items()
         )
 
-    def of(self, data: FileFacts) -> list[ContentId]:
+    def of(self, data: ContentId) -> list[ContentId]:
         """Return the contents that were made of one, as far as they are known in memory."""
-        made = self._records.known(data.content) or {}
-        return [content_of(data, ending, record.sha256) for ending, record in made.items()]
+        return [
+            content_of(data, ending, record.sha256) for ending, record in (self._records.known(data) or {}).items()
+        ]
+
+    def drop(self, data: ContentId) -> None:
+        """Have made anew what was made of this data, whose bytes were wrong; `forget` has to follow. Never waits."""
+        self._indexer.forget(data)
+        self._records.drop(data)
+
+    async def forget(self, data: ContentId) -> None:
+        """Do as `drop` for the next life, too."""
+        await self._records.forget(data)

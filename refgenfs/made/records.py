@@ -87,6 +87,17 @@ class Records:
             self._known[data] = {**made, ending: record}
             await self._save(data)
 
+    def drop(self, data: ContentId) -> None:
+        """Know of nothing that was made of this data; `forget` has to follow. Never waits."""
+        self._known[data] = {}
+
+    async def forget(self, data: ContentId) -> None:
+        """Forget for good what was made of this data: its bytes were wrong, and others will have its identity."""
+        try:
+            await trio.to_thread.run_sync(self._ledger.delete, f"{PREFIX}{data}")
+        except CacheError as exc:
+            self._refusals.note("indices of data that was wrong can't be forgotten", exc)
+
     def _trim(self) -> None:
         while len(self._known) > KEPT:
             self._known.popitem(last=False)

@@ -143,7 +143,7 @@ class Sequences:
             return None
         data = await self._places.locate(entry.version, entry.base)
         if data.facts.content != entry.content:  # replaced in place
-            self._forget(entry.content)
+            self.forget(entry.content)
             return None
         table = await self._table(data)
         line = table.lines.get(entry.name)
@@ -160,7 +160,11 @@ class Sequences:
                 self._checked.popitem(last=False)
         return Located(_facts(md5, data, line), data.version, _NAME + md5)
 
-    def _forget(self, content: ContentId) -> None:
+    def forget(self, content: ContentId) -> None:
+        """Forget what is known of a FASTA: it was replaced, or its bytes were wrong."""
+        self._tables.pop(content, None)
+        for key in [key for key in self._checked if key[0] == content]:
+            del self._checked[key]
         self._learned.discard(content)
         for md5 in [md5 for md5, entry in self._entries.items() if entry.content == content]:
             del self._entries[md5]

@@ -248,6 +248,55 @@ def test_what_is_being_made_is_in_status(tmp_path: Path) -> None:
         assert mounted.status()["making"] == []
 
 
+def test_pull_pin_verify_and_evict_know_it(site: Path, local: Path, tmp_path: Path) -> None:
+    with mounted_site(site, tmp_path) as (mounted, _):
+        path = mounted.path / "g/all/na.bam.bai"
+        right = (local / "na.bam.bai").read_bytes()
+        assert read(mounted, path) == right
+        mounted.refgenfs("evict", "g/all")
+        mounted.refgenfs("pull", "--pin", "g/all")
+        rows = {row["name"]: row for row in mounted.call("info", key="g/all")["files"]}
+        assert (rows["na.bam.bai"]["resident"], rows["na.bam.bai"]["pinned"]) == (100, True)
+        assert read(mounted, mounted.path / "g/all/ce.dict")  # what is made from now on of a pinned asset is pinned
+        assert mounted.run("getfattr", "--only-values", "-n", "user.refgenfs.pinned", f"{path}").stdout == "1"
+        held = {row["name"]: row for row in mounted.call("cache_info")["contents"]}
+        assert held["ce.dict"]["pinned"]
+        assert held["na.bam.bai"]["key"] == "g/all:default"
+        (file,) = (one for one in (mounted.cache / "contents").iterdir() if one.is_file() and begins(one, right[:64]))
+        with file.open("r+b") as damaged:
+            damaged.seek(1000)
+            damaged.write(b"damage")
+        done = mounted.call("cache_verify")
+        assert [(row["name"], row["healed"]) for row in done["damaged"]] == [("na.bam.bai", True)]
+        assert read(mounted, path) == right
+        mounted.refgenfs("unpin", "g/all")
+        mounted.refgenfs("evict", "g/all")
+        assert mounted.call("cache_info")["contents"] == []
+
+
+def begins(path: Path, data: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(data)) == data
+
+
+def test_others_are_not_held_up(tmp_path: Path) -> None:
+    """While an index is made, its folder is listed, its data read, and other names of it are looked up."""
+    site = tmp_path / "site"
+    site.mkdir()
+    big_fasta(site / "big.fa", 4_000_000)
+    (site / "a.fa").write_text(">a\nACGT\n")
+    with mounted_site(site, tmp_path / "m", rate=50_000) as (mounted, _):
+        waiting = waiting_stat(mounted.path / "g/all/big.fa.fai")
+        worker_of(mounted)
+        folder = mounted.path / "g/all"
+        assert mounted.run("ls", str(folder), timeout=5).stdout.split() == ["a.fa", "big.fa"]
+        assert mounted.run("head", "-c", "5", str(folder / "big.fa"), timeout=5).stdout == ">chr0"
+        assert absent(mounted, folder / "big.fa.bai")
+        assert mounted.run("cat", str(folder / "a.fa.fai"), timeout=10).stdout.startswith("a\t4\t")
+        assert waiting.poll() is None, "it was made already: nothing was tried"
+        waiting.communicate(timeout=60)
+
+
 def test_a_worker_that_is_killed(tmp_path: Path) -> None:
     """Who waits gets EIO, with a log line; nothing of it is left, and a while later it is made."""
     site = tmp_path / "site"
