@@ -33,11 +33,13 @@ from refgenfs.core.retry import Remedy, Retry
 from refgenfs.fetch.answers import AttemptFailed
 from refgenfs.fetch.attempts import Attempts
 from refgenfs.fetch.bridge import Bridge
+from refgenfs.fetch.legs import Lender, Streaming
 from refgenfs.fetch.parts import Part, PartTransfer, read_beginning
 from refgenfs.fetch.pieces import RangeSink, SinkFailed, StreamSink, read_body
-from refgenfs.fetch.session import Session
+from refgenfs.fetch.session import Session, parse_url, takes_token
 from refgenfs.fetch.settings import HttpSettings
-from refgenfs.fetch.transfers import Line, RangeTransfer, StreamTransfer, check_plain
+from refgenfs.fetch.streams import StreamTransfer
+from refgenfs.fetch.transfers import Line, RangeTransfer, check_plain
 
 JSONValue = None | bool | int | float | str | list["JSONValue"] | dict[str, "JSONValue"]
 
@@ -81,8 +83,13 @@ class Http:
         self._wall = wall
         self._attempts = Attempts(settings.policy, jitter, wall)
         self._session = Session(settings, requested=lambda account: _add(self.requests, account, 1))
+        self._streaming = Streaming(settings.connections)
         self.failures = self._attempts.failures
         self.failing = self._attempts.failing
+
+    def takes_token(self, url: str, account: str) -> bool:
+        """Say whether an account's token is sent with requests to a URL: then others can't read it by that alone."""
+        return takes_token(self._settings.account(account), parse_url(url))
 
     async def aclose(self) -> None:
         """Close every connection. Calls still under way fail."""
@@ -265,8 +272,13 @@ class Http:
         make = self._attempts.make_within
         return await self._bridge.run(lambda: make(deadline, urls, account, attempt, 0))
 
-    async def stream(self, urls: Sequence[str], sink: StreamSink, *, account: str) -> None:
+    async def stream(
+        self, urls: Sequence[str], sink: StreamSink, *, account: str, lender: Lender | None = None
+    ) -> None:
         """Feed a whole object to the sink, in order from its first byte.
+
+        Where a connection gives less than the sink takes, and the origin answers ranges and has a strong ETag, what
+        comes next is fetched over several connections, into memory of the `lender`.
 
         A connection that breaks is taken up again by a range, on condition that size and validator are
         those of the first answer (else StaleContent). Where the first answer had none, OriginUnavailable
@@ -274,8 +286,12 @@ class Http:
         """
 
         async def transfer() -> None:
-            whole = StreamTransfer(self._line(account), urls[0], sink)
-            await self._attempts.make(urls, account, whole.attempt, authority=lambda: whole.origin)
+            with self._streaming.counted(urls[0]) as share:
+                whole = StreamTransfer(self._line(account), urls[0], sink, lender, share)
+                try:
+                    await self._attempts.make(urls, account, whole.attempt, authority=lambda: whole.origin)
+                finally:
+                    await whole.aclose()
 
         await self._bridge.run(lambda: _unwrap(transfer()))
 
