@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
+
+import trio
 
 from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.content import ContentId, FileFacts, Generated
 from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
-from refgenfs.core.layout import is_junk
+from refgenfs.core.layout import DERIVED, is_junk
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
 from refgenfs.reader.siblings import Siblings
@@ -42,6 +45,11 @@ CONTENT_TIMEOUT = 86400.0  # seconds
 UNKNOWN_TIMEOUT = 0.0
 # An index that is made here goes with its data, which may be replaced in place: the name is asked for each time.
 MADE_TIMEOUT = 1.0  # seconds
+# The kernel answers one lookup of a folder at a time, and whoever waits behind it can't even be killed. So what takes
+# long to make has its name answered before its size is known: a stat, or an open, then waits for its own file alone.
+PROMPT = 1.0  # seconds that a lookup waits for what is made
+PROMPT_AGAIN = 0.02  # where another one has waited in vain already
+AWAITED = 1024  # names of which that is remembered
 NAMES_KEPT = 64  # names remembered of one file, to tell the kernel when they mean something else
 
 
@@ -119,6 +127,10 @@ class Attributes:
 class SequencesByMd5(Protocol):
     """Sequences of the tree, and where they are."""
 
+    def place(self, md5: str) -> tuple[AssetVersion, str]:
+        """Return a version and a name by which the library finds a sequence."""
+        ...
+
     async def locate(self, md5: str) -> Located:
         """Return where a sequence is; raise NotInCatalog where there is none, and what hinders to find out."""
         ...
@@ -143,6 +155,7 @@ class Tree:
         self._inodes: dict[int, Inode] = {ROOT: Inode(ROOT, RootNode(), 1)}
         self._numbers: dict[Node | ContentId, int] = {RootNode(): ROOT}
         self._next = ROOT + 1
+        self._awaited: set[tuple[AssetVersion, str]] = set()  # names that were answered without a size
 
     # -- inodes -------------------------------------------------------------------------------------------
 
@@ -219,7 +232,9 @@ class Tree:
             return RefgetNode("")
         digits = (node.digits + name).lower()
         if len(digits) == MD5_DIGITS:
-            return _file(await self._sequences.locate(digits))
+            if NO_HEX.search(digits):
+                raise NotInCatalog(f"{digits!r} is no MD5")
+            return await self._promptly(*self._sequences.place(digits), partial(self._sequences.locate, digits))
         if len(name) != 2 or len(digits) > FOLDER_DIGITS or NO_HEX.search(digits):
             raise NotInCatalog(f"{name!r} is no part of an MD5")
         return RefgetNode(digits)
@@ -245,7 +260,22 @@ class Tree:
         if child.origin_name is None:
             prefix = f"{folder.prefix}/{name}" if folder.prefix else name
             return FolderNode(folder.genome, folder.spelling, folder.version, prefix)
+        if child.origin_name.startswith(DERIVED):
+            find = partial(self._library.locate, folder.version, child.origin_name)
+            return await self._promptly(folder.version, child.origin_name, find)
         return _file(await self._library.locate(folder.version, child.origin_name))
+
+    async def _promptly(self, version: AssetVersion, name: str, find: Callable[[], Awaitable[Located]]) -> FileNode:
+        """Return a file that is made, or cut out of another; before its size is known, if that takes long."""
+        key = (version, name)
+        with trio.move_on_after(PROMPT_AGAIN if key in self._awaited else PROMPT):
+            found = await find()
+            self._awaited.discard(key)
+            return _file(found)
+        if len(self._awaited) >= AWAITED:
+            self._awaited.clear()
+        self._awaited.add(key)
+        return FileNode(version, name, self._library.provisional_id(version, name))
 
     def _tag_folder(self, folder: FolderNode, name: str) -> FolderNode:
         """Resolve refgenie's own `asset/tag`, which is not listed."""

@@ -106,6 +106,10 @@ class Sequences:
 
     # -- by MD5 -------------------------------------------------------------------------------------------
 
+    def place(self, md5: str) -> tuple[AssetVersion, str]:
+        """Return a version and a name by which the library finds a sequence: here, by `facts`."""
+        return server_version(md5), _NAME + md5
+
     async def locate(self, md5: str) -> Located:
         """Return where the sequence with this MD5 (lower-case hex) is.
 
