@@ -37,6 +37,7 @@ from refgenfs.core.content import (
     ContentId,
     FileFacts,
     Generated,
+    LocalFile,
     Ranged,
 )
 from refgenfs.core.content import Sequence as SequenceOf
@@ -44,6 +45,7 @@ from refgenfs.core.errors import NotInCatalog, RefgenfsError
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
+from refgenfs.fetch.local import LocalFiles
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
@@ -176,7 +178,7 @@ class _Running:
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         self._budget = budget
-        fetchers: dict[type[Ranged], RangeFetcher] = {ByteRange: http}
+        fetchers: dict[type[Ranged], RangeFetcher[Any]] = {ByteRange: http, LocalFile: LocalFiles(bridge)}
         flights = RangeFlights(Fetchers(fetchers), board, budget, nursery)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
