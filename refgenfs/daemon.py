@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -26,25 +26,41 @@ from refgenfs.administration import Daemon, operations
 from refgenfs.cache.opening import open_store
 from refgenfs.cache.store import CacheLimits, Store
 from refgenfs.catalog import Catalog
+from refgenfs.catalog.flights import Flights
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
-from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, LocalFile
-from refgenfs.core.errors import RefgenfsError
+from refgenfs.core.content import (
+    ArchiveRef,
+    ByteRange,
+    CheckedRange,
+    ContentId,
+    FileFacts,
+    Generated,
+    LocalFile,
+    Ranged,
+)
+from refgenfs.core.content import Sequence as SequenceOf
+from refgenfs.core.errors import NotInCatalog, RefgenfsError
 from refgenfs.core.retry import RetryPolicy
-from refgenfs.fetch.bridge import open_bridge
+from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
-from refgenfs.fetch.local import LocalFiles
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
+from refgenfs.made.finder import Finder
+from refgenfs.made.indexer import Indexer, IndexSettings
+from refgenfs.made.indices import Indices
+from refgenfs.made.records import Records
+from refgenfs.made.sequences import Sequences
+from refgenfs.made.servers import CheckedFetcher, RefgetServers
 from refgenfs.memory import give_back, tame_allocator, tame_collector
 from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead, why_refused
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.leftovers import kept_memory
-from refgenfs.reader.ranges import Fetchers, RangeFlights
+from refgenfs.reader.ranges import Fetchers, RangeFetcher, RangeFlights
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
 from refgenfs.reader.spooling import Spooler
@@ -122,7 +138,7 @@ async def _main(config: Config, announce: Ready) -> None:
         _http(bridge, config) as http,
         trio.open_nursery() as nursery,
     ):
-        await _Running(config, store, http, LocalFiles(bridge), nursery, announce).serve()
+        await _Running(config, store, bridge, http, nursery, announce).serve()
 
 
 @asynccontextmanager
@@ -146,13 +162,7 @@ class _Running:
     """One run of the daemon: its parts, and how they call each other."""
 
     def __init__(
-        self,
-        config: Config,
-        store: Store,
-        http: Http,
-        files: LocalFiles,
-        nursery: trio.Nursery,
-        announce: Ready,
+        self, config: Config, store: Store, bridge: Bridge, http: Http, nursery: trio.Nursery, announce: Ready
     ) -> None:
         self._config = config
         self._mountpoint = os.fspath(config.mount.point)
@@ -173,12 +183,27 @@ class _Running:
             refresh=config.catalog.refresh,
             spooler=Spooler(store, http, budget),
         )
-        fetchers = Fetchers({ByteRange: http, LocalFile: files})
-        flights = RangeFlights(fetchers, board, budget, nursery, http.manners)
+        fetchers: dict[type[Ranged], RangeFetcher[Any]] = {ByteRange: http, LocalFile: LocalFiles(bridge)}
+        flights = RangeFlights(Fetchers(fetchers), board, budget, nursery, http.manners)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
-        self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
-        self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings())
+        records = Records(store.ledger)
+        self._indexer = self._make_indexer(bridge, records)
+        self._indices = Indices(self._indexer, records)
+        self._sequences = self._make_sequences(bridge, records)
+        fetchers |= {Generated: self._indexer, SequenceOf: self._sequences, CheckedRange: CheckedFetcher(http)}
+        self._library = Library(
+            self._catalog,
+            archives,
+            self._reader,
+            store.pins,
+            config.limits.lookup_deadline,
+            derivers=(self._sequences,),
+            companions=self._indices if config.indices.make else None,
+        )
+        self._indices.attach(self._library)
+        self._sequences.attach(self._library)
+        self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings(), self._sequences)
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
         self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
         self._parts = Daemon(
@@ -193,6 +218,7 @@ class _Running:
             self._operations,
             self._stopping.set,
             self._forget_pages,
+            self._indexer,
         )
 
     # -- the parts ----------------------------------------------------------------------------------------
@@ -222,6 +248,17 @@ class _Running:
             nursery=self._nursery,
             on_damage=self._on_damage,
         )
+
+    def _make_indexer(self, bridge: Bridge, records: Records) -> Indexer:
+        settings = IndexSettings(self._config.indices.largest)
+        return Indexer(self._store, self._reader, records, bridge, self._budget, settings, self._nursery)
+
+    def _make_sequences(self, bridge: Bridge, records: Records) -> Sequences:
+        wanted, flights = self._config.refget, Flights()
+        flights.open(self._nursery)
+        finder = Finder(self._catalog, self._store, records, genomes=wanted.genomes, search=wanted.search)
+        servers = RefgetServers(wanted.servers, self._http, self._store, self._reader, flights, time.time)
+        return Sequences(self._reader, self._indexer, finder, servers, bridge)
 
     def _make_siblings(self) -> Siblings:
         prefetch = self._config.prefetch
@@ -361,13 +398,24 @@ class _Running:
 
     def _on_stale(self, facts: FileFacts) -> None:
         """Another version is at the origin: the next lookup must find it."""
-        self._catalog.note_stale(facts)
-        for parent, name in self._tree.names_of(facts.content):
-            self._mount.forget_name(parent, name)
+        with contextlib.suppress(NotInCatalog):  # a sequence's from a refget server
+            self._catalog.note_stale(facts)
+        for content in (facts.content, *self._indices.of(facts.content)):
+            for parent, name in self._tree.names_of(content):
+                self._mount.forget_name(parent, name)
 
-    def _on_damage(self, contents: Iterable[ContentId]) -> None:
+    def _on_damage(self, wrong: Iterable[ContentId]) -> None:
         """Bytes that were served turned out wrong: the kernel must not keep them, nor mix them with others."""
+        contents = tuple(wrong)
+        made = []
         for content in contents:
+            made += self._indices.of(content)
+            self._indices.drop(content)
+            self._sequences.forget(content)
+            self._nursery.start_soon(self._survive, partial(self._indices.forget, content))
+        for content in made:
+            self._store.evict(content)
+        for content in (*contents, *made):
             names = self._tree.names_of(content)
             number = self._tree.retire(content)
             if number is not None:

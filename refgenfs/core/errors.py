@@ -29,6 +29,10 @@ class NotInCatalog(RefgenfsError):
     """No source has this genome, asset, tag or file."""
 
 
+class CannotBeMade(NotInCatalog):
+    """A file that would be made of another can't be made of that one: so there is none."""
+
+
 class NotADirectory(RefgenfsError):
     """A directory was asked for, and the name is a file's."""
 
@@ -77,6 +81,10 @@ class IntegrityError(RefgenfsError):
 
 class ArchiveError(IntegrityError):
     """An archive is damaged, or holds what a reference archive must not hold."""
+
+
+class GenerateFailed(RefgenfsError):
+    """What makes a file of another one failed, or was ended; it says nothing about the data."""
 
 
 class HtsgetError(RefgenfsError):
