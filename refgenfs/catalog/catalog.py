@@ -15,6 +15,7 @@ import trio
 from refgenfs.catalog.details import Details
 from refgenfs.catalog.flights import Flights
 from refgenfs.catalog.notebook import LedgerLike, Notebook
+from refgenfs.catalog.originals import Originals
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot, SourceCatalog, iter_versions, keep_known, merge
 from refgenfs.core.catalog_json import JSONValue, dump_catalog, load_catalog
 from refgenfs.core.content import ArchiveRef, FileFacts
@@ -101,6 +102,7 @@ class Catalog:
         self._dice = dice
         self._callbacks: list[OnChange] = []
         self._warm_up = trio.Event()
+        self._originals = Originals()
         self._details = Details(
             {source.name: source for source in sources},
             self._notebook,
@@ -223,6 +225,7 @@ class Catalog:
         if new == old:
             return
         self.snapshot = new
+        self._originals.clear()
         for callback in self._callbacks:
             try:
                 callback(old, new)
@@ -253,11 +256,13 @@ class Catalog:
 
         The first time, its siblings are asked for too, in the background. Raises the origin's errors.
         """
-        return await self._details.facts(version, name)
+        facts = await self._details.facts(version, name)
+        return None if facts is None else self._originals.choose(facts)
 
     def known_facts(self, version: AssetVersion, name: str, *, fresh: bool = False) -> FileFacts | None:
         """Return a file's facts if they are in memory, with `fresh` only if they still hold. No I/O, no wait."""
-        return self._details.known_facts(version, name, fresh=fresh)
+        facts = self._details.known_facts(version, name, fresh=fresh)
+        return None if facts is None else self._originals.choose(facts)
 
     async def recall(self, version: AssetVersion) -> None:
         """Bring the facts that the ledger has of a version's files to memory; asks no origin."""
@@ -269,10 +274,14 @@ class Catalog:
         They are asked for anew when next wanted, and the content's identity then carries the new validator,
         so no bytes of the two meet.
         """
+        known = self._details.known_facts(version, name)
+        if known is not None:
+            self._originals.forget(known.content)
         await self._details.forget_facts(version, name)
 
     def note_stale(self, facts: FileFacts) -> None:
         """Do as `forget_facts` for the file that these facts are about: at once, or soon if they aren't in memory."""
+        self._originals.forget(facts.content)
         versions = iter_versions(self._feed(facts.source).catalog or SourceCatalog(facts.source, ()))
         found = self._details.find(facts, versions)
         if found is not None and not self._details.forget_known(*found, facts):
