@@ -67,6 +67,41 @@ class ArchiveError(IntegrityError):
     """An archive is damaged, or holds what a reference archive must not hold."""
 
 
+class HtsgetError(RefgenfsError):
+    """A query that can't be answered, as the htsget protocol tells it: its name there, and the HTTP status."""
+
+    error: ClassVar[str] = "InternalError"
+    status: ClassVar[int] = 500
+
+
+class InvalidInput(HtsgetError):
+    """The query is not one: parameters that are wrong, or that don't go together."""
+
+    error = "InvalidInput"
+    status = 400
+
+
+class InvalidRange(HtsgetError):
+    """The query's positions can't be: an end before its start, say."""
+
+    error = "InvalidRange"
+    status = 400
+
+
+class UnsupportedFormat(HtsgetError):
+    """The file is not of the format that was asked for, or of none that is known."""
+
+    error = "UnsupportedFormat"
+    status = 400
+
+
+class ReferenceNotFound(HtsgetError):
+    """The file has no such reference (the protocol's NotFound)."""
+
+    error = "NotFound"
+    status = 404
+
+
 class DeadlineExceeded(RefgenfsError):
     """A wait took longer than its deadline."""
 
