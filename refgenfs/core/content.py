@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from refgenfs.core.ticketblocks import TicketBlocks
+
 # A random reader costs one block at the least, so small; a sequential reader asks for runs of many, and a
 # checksum a block must not make the maps large: 64 KiB is 80,000 blocks (400 KB of map) for hg38's index.
 BLOCK = 64 * 1024
@@ -91,7 +93,7 @@ class InlineData:
 
 
 # Contents any stretch of which can be fetched by itself. Each has a `validator`, as `ByteRange` has.
-Ranged = ByteRange
+Ranged = ByteRange | TicketBlocks
 
 Extent = Ranged | ArchiveMember | InlineData
 

@@ -95,6 +95,13 @@ class UnsupportedFormat(HtsgetError):
     status = 400
 
 
+class PayloadTooLarge(HtsgetError):
+    """The query is longer than is read."""
+
+    error = "PayloadTooLarge"
+    status = 413
+
+
 class ReferenceNotFound(HtsgetError):
     """The file has no such reference (the protocol's NotFound)."""
 

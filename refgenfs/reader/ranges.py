@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import pairwise, starmap
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -57,9 +57,12 @@ class RangeFetcher(Protocol):
     """What brings stretches of contents that come by ranges."""
 
     async def fetch_range(
-        self, extent: Ranged, start: int, stop: int, size: int, sink: RangeSink, *, account: str
+        self, extent: Any, start: int, stop: int, size: int, sink: RangeSink, *, account: str
     ) -> None:
-        """Bring the bytes `start` up to `stop` of a content of `size` bytes to the sink (see `fetch.http.Http`)."""
+        """Bring the bytes `start` up to `stop` of a content of `size` bytes to the sink (see `fetch.http.Http`).
+
+        `extent` is of the kind of `Ranged` that the fetcher is for.
+        """
         ...
 
 
