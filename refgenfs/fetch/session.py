@@ -56,11 +56,14 @@ class Session:
         *,
         account: str,
         waited: Callable[[float], None],
+        body: bytes | None = None,
+        bearer: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Make a request, follow redirects, and yield the answer, whatever its status.
 
-        `waited` is told the seconds spent waiting for a turn, when many requests go to one host. On leaving,
-        a body that was not read to its end costs the connection. Raises AttemptFailed; errors of
+        `headers` and `body` go to whom a redirect names too; the account's token goes to its own origin only, and
+        without `bearer` nowhere. `waited` is told the seconds spent waiting for a turn, when many requests go to one
+        host. On leaving, a body that was not read to its end costs the connection. Raises AttemptFailed; errors of
         connections while the body is read inside the block become AttemptFailed too.
         """
         target = parse_url(url)
@@ -68,7 +71,7 @@ class Session:
             slot = await self._take_turn(target, waited)
             try:
                 self._requested(account)
-                async with self._send(method, target, headers, account) as answer:
+                async with self._send(method, target, headers, account, body, bearer=bearer) as answer:
                     location = answer.headers.get("Location")
                     if answer.status not in _REDIRECTS or location is None:
                         yield answer
@@ -98,15 +101,16 @@ class Session:
 
     @asynccontextmanager
     async def _send(
-        self, method: str, target: URL, headers: Mapping[str, str], account: str
+        self, method: str, target: URL, headers: Mapping[str, str], account: str, body: bytes | None, *, bearer: bool
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         facts = self._settings.account(account)
-        credentials = self._credentials(target, facts)
+        credentials = self._credentials(target, facts, bearer=bearer)
         connect = min(self._settings.connect_timeout, facts.timeout)
         answer = await self._session().request(
             method,
             target.with_user(None),
             headers={**headers, **credentials},
+            data=body,
             allow_redirects=False,
             proxy=facts.proxy,
             timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_read=facts.timeout),
@@ -129,9 +133,9 @@ class Session:
             )
         return self._client
 
-    def _credentials(self, target: URL, facts: Account) -> dict[str, str]:
+    def _credentials(self, target: URL, facts: Account, *, bearer: bool) -> dict[str, str]:
         """Return the Authorization for one hop: the account's token at its own origin, else the URL's own."""
-        path = facts.token_file
+        path = facts.token_file if bearer else None
         if path is not None and facts.origin and _origin(parse_url(facts.origin)) == _origin(target):
             token = self._tokens.setdefault(path, _Token(path))
             return {"Authorization": f"Bearer {token.read()}"}
