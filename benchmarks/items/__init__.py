@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.bench import Bench
-from benchmarks.items import aligning, archives, cold, growth, latency, warm
+from benchmarks.items import aligning, archives, cold, growth, latency, searching, warm
 from benchmarks.results import Curve, Item
 
 Measure = Callable[[Bench], Item]
@@ -17,6 +17,7 @@ GROUPS: Mapping[str, Mapping[str, Measure]] = {
     "archive": archives.ITEMS,
     "latency": latency.ITEMS,
     "bwa": aligning.ITEMS,
+    "search": searching.ITEMS,
 }
 ITEMS: Mapping[str, Measure] = {name: measure for items in GROUPS.values() for name, measure in items.items()}
 CURVES: Mapping[str, Grow] = growth.CURVES

@@ -10,6 +10,7 @@ from refgenfs.administration.health import Health
 from refgenfs.administration.listing import Listing
 from refgenfs.administration.parts import Daemon
 from refgenfs.administration.residency import Residency
+from refgenfs.administration.tickets import Tickets
 from refgenfs.control import Operation
 
 
@@ -19,6 +20,7 @@ def operations(daemon: Daemon) -> dict[str, Operation]:
         **Health(daemon).operations(),
         **Listing(daemon).operations(),
         **Residency(daemon).operations(),
+        **Tickets(daemon).operations(),
     }
 
 

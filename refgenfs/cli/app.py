@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from refgenfs import __version__
-from refgenfs.cli import cache, configuration, demonstrate, doctor, find, index, mounting, residency, state
+from refgenfs.cli import cache, configuration, demonstrate, doctor, find, index, mounting, residency, state, ticket
 
 _MOUNT = "Mount"
 _FIND = "Find"
@@ -99,6 +99,14 @@ def _add_find(app: typer.Typer) -> None:
         ),
     )(find.seek)
     app.command("id", rich_help_panel=_FIND)(find.id_)
+    app.command(
+        rich_help_panel=_FIND,
+        epilog=_examples(
+            "refgenfs ticket hg38/na12878 chr20:1-50000 > t.json  # a region",
+            "samtools view t.json  # reads it from the origin",
+            "refgenfs ticket --class header hg38/na12878  # the header",
+        ),
+    )(ticket.ticket)
 
 
 def _add_keep(app: typer.Typer) -> None:

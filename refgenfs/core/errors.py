@@ -109,6 +109,10 @@ class ReferenceNotFound(HtsgetError):
     status = 404
 
 
+class NoPublicUrl(RefgenfsError):
+    """A file has no URL that can be told to others."""
+
+
 class DeadlineExceeded(RefgenfsError):
     """A wait took longer than its deadline."""
 

@@ -35,7 +35,7 @@ from refgenfs.fetch.attempts import Attempts
 from refgenfs.fetch.bridge import Bridge
 from refgenfs.fetch.parts import Part, PartTransfer, read_beginning
 from refgenfs.fetch.pieces import RangeSink, SinkFailed, StreamSink, read_body
-from refgenfs.fetch.session import Session
+from refgenfs.fetch.session import Session, parse_url, takes_token
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fetch.transfers import Line, RangeTransfer, StreamTransfer, check_plain
 
@@ -83,6 +83,10 @@ class Http:
         self._session = Session(settings, requested=lambda account: _add(self.requests, account, 1))
         self.failures = self._attempts.failures
         self.failing = self._attempts.failing
+
+    def takes_token(self, url: str, account: str) -> bool:
+        """Say whether an account's token is sent with requests to a URL: then others can't read it by that alone."""
+        return takes_token(self._settings.account(account), parse_url(url))
 
     async def aclose(self) -> None:
         """Close every connection. Calls still under way fail."""

@@ -136,13 +136,18 @@ class Session:
     def _credentials(self, target: URL, facts: Account, *, bearer: bool) -> dict[str, str]:
         """Return the Authorization for one hop: the account's token at its own origin, else the URL's own."""
         path = facts.token_file if bearer else None
-        if path is not None and facts.origin and _origin(parse_url(facts.origin)) == _origin(target):
+        if path is not None and takes_token(facts, target):
             token = self._tokens.setdefault(path, _Token(path))
             return {"Authorization": f"Bearer {token.read()}"}
         if target.user or target.password:
             pair = base64.b64encode(f"{target.user or ''}:{target.password or ''}".encode()).decode()
             return {"Authorization": f"Basic {pair}"}
         return {}
+
+
+def takes_token(facts: Account, target: URL) -> bool:
+    """Say whether the account's token is sent with a request to `target`."""
+    return bool(facts.token_file and facts.origin) and _origin(parse_url(facts.origin)) == _origin(target)
 
 
 class _Token:

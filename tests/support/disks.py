@@ -7,11 +7,13 @@ import fcntl
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN of linux/fs.h
+LETTING_GO = 2.0  # seconds; for ever, while somebody has files open
 _NO_LOG_FLUSH = 2  # what the disk does not have by now it never gets
 
 
@@ -42,8 +44,20 @@ class Disk:
         _run("mount", "-o", "loop", str(self._image), str(self.point))
 
     def unmount(self) -> None:
-        """Unmount it, whoever has files open on it."""
+        """Unmount it, whoever has files open on it.
+
+        The kernel lets go of the disk a moment later. Mounted anew before, it would be the one whose power was cut.
+        """
         _run("umount", "-l", str(self.point))
+        deadline = time.monotonic() + LETTING_GO
+        while self._is_attached() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _is_attached(self) -> bool:
+        found = subprocess.run(
+            ["losetup", "-j", str(self._image)], capture_output=True, check=True, timeout=60, stdin=subprocess.DEVNULL
+        )
+        return bool(found.stdout)
 
     def remount(self, *, writable: bool) -> None:
         """Make it read-only or writable."""

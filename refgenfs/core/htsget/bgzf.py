@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 
 from refgenfs.core.errors import IntegrityError
 
 EOF_MARKER = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")  # SAMv1, 4.1.2
 MAX_BLOCK = 1 << 16  # bytes of a block, packed or not
+_FULL = 0xFF00  # bytes of a block that fit into it even where they don't compress, as htslib has it
 _FIXED = struct.Struct("<4sIBBH")  # magic, MTIME, XFL, OS, XLEN
 _MAGIC = b"\x1f\x8b\x08\x04"
 _FIELD = struct.Struct("<2sH")
@@ -64,6 +65,27 @@ def inflate_block(block: bytes) -> bytes:
     return data
 
 
+def first_block(data: bytes) -> tuple[int, bytes]:
+    """Return how many bytes the block has that begins with `data`, and what it holds; raise IntegrityError."""
+    size = block_size(data, 0)
+    if size is None or size > len(data):
+        raise IntegrityError("a BGZF block is cut short")
+    return size, inflate_block(data[:size])
+
+
+def deflate(data: bytes) -> bytes:
+    """Return BGZF blocks that hold these bytes."""
+    blocks = bytearray()
+    for at in range(0, len(data), _FULL):
+        piece = data[at : at + _FULL]
+        deflater = zlib.compressobj(6, zlib.DEFLATED, -15)
+        packed = deflater.compress(piece) + deflater.flush()
+        size = HEADER_SIZE + len(packed) + _TRAILER.size
+        blocks += EOF_MARKER[: HEADER_SIZE - 2] + (size - 1).to_bytes(2, "little") + packed
+        blocks += _TRAILER.pack(zlib.crc32(piece), len(piece))
+    return bytes(blocks)
+
+
 class BlockWalk:
     """The blocks of a BGZF file from its beginning: eats its bytes, and gives what they hold."""
 
@@ -87,6 +109,12 @@ class BlockWalk:
             self._ends.append(len(self.data))
             self._stops.append(self.read - len(data) + at)
         self._rest = data[at:]
+
+    def virtual(self, inflated: int) -> int:
+        """Return the virtual offset of an offset in what was inflated."""
+        at = bisect_right(self._ends, inflated)
+        start, before = (self._stops[at - 1], self._ends[at - 1]) if at else (0, 0)
+        return start << 16 | inflated - before
 
     def boundary(self, inflated: int) -> int:
         """Return the offset in the file of the first boundary of blocks that is not before `inflated`."""

@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from refgenfs.core.errors import IntegrityError
 from refgenfs.core.htsget.bgzf import inflate
 
-MAX_INDEX = 512 << 20  # inflated bytes: a whole genome's BAI is 10 MB, and a CSI of a plant's a few times that
+MAX_INDEX = 128 << 20  # inflated bytes: a whole genome's BAI is 10 MB, and a CSI of a plant's a few times that
 _MAX_SHIFT, _MAX_DEPTH = 32, 10  # the number of the last bin has 32 bits
 
 _TABIX = struct.Struct("<7i")  # format, sequence, begin and end columns, meta character, skip, bytes of the names
+
+_BEFORE_SORTING = 4  # lookups in what is not sorted, which takes as long as some ten of them
 
 Chunk = tuple[int, int]  # virtual offsets: of its first record, and behind its last
 
@@ -47,15 +49,16 @@ _BAI = Layout(min_shift=14, depth=5, linear=True)
 class ReferenceIndex:
     """What the index has of one reference.
 
-    `bins` are where each bin's chunks are: a slice of the index's words. `floors` are, for CSI, the virtual offset of
-    the first record that overlaps each bin; `linear` is the same for windows of 16 KiB in BAI and TBI.
-    `span` is where all of its records are, as the metadata bin tells; nothing where there is none.
+    `bins` are where each bin begins, in the index's words, `metadata` is the one that is none: where all records are,
+    and how many. `linear` is the virtual offset of the first record that overlaps each window of 16 KiB (BAI, TBI).
     """
 
-    bins: dict[int, slice] = field(default_factory=dict)
-    floors: dict[int, int] = field(default_factory=dict)
+    bins: dict[int, int] = field(default_factory=dict)
+    all_bins: slice = field(default_factory=lambda: slice(0, 0))
+    metadata: int | None = None
     linear: array[int] = field(default_factory=lambda: array("Q"))
-    span: tuple[int, ...] = ()
+    lookups: int = 0
+    offsets: array[int] | None = None
     boundaries: list[int] | None = None
 
 
@@ -136,26 +139,26 @@ class BinningIndex:
         found = ReferenceIndex()
         if number >= len(self._starts) - 1:
             return found
-        words, head = self._words, self._head
-        at = self._starts[number]
-        bins, at = words[at], at + 1
-        for _ in range(bins):
-            bin_, chunks = words[at], at + head
-            stop = chunks + 4 * words[chunks - 1]
-            if bin_ < self._metadata:
-                if bin_ in found.bins:
-                    raise IntegrityError(f"the index has bin {bin_} of reference {number} twice")
-                found.bins[bin_] = slice(chunks, stop)
-                if not self._has_linear:
-                    found.floors[bin_] = words[at + 1] | words[at + 2] << 32
-            elif bin_ == self._metadata and stop >= chunks + 4:
-                found.span = tuple(self._offsets(slice(chunks, chunks + 4)))
-            elif bin_ > self._metadata:
-                raise IntegrityError(f"the index has a bin {bin_}, and {self._metadata} is the last there can be")
-            at = stop
+        words, head, bins = self._words, self._head, found.bins
+        at, count_at = self._starts[number], head - 1
+        count, at = words[at], at + 1
+        for _ in range(count):
+            bins[words[at]] = at
+            at += head + 4 * words[at + count_at]
+        if len(bins) < count:
+            raise IntegrityError(f"the index has a bin of reference {number} twice")
+        if max(bins, default=0) > self._metadata:
+            raise IntegrityError(f"the index has a bin {max(bins)}, and {self._metadata} is the last there can be")
+        found.all_bins = slice(self._starts[number] + 1, at)
+        found.metadata = bins.pop(self._metadata, None)
         if self._has_linear:
             found.linear = self._offsets(slice(at + 1, at + 1 + 2 * words[at]))
         return found
+
+    def _chunks_at(self, at: int) -> slice:
+        """Return where the chunks are of the bin that begins at `at`."""
+        start = at + self._head
+        return slice(start, start + 4 * self._words[start - 1])
 
     def _offsets(self, *where: slice) -> array[int]:
         """Return the 64 bit numbers in these words."""
@@ -169,23 +172,27 @@ class BinningIndex:
     def chunks(self, number: int, first: int, end: int | None) -> list[Chunk]:
         """Return the chunks that may have records in the positions `first` up to, not including, `end`, ascending.
 
-        Raises IntegrityError for a chunk that ends before it begins.
+        Chunks that share or touch a block are one. Raises IntegrityError for one that ends before it begins.
         """
         reach = 1 << (self._shift + 3 * self._depth)
         end = reach if end is None else min(end, reach)
         if first >= end:
             return []
         found = self._reference(number)
-        wanted = [found.bins[bin_] for bin_ in self._bins(found.bins, first, end)]
-        numbers = self._offsets(*wanted)
+        numbers = self._offsets(*(self._chunks_at(found.bins[bin_]) for bin_ in self._bins(found.bins, first, end)))
         floor = self._floor(found, first)
-        chunks = []
-        for start, stop in zip(numbers[::2], numbers[1::2], strict=True):
+        merged: list[Chunk] = []
+        for start, stop in sorted(zip(numbers[::2], numbers[1::2], strict=True)):
             if stop < start:
                 raise IntegrityError(f"the index has a chunk that ends before it begins, of reference {number}")
-            if stop > floor:
-                chunks.append((max(start, floor), stop))
-        return sorted(chunks)
+            if stop <= floor:
+                continue
+            if merged and start >> 16 <= merged[-1][1] >> 16:
+                if stop > merged[-1][1]:
+                    merged[-1] = merged[-1][0], stop
+            else:
+                merged.append((max(start, floor), stop))
+        return merged
 
     def _bins(self, have: Collection[int], first: int, end: int) -> Iterator[int]:
         """Return the bins there are that overlap an interval (CSIv1, reg2bins)."""
@@ -210,9 +217,10 @@ class BinningIndex:
             return found.linear[at]
         # as htslib does: the smallest bin there is at or before that position; records are sorted by their beginning
         bin_ = ((1 << (3 * self._depth)) - 1) // 7 + (first >> self._shift)
-        while bin_ and bin_ not in found.floors:
+        while bin_ and bin_ not in found.bins:
             bin_ = bin_ - 1 if (bin_ - 1) & 7 else (bin_ - 1) >> 3
-        return found.floors.get(bin_, 0)
+        place = found.bins.get(bin_)
+        return 0 if place is None else self._words[place + 1] | self._words[place + 2] << 32
 
     def boundary_after(self, number: int, offset: int) -> int | None:
         """Return the smallest offset of a block that the index names and that is behind `offset`; None: it has none.
@@ -233,30 +241,50 @@ class BinningIndex:
     def _boundary_within(self, number: int, offset: int) -> int | None:
         found = self._reference(number)
         if found.boundaries is None:
-            numbers = set(self._offsets(*found.bins.values()))
-            numbers.update(found.span)
-            found.boundaries = sorted({one >> 16 for one in numbers})
+            found.lookups += 1
+            if found.lookups <= _BEFORE_SORTING:
+                behind = min(filter(((offset + 1) << 16).__le__, self._all_offsets(number)), default=None)
+                return None if behind is None else behind >> 16
+            found.boundaries = sorted({one >> 16 for one in self._all_offsets(number)})
         at = bisect_right(found.boundaries, offset)
         return found.boundaries[at] if at < len(found.boundaries) else None
+
+    def _all_offsets(self, number: int) -> array[int]:
+        """Return all virtual offsets that the index has of a reference, and some zeros."""
+        found = self._reference(number)
+        if found.offsets is None:
+            # What is before a bin's chunks is one or two numbers of 64 bits, so all bins are an array of these.
+            numbers, base, head = self._offsets(found.all_bins), found.all_bins.start, self._head // 2
+            for at in found.bins.values():
+                numbers[(at - base) // 2] = numbers[(at - base) // 2 + head - 1] = 0
+            if found.metadata is not None:
+                at = (found.metadata - base) // 2
+                stop = (self._chunks_at(found.metadata).stop - base) // 2
+                for other in (*range(at, at + head), *range(at + head + 2, stop)):  # counts of records
+                    numbers[other] = 0
+            found.offsets = numbers
+        return found.offsets
 
     def _all_extents(self) -> list[tuple[int, int, int]]:
         """Return where the blocks of each reference that has some begin, the first and the last, and its number."""
         if self._extents is None:
-            words, head, metadata = self._words, self._head, self._metadata
-            extents = []
-            for number, start in enumerate(self._starts[:-1]):
-                at, first, last = start + 1, 1 << 64, 0
-                for _ in range(words[start]):
-                    chunks = at + head
-                    stop = chunks + 4 * words[chunks - 1]
-                    if words[at] < metadata and stop > chunks:  # chunks of a bin are ascending
-                        first = min(first, words[chunks] | words[chunks + 1] << 32)
-                        last = max(last, words[stop - 2] | words[stop - 1] << 32)
-                    at = stop
-                if last:
-                    extents.append((first >> 16, last >> 16, number))
-            self._extents = sorted(extents)
+            extents = (self._extent(number) for number in range(len(self._starts) - 1))
+            self._extents = sorted((*extent, number) for number, extent in enumerate(extents) if extent is not None)
         return self._extents
+
+    def _extent(self, number: int) -> tuple[int, int] | None:
+        """Return where the first and the last block of a reference begin, by its metadata bin if there is one."""
+        words, head, metadata = self._words, self._head, self._metadata
+        at, count_at = self._starts[number], head - 1
+        count, at = words[at], at + 1
+        for _ in range(count):
+            if words[at] == metadata:
+                span = self._offsets(self._chunks_at(at))[:2]
+                if span:
+                    return span[0] >> 16, span[1] >> 16
+            at += head + 4 * words[at + count_at]
+        numbers = self._offsets(*map(self._chunks_at, self._reference(number).bins.values()))
+        return (min(numbers) >> 16, max(numbers) >> 16) if numbers else None
 
     def unplaced(self) -> int:
         """Return a virtual offset at or before the first record that is placed nowhere; 0 where all may be.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from refgenfs.core.errors import IntegrityError
 from refgenfs.core.htsget.model import Format
 
-MAX_HEADER = 256 << 20  # inflated bytes: a million references are 30 MB
+MAX_HEADER = 64 << 20  # inflated bytes: a million references are 30 MB
 _LONGEST_NAME = 1 << 16  # bytes
 
 

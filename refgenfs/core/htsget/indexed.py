@@ -10,42 +10,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from refgenfs.core.errors import IntegrityError, InvalidInput, ReferenceNotFound, UnsupportedFormat
+from refgenfs.core.htsget.answer import Answer, BlockRange, InlineBlock, merge, same_class
 from refgenfs.core.htsget.binning import BinningIndex
 from refgenfs.core.htsget.crai import UNMAPPED, CraiIndex
 from refgenfs.core.htsget.gzi import Gzi
-from refgenfs.core.htsget.model import UNPLACED, BlockUrl, Class, Format, Query, Region, Ticket
+from refgenfs.core.htsget.model import UNPLACED, Class, Format, Query, Region
 from refgenfs.core.htsget.regions import parse_region
-
-
-@dataclass(frozen=True, slots=True)
-class BlockRange:
-    """The bytes `start` up to, not including, `stop` of a file; a class where all of the answer's have one."""
-
-    start: int
-    stop: int
-    class_: Class | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The ranges of a file that answer a query, in order; `tail` is the end marker where the file has none."""
-
-    format: Format
-    ranges: tuple[BlockRange, ...]
-    tail: bytes = field(default=b"", repr=False)
-
-    def ticket(self, url: str) -> Ticket:
-        """Return the ticket, for a file that is at `url`."""
-        blocks = [BlockUrl.of_range(url, one.start, one.stop, one.class_) for one in self.ranges]
-        if self.tail:
-            classed = all(one.class_ is not None for one in self.ranges)
-            blocks.append(BlockUrl.inline(self.tail, Class.BODY if classed else None))
-        return Ticket(self.format, tuple(blocks))
 
 
 @dataclass(frozen=True, slots=True)
 class IndexedFile:
     """A file whose header and index have been read.
+
+    What it finds has ranges that begin and end with blocks; `edges.settle` has them begin and end with records, too.
 
     `references` are all names that it knows, with their numbers in the index (None: the index has nothing of them),
     `lengths` those lengths that its header tells. The bytes from `body_end` on are its end marker.
@@ -59,7 +36,8 @@ class IndexedFile:
     lengths: Mapping[str, int]
     index: BinningIndex | CraiIndex | None = None
     gzi: Gzi | None = None
-    tail: bytes = field(default=b"", repr=False)
+    header_last: int | None = None  # a virtual offset: where records begin (BGZF)
+    tail: bytes = field(default=b"", repr=False)  # an end marker, where the file has none
     version: tuple[int, int] = (0, 0)  # of CRAM
 
     def region(self, text: str) -> Region:
@@ -74,17 +52,22 @@ class IndexedFile:
         """
         if query.format not in {None, self.format}:
             raise UnsupportedFormat(f"the file is {self.format}, not {query.format}")
+        header = BlockRange(
+            0, self.header_end, Class.HEADER, last=None if self.header_end >= self.body_end else self.header_last
+        )
         if query.class_ is Class.HEADER:
-            return Answer(self.format, (BlockRange(0, self.header_end, Class.HEADER),))
+            return Answer(self.format, (header,))
         if not query.regions:
             return Answer(self.format, (BlockRange(0, self.size),))
-        ranges = [BlockRange(0, self.header_end, Class.HEADER)]
+        ranges = [header]
         for region in query.regions:
-            ranges += (BlockRange(*pair, Class.BODY) for pair in self._body(region))
-        ranges.append(BlockRange(self.body_end, self.size, Class.BODY))
-        return Answer(self.format, merge(ranges), self.tail)
+            ranges += self._body(region)
+        if self.body_end < self.size:
+            return Answer(self.format, same_class(merge([*ranges, BlockRange(self.body_end, self.size, Class.BODY)])))
+        tail = [InlineBlock(self.tail, Class.BODY)] if self.tail else []
+        return Answer(self.format, same_class([*merge(ranges), *tail]))
 
-    def _body(self, region: Region) -> Iterable[tuple[int, int]]:
+    def _body(self, region: Region) -> Iterable[BlockRange]:
         number = self._number(region)
         first, end = region.interval.first, region.interval.end
         if self.index is None:
@@ -94,9 +77,9 @@ class IndexedFile:
         if isinstance(self.index, CraiIndex):
             return self._containers(self.index, number, first, end)
         if number == UNMAPPED:
-            start = max(self.index.unplaced() >> 16, self.header_end)
-            self._check(start, start)
-            return ((start, self.body_end),)
+            start = self.index.unplaced() or self.header_last or 0
+            self._check(start >> 16, start >> 16)
+            return (BlockRange(start >> 16, self.body_end, Class.BODY, start),)
         return self._blocks(self.index, number, first, end)
 
     def _number(self, region: Region) -> int | None:
@@ -109,44 +92,25 @@ class IndexedFile:
         except KeyError:
             raise ReferenceNotFound(f"the file has no reference {region.reference_name!r}") from None
 
-    def _containers(self, index: CraiIndex, number: int, first: int, end: int | None) -> Iterable[tuple[int, int]]:
+    def _containers(self, index: CraiIndex, number: int, first: int, end: int | None) -> Iterable[BlockRange]:
         for start in index.containers(number, first, end):
             following = index.container_after(start)
             stop = self.body_end if following is None else following
             self._check(start, stop)
-            yield start, stop
+            yield BlockRange(start, stop, Class.BODY)
 
-    def _blocks(self, index: BinningIndex, number: int, first: int, end: int | None) -> Iterable[tuple[int, int]]:
-        reached = -1
+    def _blocks(self, index: BinningIndex, number: int, first: int, end: int | None) -> Iterable[BlockRange]:
         for chunk in index.chunks(number, first, end):
             start, last = chunk[0] >> 16, chunk[1] >> 16
             self._check(start, last)
-            if start < reached and last < reached:  # within what the chunk before it brought
-                continue
             following = self.gzi.boundary_after(last) if self.gzi else index.boundary_after(number, last)
-            reached = self.body_end if following is None else min(following, self.body_end)
-            yield start, reached
+            if following is None or following >= self.body_end:
+                yield BlockRange(start, self.body_end, Class.BODY, chunk[0])
+            else:
+                yield BlockRange(start, following, Class.BODY, *chunk)
 
     def _check(self, start: int, stop: int) -> None:
         if not start <= stop <= self.size:
             raise IntegrityError(
                 f"the index is not this file's: it names bytes {start} to {stop}, of a file of {self.size}"
             )
-
-
-def merge(ranges: Iterable[BlockRange]) -> tuple[BlockRange, ...]:
-    """Return the ranges in order, those that touch or overlap as one.
-
-    What is joined of two classes has none, and if one has none, all lose theirs (hts-specs: all or none).
-    """
-    merged: list[BlockRange] = []
-    for one in sorted((one for one in ranges if one.stop > one.start), key=lambda one: (one.start, one.stop)):
-        if merged and one.start <= merged[-1].stop:
-            last = merged[-1]
-            class_ = last.class_ if last.class_ is one.class_ else None
-            merged[-1] = BlockRange(last.start, max(last.stop, one.stop), class_)
-        else:
-            merged.append(one)
-    if any(one.class_ is None for one in merged):
-        return tuple(BlockRange(one.start, one.stop) for one in merged)
-    return tuple(merged)

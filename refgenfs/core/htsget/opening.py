@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from refgenfs.core.errors import IntegrityError, UnsupportedFormat
@@ -10,17 +10,15 @@ from refgenfs.core.htsget import bgzf, cram, header
 from refgenfs.core.htsget.binning import BinningIndex
 from refgenfs.core.htsget.crai import CraiIndex
 from refgenfs.core.htsget.gzi import Gzi
-from refgenfs.core.htsget.indexed import Answer, IndexedFile
+from refgenfs.core.htsget.indexed import IndexedFile
 from refgenfs.core.htsget.model import Format
 from refgenfs.core.htsget.plan import Need, Part, Plan, read
 
-MAX_INDEX = 256 << 20  # bytes as it is stored; a whole genome's is 10 MB
-MAX_GZI = 512 << 20  # bytes: that of a BAM of 500 GB
+MAX_INDEX = 64 << 20  # bytes as it is stored; a whole genome's is 10 MB
+MAX_GZI = 128 << 20  # bytes: that of a BAM of 150 GB
 _HEAD = 64 * 1024  # bytes that are read at first: most headers are shorter
 _MOST = 4 << 20  # bytes of a header that are read in one go
 _TAIL = 64  # bytes, so that any end marker is in them
-_CHECKED = 8  # boundaries that are looked at: an index of another file's is wrong about nearly all
-_LONGEST_HEAD = 4096  # bytes of a container's header, which has five for each slice, or of a block's
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +105,7 @@ def _open_bgzf(
         format_,
         size,
         header_end=walk.boundary(found.end),
+        header_last=walk.virtual(found.end),
         body_end=size - len(bgzf.EOF_MARKER) if ended else size,
         references=_references(format_, found, index),
         lengths=found.lengths,
@@ -134,27 +133,3 @@ def _more(size: int, at: int, least: int) -> Plan[bytes]:
         raise IntegrityError("the file ends in the middle of its header")
     (data,) = yield from read(Need(Part.DATA, at, stop))
     return data
-
-
-def check(file: IndexedFile, answer: Answer) -> Plan[None]:
-    """Look whether the answer's ranges begin and end where blocks of the file do; raise IntegrityError.
-
-    They do not where the file was written anew and its index was not.
-    """
-    ends = {one for span in answer.ranges for one in (span.start, span.stop)} - {0, file.size}
-    bounds = sorted(ends)[:: -(-len(ends) // _CHECKED) or 1]
-    if not bounds:
-        return
-    judge = _judge_of(file)
-    got = yield from read(*(Need(Part.DATA, at, min(at + _LONGEST_HEAD, file.size)) for at in bounds))
-    for at, data in zip(bounds, got, strict=True):
-        try:
-            judge(data)
-        except IntegrityError as exc:
-            raise IntegrityError(f"the index is not this file's: at byte {at}, {exc}; index the file again") from exc
-
-
-def _judge_of(file: IndexedFile) -> Callable[[bytes], object]:
-    if file.format.is_bgzf:
-        return lambda data: bgzf.block_size(data, 0)
-    return lambda data: cram.check_container(data, file.version)
