@@ -29,21 +29,24 @@ from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
-from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts
+from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, Generated, Ranged
 from refgenfs.core.errors import RefgenfsError
 from refgenfs.core.retry import RetryPolicy
-from refgenfs.fetch.bridge import open_bridge
+from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
+from refgenfs.made.indexer import Indexer, IndexSettings
+from refgenfs.made.indices import Indices
+from refgenfs.made.records import Records
 from refgenfs.memory import give_back, tame_allocator, tame_collector
 from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead, why_refused
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.leftovers import kept_memory
-from refgenfs.reader.ranges import Fetchers, RangeFlights
+from refgenfs.reader.ranges import Fetchers, RangeFetcher, RangeFlights
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
 from refgenfs.sources.making import account_of, make_sources
@@ -120,7 +123,7 @@ async def _main(config: Config, announce: Ready) -> None:
         _http(bridge, config) as http,
         trio.open_nursery() as nursery,
     ):
-        await _Running(config, store, http, nursery, announce).serve()
+        await _Running(config, store, bridge, http, nursery, announce).serve()
 
 
 @asynccontextmanager
@@ -143,7 +146,9 @@ async def _http(bridge: Any, config: Config) -> AsyncIterator[Http]:
 class _Running:
     """One run of the daemon: its parts, and how they call each other."""
 
-    def __init__(self, config: Config, store: Store, http: Http, nursery: trio.Nursery, announce: Ready) -> None:
+    def __init__(
+        self, config: Config, store: Store, bridge: Bridge, http: Http, nursery: trio.Nursery, announce: Ready
+    ) -> None:
         self._config = config
         self._mountpoint = os.fspath(config.mount.point)
         self._store = store
@@ -158,10 +163,21 @@ class _Running:
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         self._budget = budget
-        flights = RangeFlights(Fetchers({ByteRange: http}), board, budget, nursery)
+        fetchers: dict[type[Ranged], RangeFetcher] = {ByteRange: http}
+        flights = RangeFlights(Fetchers(fetchers), board, budget, nursery)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
-        self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
+        self._indexer, self._indices = self._make_indices(bridge)
+        fetchers[Generated] = self._indexer
+        self._library = Library(
+            self._catalog,
+            archives,
+            self._reader,
+            store.pins,
+            config.limits.lookup_deadline,
+            companions=self._indices if config.indices.make else None,
+        )
+        self._indices.attach(self._library)
         self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings())
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
         self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
@@ -177,6 +193,7 @@ class _Running:
             self._operations,
             self._stopping.set,
             self._forget_pages,
+            self._indexer,
         )
 
     # -- the parts ----------------------------------------------------------------------------------------
@@ -197,6 +214,12 @@ class _Running:
     def _make_reader(self, board: FlightBoard, flights: RangeFlights, archives: Archives) -> Reader:
         patience = self._config.limits.read_deadline
         return Reader(self._store, board, flights, archives, self._on_stale, patience=patience, nursery=self._nursery)
+
+    def _make_indices(self, bridge: Bridge) -> tuple[Indexer, Indices]:
+        records = Records(self._store.ledger)
+        settings = IndexSettings(self._config.indices.largest)
+        indexer = Indexer(self._store, self._reader, records, bridge, self._budget, settings, self._nursery)
+        return indexer, Indices(indexer, records)
 
     def _make_siblings(self) -> Siblings:
         prefetch = self._config.prefetch
@@ -337,8 +360,9 @@ class _Running:
     def _on_stale(self, facts: FileFacts) -> None:
         """Another version is at the origin: the next lookup must find it."""
         self._catalog.note_stale(facts)
-        for parent, name in self._tree.names_of(facts.content):
-            self._mount.forget_name(parent, name)
+        for content in (facts.content, *self._indices.of(facts)):
+            for parent, name in self._tree.names_of(content):
+                self._mount.forget_name(parent, name)
 
     def _on_damage(self, contents: Iterable[ContentId]) -> None:
         """Bytes that were served turned out wrong: the kernel must not keep them, nor mix them with others."""

@@ -64,6 +64,43 @@ class Deriver(Protocol):
         ...
 
 
+class Companions(Protocol):
+    """Files that are made of files which are there, a listed or a derived one, and that stand beside them.
+
+    Their names begin with `DERIVED`. Each is listed when it was made, and not before. Calls may wait for an origin.
+    """
+
+    async def child(
+        self,
+        library: Library,
+        version: AssetVersion,
+        shown_as: str,
+        prefix: str,
+        name: str,
+        listed: Mapping[str, Child] | None,
+    ) -> Child | None:
+        """Return the entry `name` of the folder `prefix` (in which `listed` are); None: it is none of these."""
+        ...
+
+    async def beside(
+        self, library: Library, version: AssetVersion, listed: Mapping[str, Child]
+    ) -> Mapping[str, Child]:
+        """Return what was made of the files of a folder, in which `listed` are."""
+        ...
+
+    async def facts(self, library: Library, version: AssetVersion, name: str) -> FileFacts | None:
+        """Return the facts of a file that `child` gave, making it; None: it is none of these. Raises what hinders."""
+        ...
+
+    def known_facts(self, library: Library, version: AssetVersion, name: str, *, fresh: bool) -> FileFacts | None:
+        """Return such facts if they are in memory, with `fresh` only if they still hold. No I/O, no wait."""
+        ...
+
+    async def names(self, library: Library, version: AssetVersion) -> tuple[str, ...]:
+        """Return the names of all that was made of a version's files."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Located:
     """Where a name led: the file's facts, and the version and the origin's name by which it was reached."""
@@ -84,6 +121,7 @@ class Library:
         pins: Pins,
         lookup_deadline: float,
         derivers: Sequence[Deriver] = (),
+        companions: Companions | None = None,
     ) -> None:
         self._catalog = catalog
         self._archives = archives
@@ -91,6 +129,7 @@ class Library:
         self._pins = pins
         self._deadline = lookup_deadline
         self._derivers = derivers
+        self._companions = companions
         self._layouts: OrderedDict[tuple[AssetVersion, str, bool], Layout] = OrderedDict()
 
     # -- names --------------------------------------------------------------------------------------------
@@ -107,6 +146,10 @@ class Library:
             listing = tuple(sorted(name for name, m in members.items() if m.kind in {"file", "link", "hardlink"}))
         dead = self._dead_links(version)
         return tuple(name for name in listing if name not in dead) if dead else listing
+
+    async def companions(self, version: AssetVersion) -> tuple[str, ...]:
+        """Return the names of what was made of a version's files, beside them."""
+        return await self._companions.names(self, version) if self._companions is not None else ()
 
     async def layout(self, version: AssetVersion, shown_as: str) -> Layout:
         """Return a version's folders and files as they show under one name of its genome."""
@@ -133,19 +176,22 @@ class Library:
             child = await deriver.child(version, prefix, name, listed or {})
             if child is not None:
                 return child
+        if self._companions is not None:
+            child = await self._companions.child(self, version, shown_as, prefix, name, listed)
+            if child is not None:
+                return child
         if listed is None:
             raise NotInCatalog(f"{version.key} has no folder {prefix!r} any more")
         return None
 
     async def children(self, version: AssetVersion, shown_as: str, prefix: str) -> Mapping[str, Child]:
         """Return what is listed in a version's folder; raise NotInCatalog for one that there is not."""
-        listed = (await self.layout(version, shown_as)).find(prefix)
-        if listed is not None:
-            return listed
+        listed: Mapping[str, Child] | None = (await self.layout(version, shown_as)).find(prefix)
         for deriver in self._derivers:
-            children = await deriver.children(version, prefix)
-            if children is not None:
-                return children
+            listed = await deriver.children(version, prefix) if listed is None else listed
+        if listed is not None:
+            beside = await self._companions.beside(self, version, listed) if self._companions is not None else {}
+            return {**listed, **beside} if beside else listed
         raise NotInCatalog(f"{version.key} has no folder {prefix!r} any more")
 
     def known_layout(self, version: AssetVersion, shown_as: str) -> Layout | None:
@@ -184,8 +230,7 @@ class Library:
     def known(self, version: AssetVersion, name: str, *, fresh: bool = False) -> Located | None:
         """Return where a name leads if that is in memory, and with `fresh` need not be asked for. No I/O, no wait."""
         if name.startswith(DERIVED):
-            found = (deriver.known_facts(version, name) for deriver in self._derivers)
-            return next((Located(facts, version, name) for facts in found if facts is not None), None)
+            return self._known_derived(version, name, fresh=fresh)
         for _ in range(LINKS):
             facts = self._catalog.known_facts(version, name, fresh=fresh)
             if facts is not None:
@@ -201,6 +246,16 @@ class Library:
                 return None
             version, name = sibling
         return None
+
+    def _known_derived(self, version: AssetVersion, name: str, *, fresh: bool) -> Located | None:
+        for deriver in self._derivers:
+            facts = deriver.known_facts(version, name)
+            if facts is not None:
+                return Located(facts, version, name)
+        facts = (
+            self._companions.known_facts(self, version, name, fresh=fresh) if self._companions is not None else None
+        )
+        return Located(facts, version, name) if facts is not None else None
 
     def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
         """Return a file's facts if they are in memory. No I/O, no wait."""
@@ -258,6 +313,9 @@ class Library:
             facts = await deriver.facts(version, name)
             if facts is not None:
                 return Located(facts, version, name)
+        facts = await self._companions.facts(self, version, name) if self._companions is not None else None
+        if facts is not None:
+            return Located(facts, version, name)
         raise NotInCatalog(f"{version.key} has no {name.removeprefix(DERIVED)}")
 
     def _meant(self, version: AssetVersion, member: Member) -> tuple[AssetVersion, str] | None:

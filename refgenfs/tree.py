@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
-from refgenfs.core.content import ContentId, FileFacts
+from refgenfs.core.content import ContentId, Derived, FileFacts
 from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
 from refgenfs.core.layout import is_junk
 from refgenfs.library import Library, Located
@@ -33,6 +33,8 @@ NAME_TIMEOUT = 60.0  # seconds
 CONTENT_TIMEOUT = 86400.0  # seconds
 # For a size that is not known yet: the kernel must ask again before it uses it.
 UNKNOWN_TIMEOUT = 0.0
+# An index that is made here goes with its data, which may be replaced in place: the name is asked for each time.
+MADE_TIMEOUT = 1.0  # seconds
 NAMES_KEPT = 64  # names remembered of one file, to tell the kernel when they mean something else
 
 
@@ -237,7 +239,8 @@ class Tree:
         if node.facts is None:
             return Attributes(inode.number, mode, 0, self._born, UNKNOWN_TIMEOUT, UNKNOWN_TIMEOUT)
         facts = node.facts
-        return Attributes(inode.number, mode, facts.size, facts.mtime, NAME_TIMEOUT, CONTENT_TIMEOUT)
+        timeout = MADE_TIMEOUT if isinstance(facts.extent, Derived) else NAME_TIMEOUT
+        return Attributes(inode.number, mode, facts.size, facts.mtime, timeout, CONTENT_TIMEOUT)
 
     # -- listings -----------------------------------------------------------------------------------------
 

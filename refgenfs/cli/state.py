@@ -47,6 +47,7 @@ def status(
     _write_sources(answer["sources"])
     _write_cache(answer["cache"])
     _write_traffic(answer)
+    _write_making(answer.get("making") or [])
     _write_errors(answer["errors"], time.time())
 
 
@@ -143,6 +144,19 @@ def _write_traffic(answer: dict[str, Any]) -> None:
         ("" if hits is None else f", {human_percent(hits, 1)} of reads from the cache", ""),
     )
     _line((f"{answer['open_files']:,} files open, {flights:,} transfers under way", ""))
+
+
+def _write_making(jobs: list[dict[str, Any]]) -> None:
+    """Write what is being made: nothing if nothing is."""
+    if not jobs:
+        return
+    _heading("Being made")
+    for job in jobs:
+        share = human_percent(job["done"], job["total"])
+        what = f"{' and '.join(job['files'])} of {job['key']}"
+        _line(
+            (what, "cyan"), (f"  {share} of {human_bytes(job['total'])} read, {human_duration(job['seconds'])}", "")
+        )
 
 
 def _write_errors(errors: list[dict[str, Any]], now: float) -> None:

@@ -107,6 +107,13 @@ class PrefetchConfig(Table):
         return (*(rule.rule() for rule in self.rule), *BUILT_IN)
 
 
+class IndicesConfig(Table):
+    """Indices that tools look for beside files that have none."""
+
+    make: bool = True
+    largest: Annotated[ByteCount, at_least(MIB, "1MiB")] = 20 * 10**9
+
+
 class LogConfig(Table):
     """What the daemon writes down."""
 
@@ -121,6 +128,7 @@ class Config(Table):
     catalog: CatalogConfig = CatalogConfig()
     limits: LimitsConfig = LimitsConfig()
     prefetch: PrefetchConfig = PrefetchConfig()
+    indices: IndicesConfig = IndicesConfig()
     log: LogConfig = LogConfig()
     source: tuple[Source, ...] = (PUBLIC,)
 

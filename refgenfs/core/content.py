@@ -7,8 +7,9 @@ into blocks of `BLOCK` bytes; a block is what is fetched, stored, checked and fo
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.ticketblocks import TicketBlocks
 
 # A random reader costs one block at the least, so small; a sequential reader asks for runs of many, and a
@@ -92,8 +93,26 @@ class InlineData:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A content that `maker` makes of another file, as the one of its results with this `ending`.
+
+    The file is `name` of `version`, and had these facts (`data`). `validator` is the SHA-256 (hex) of what was made:
+    should it come out otherwise when it is made again, that is another content.
+    """
+
+    maker: str
+    ending: str
+    validator: str
+    data: FileFacts = field(repr=False)
+    version: AssetVersion = field(repr=False)
+    name: str
+
+
+# Contents that are made of the bytes of other contents: who brings them reads those.
+Derived = Generated
 # Contents any stretch of which can be fetched by itself. Each has a `validator`, as `ByteRange` has.
-Ranged = ByteRange | TicketBlocks
+Ranged = ByteRange | TicketBlocks | Derived
 
 Extent = Ranged | ArchiveMember | InlineData
 
@@ -107,4 +126,4 @@ class FileFacts:
     mtime: float
     extent: Extent
     source: str  # the name of the source that has it
-    origin: str  # how its bytes come, for people: "archive", "range", "inline"
+    origin: str  # how its bytes come, for people: "archive", "range", "inline", "generated"

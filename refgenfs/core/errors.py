@@ -29,6 +29,10 @@ class NotInCatalog(RefgenfsError):
     """No source has this genome, asset, tag or file."""
 
 
+class CannotBeMade(NotInCatalog):
+    """A file that would be made of another can't be made of that one: so there is none."""
+
+
 class NotADirectory(RefgenfsError):
     """A directory was asked for, and the name is a file's."""
 
@@ -111,6 +115,10 @@ class ReferenceNotFound(HtsgetError):
 
 class NoPublicUrl(RefgenfsError):
     """A file has no URL that can be told to others."""
+
+
+class GenerateFailed(RefgenfsError):
+    """What makes a file of another one failed, or was ended; it says nothing about the data."""
 
 
 class DeadlineExceeded(RefgenfsError):

@@ -12,7 +12,7 @@ import trio
 
 from refgenfs.cache.content import checksum
 from refgenfs.cache.shelf import Reservation
-from refgenfs.core.content import BLOCK, Ranged, Run
+from refgenfs.core.content import BLOCK, Derived, Ranged, Run
 from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError, without_frames
 from refgenfs.core.readahead import LONGEST_REQUEST
 from refgenfs.fetch.pieces import PIECE, RangeSink
@@ -53,8 +53,17 @@ def memory_of(length: int) -> int:
     return min(2 * length, RUN_MEMORY)
 
 
+def flight_memory(extent: Ranged, length: int) -> int:
+    """Return what a request of `length` bytes claims of the budget.
+
+    One for a content that is made of others claims nothing: it waits for the flights of those, which do, and nobody
+    who holds memory may wait for memory. Who brings it sees to it that few are brought at a time.
+    """
+    return 0 if isinstance(extent, Derived) else memory_of(length)
+
+
 class RangeFetcher(Protocol):
-    """What brings stretches of contents that come by ranges."""
+    """What brings stretches of contents that come by ranges, of one kind of extent."""
 
     async def fetch_range(
         self, extent: Any, start: int, stop: int, size: int, sink: RangeSink, *, account: str
