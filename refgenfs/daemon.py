@@ -32,9 +32,11 @@ from refgenfs.core.catalog import CatalogSnapshot
 from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, Generated, Ranged
 from refgenfs.core.errors import RefgenfsError
 from refgenfs.core.retry import RetryPolicy
+from refgenfs.core.ticketblocks import TicketBlocks
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import HttpSettings
+from refgenfs.fetch.ticketed import TicketFetcher
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
 from refgenfs.made.indexer import Indexer, IndexSettings
@@ -48,8 +50,9 @@ from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.leftovers import kept_memory
 from refgenfs.reader.ranges import Fetchers, RangeFetcher, RangeFlights
 from refgenfs.reader.reader import Reader
+from refgenfs.reader.scratch import open_tickets
 from refgenfs.reader.siblings import Siblings
-from refgenfs.sources.making import account_of, make_sources
+from refgenfs.sources.making import account_of, make_sources, ticket_servers
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
 
 log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__
@@ -121,9 +124,10 @@ async def _main(config: Config, announce: Ready) -> None:
         open_store(config.cache.dir, limits, owner=str(mountpoint), wait=False) as store,
         open_bridge() as bridge,
         _http(bridge, config) as http,
+        open_tickets(http, store, ticket_servers(config.source)) as tickets,
         trio.open_nursery() as nursery,
     ):
-        await _Running(config, store, bridge, http, nursery, announce).serve()
+        await _Running(config, store, bridge, http, tickets, nursery, announce).serve()
 
 
 @asynccontextmanager
@@ -147,7 +151,14 @@ class _Running:
     """One run of the daemon: its parts, and how they call each other."""
 
     def __init__(
-        self, config: Config, store: Store, bridge: Bridge, http: Http, nursery: trio.Nursery, announce: Ready
+        self,
+        config: Config,
+        store: Store,
+        bridge: Bridge,
+        http: Http,
+        tickets: TicketFetcher,
+        nursery: trio.Nursery,
+        announce: Ready,
     ) -> None:
         self._config = config
         self._mountpoint = os.fspath(config.mount.point)
@@ -157,13 +168,14 @@ class _Running:
         self._announce = announce
         self._stopping = trio.Event()
         self._started = time.time()
-        self._catalog = Catalog(make_sources(http, config.source), store.ledger, refresh=config.catalog.refresh)
+        sources = make_sources(http, tickets, config.source)
+        self._catalog = Catalog(sources, store.ledger, refresh=config.catalog.refresh)
         board = FlightBoard()
         limits = config.limits
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         self._budget = budget
-        fetchers: dict[type[Ranged], RangeFetcher] = {ByteRange: http}
+        fetchers: dict[type[Ranged], RangeFetcher] = {ByteRange: http, TicketBlocks: tickets}
         flights = RangeFlights(Fetchers(fetchers), board, budget, nursery)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)

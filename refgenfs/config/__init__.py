@@ -10,7 +10,7 @@ from refgenfs.config.model import (
     LogConfig,
     MountConfig,
 )
-from refgenfs.config.sources import SOURCE_MODELS, HttpSource, RefgenieSource, Source, SourceTable
+from refgenfs.config.sources import SOURCE_MODELS, HtsgetSource, HttpSource, RefgenieSource, Source, SourceTable
 from refgenfs.config.values import PUBLIC_SERVER, MinFree
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "CacheConfig",
     "CatalogConfig",
     "Config",
+    "HtsgetSource",
     "HttpSource",
     "LimitsConfig",
     "LoadedConfig",

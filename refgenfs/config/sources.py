@@ -10,7 +10,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from refgenfs.config.values import PUBLIC_SERVER, Duration, Name, PlainPath, Table, Url, Wait
 from refgenfs.core.errors import KeyFormatError
+from refgenfs.core.htsget.model import Format
 from refgenfs.core.keys import AssetKey
+from refgenfs.core.ticket import file_name
 
 
 class SourceTable(Table):
@@ -77,6 +79,64 @@ class HttpSource(SourceTable):
     asset: tuple[HttpAsset, ...] = ()
 
 
-Source = Annotated[RefgenieSource | HttpSource, Field(discriminator="type")]
-SOURCE_MODELS: Mapping[str, type[SourceTable]] = {"refgenie": RefgenieSource, "http": HttpSource}
+def _check_id(id_: str) -> str:
+    parts = id_.split("/")
+    if not id_ or any(part in ("", ".", "..") for part in parts) or "\0" in id_ or len(parts[-1].encode()) > 240:
+        raise ValueError(f'{id_!r} is no id; write one as its server knows it, like "1000g/NA12878"')
+    if id_ == "service-info":
+        raise ValueError("'service-info' is no id: servers answer it with what they are")
+    return id_
+
+
+_Id = Annotated[str, AfterValidator(_check_id)]
+
+
+class HtsgetAsset(Table):
+    """Ids of a htsget server that are an asset's files."""
+
+    key: Annotated[str, AfterValidator(_check_key)]
+    reads: tuple[_Id, ...] = ()
+    variants: tuple[_Id, ...] = ()
+    format: Literal["BAM", "CRAM", "VCF", "BCF"] | None = None
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        if bool(self.reads) == bool(self.variants):
+            raise ValueError("write reads = [...] or variants = [...], one of them; an asset may have several tables")
+        right = ("BAM", "CRAM") if self.reads else ("VCF", "BCF")
+        if self.format is not None and self.format not in right:
+            raise ValueError(f"{self.format} is no format of {'reads' if self.reads else 'variants'}")
+        return self
+
+    def files(self) -> tuple[tuple[str, Format, str], ...]:
+        """Return name, format and id of each file."""
+        format_ = Format(self.format or ("BAM" if self.reads else "VCF"))
+        return tuple((file_name(id_, format_), format_, id_) for id_ in (*self.reads, *self.variants))
+
+
+class HtsgetSource(SourceTable):
+    """A htsget server: the tickets of its ids name the blocks that make files."""
+
+    type: Literal["htsget"]
+    revalidate: Duration = 600.0
+    asset: tuple[HtsgetAsset, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        seen: dict[tuple[str, str], str] = {}
+        for asset in self.asset:
+            for name, _, id_ in asset.files():
+                if (asset.key, name) in seen:
+                    both = f"{seen[asset.key, name]!r} and {id_!r} of {asset.key}"
+                    raise ValueError(f"{both} would both be {name!r}; give them two keys")
+                seen[asset.key, name] = id_
+        return self
+
+
+Source = Annotated[RefgenieSource | HttpSource | HtsgetSource, Field(discriminator="type")]
+SOURCE_MODELS: Mapping[str, type[SourceTable]] = {
+    "refgenie": RefgenieSource,
+    "http": HttpSource,
+    "htsget": HtsgetSource,
+}
 PUBLIC = RefgenieSource(name="refgenomes", type="refgenie", url=PUBLIC_SERVER)

@@ -47,6 +47,21 @@ _REFUSED_HEADERS = frozenset(
 )  # fmt: skip
 
 
+ENDINGS = {Format.BAM: ".bam", Format.CRAM: ".cram", Format.VCF: ".vcf.gz", Format.BCF: ".bcf"}
+
+
+def file_name(id_: str, format_: Format) -> str:
+    """Return the name of an id's file: its last component, with the ending that tools know the format by."""
+    name, ending = id_.rpartition("/")[2], ENDINGS[format_]
+    if name.lower().endswith(ending):
+        return name
+    return (
+        name + ending.removeprefix(".vcf")
+        if name.lower().endswith(".vcf") and format_ is Format.VCF
+        else name + ending
+    )
+
+
 # ---- what is asked
 
 

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
 
 from refgenfs.cache.shelf import Reservation
 from refgenfs.cache.store import Store
+from refgenfs.fetch.http import Http
+from refgenfs.fetch.ticketed import TicketFetcher
 
 SHARE = 4  # spools take at most the quota by this
 READY_PATIENCE = 60.0  # seconds until it is known what is resident
 _LOOK_AGAIN = 0.05
+GRACE = 2.0  # seconds until what is under way at the end is left behind
+
+
+@asynccontextmanager
+async def open_tickets(
+    http: Http, store: Store, servers: Mapping[str, Sequence[str]]
+) -> AsyncIterator[TicketFetcher]:
+    """Open a fetcher of blocks of tickets that spools to the store's scratch folder, for servers by account."""
+    fetcher = TicketFetcher(http, StoreScratch(store), lambda account: servers[account])
+    try:
+        yield fetcher
+    finally:
+        with trio.move_on_after(GRACE) as scope:
+            scope.shield = True
+            await fetcher.aclose()
 
 
 class StoreScratch:

@@ -11,6 +11,15 @@ from typing import Protocol
 from refgenfs.core.catalog import AssetVersion, SourceCatalog
 from refgenfs.core.catalog_json import JSONValue
 from refgenfs.core.content import ArchiveRef, Extent, FileFacts
+from refgenfs.core.errors import OriginUnavailable
+
+
+class Unchecked(OriginUnavailable):
+    """An origin that can't be asked how it is; `catalog` holds all the same: the configuration says it."""
+
+    def __init__(self, message: str, catalog: SourceCatalog) -> None:
+        super().__init__(message)
+        self.catalog = catalog
 
 
 class Source(Protocol):
@@ -43,6 +52,7 @@ class Source(Protocol):
         """Ask for all that the source has, and for where its unpacked copies are (see `unpacked`).
 
         `known` is what it had before; of what is the same still, the answer may have the very same values.
+        Raises Unchecked where it is known what there is, and the origin does not answer.
         """
         ...
 

@@ -8,16 +8,22 @@ from refgenfs import config
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import Account
 from refgenfs.sources import Source
+from refgenfs.sources.htsget import HtsgetSource, TicketAsker
 from refgenfs.sources.http import HttpSource
 from refgenfs.sources.refgenie import RefgenieSource
 
 
-def make_sources(http: Http, tables: Sequence[config.Source]) -> list[Source]:
+def make_sources(http: Http, tickets: TicketAsker, tables: Sequence[config.Source]) -> list[Source]:
     """Return the sources, in the order of the configuration."""
-    return [_make(http, table) for table in tables]
+    return [_make(http, tickets, table) for table in tables]
 
 
-def _make(http: Http, table: config.Source) -> Source:
+def ticket_servers(tables: Sequence[config.Source]) -> dict[str, tuple[str, ...]]:
+    """Return the URLs of each source that gives tickets, its mirrors behind it."""
+    return {table.name: (table.url, *table.mirrors) for table in tables if isinstance(table, config.HtsgetSource)}
+
+
+def _make(http: Http, tickets: TicketAsker, table: config.Source) -> Source:
     match table:
         case config.RefgenieSource():
             return RefgenieSource(
@@ -36,6 +42,16 @@ def _make(http: Http, table: config.Source) -> Source:
                 url=table.url,
                 mirrors=table.mirrors,
                 assets=[(asset.key, asset.files) for asset in table.asset],
+                hold=table.revalidate,
+                timeout=table.timeout,
+            )
+        case config.HtsgetSource():
+            return HtsgetSource(
+                http,
+                tickets,
+                name=table.name,
+                url=table.url,
+                assets=[(asset.key, asset.files()) for asset in table.asset],
                 hold=table.revalidate,
                 timeout=table.timeout,
             )
