@@ -52,6 +52,10 @@ from refgenfs.reader.ranges import Fetchers, RangeFetcher, RangeFlights
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.scratch import open_tickets
 from refgenfs.reader.siblings import Siblings
+from refgenfs.regions.deriver import Regions
+from refgenfs.regions.ticketed import TicketSlicer
+from refgenfs.sources import Source
+from refgenfs.sources.htsget import HtsgetSource
 from refgenfs.sources.making import account_of, make_sources, ticket_servers
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
 
@@ -181,12 +185,14 @@ class _Running:
         self._reader = self._make_reader(board, flights, archives)
         self._indexer, self._indices = self._make_indices(bridge)
         fetchers[Generated] = self._indexer
+        self._regions = self._make_regions(sources)
         self._library = Library(
             self._catalog,
             archives,
             self._reader,
             store.pins,
             config.limits.lookup_deadline,
+            derivers=(self._regions,),
             companions=self._indices if config.indices.make else None,
         )
         self._indices.attach(self._library)
@@ -232,6 +238,12 @@ class _Running:
         settings = IndexSettings(self._config.indices.largest)
         indexer = Indexer(self._store, self._reader, records, bridge, self._budget, settings, self._nursery)
         return indexer, Indices(indexer, records)
+
+    def _make_regions(self, sources: Iterable[Source]) -> Regions:
+        served = {source.name: source for source in sources if isinstance(source, HtsgetSource)}
+        regions = Regions((TicketSlicer(served, self._reader),), lookup_deadline=self._config.limits.lookup_deadline)
+        regions.open(self._nursery)
+        return regions
 
     def _make_siblings(self) -> Siblings:
         prefetch = self._config.prefetch
@@ -372,6 +384,7 @@ class _Running:
     def _on_stale(self, facts: FileFacts) -> None:
         """Another version is at the origin: the next lookup must find it."""
         self._catalog.note_stale(facts)
+        self._regions.forget(facts)
         for content in (facts.content, *self._indices.of(facts)):
             for parent, name in self._tree.names_of(content):
                 self._mount.forget_name(parent, name)

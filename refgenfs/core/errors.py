@@ -53,6 +53,10 @@ class OriginMissing(RefgenfsError):
     """The origin answered 404 for something that its catalog names."""
 
 
+class OriginNotFound(OriginMissing):
+    """The origin says that it has no such thing, or nothing of the part that was asked for."""
+
+
 class OriginUnavailable(RefgenfsError):
     """The origin did not answer, or answered with a server error."""
 

@@ -19,7 +19,7 @@ from refgenfs.core.errors import (
     InvalidInput,
     InvalidRange,
     OriginDenied,
-    OriginMissing,
+    OriginNotFound,
     PayloadTooLarge,
     RefgenfsError,
     UnsupportedFormat,
@@ -167,7 +167,7 @@ def parse_error(status: int, body: bytes) -> RefgenfsError | None:
 _ERRORS: dict[str, tuple[type[RefgenfsError], str]] = {
     "InvalidAuthentication": (OriginDenied, "the server knows no such user: see token_file"),
     "PermissionDenied": (OriginDenied, "the server denies access to this id"),
-    "NotFound": (OriginMissing, "the server has no such id or reference"),
+    "NotFound": (OriginNotFound, "the server has no such id or reference"),
     "PayloadTooLarge": (PayloadTooLarge, "the server finds the request too large"),
     "UnsupportedFormat": (UnsupportedFormat, "the server does not have this id in this format"),
     "InvalidInput": (InvalidInput, "the server does not understand the request"),
@@ -311,7 +311,8 @@ def joins_records_once(ticket: Ticket) -> bool:
             return False
         body = body or class_ is Class.BODY
     inline = [inline_data(block.url) for block in ticket.urls]
-    if any(data in inline[:at] for at, data in enumerate(inline) if data):
+    filled = [data for data in inline if data]
+    if len(set(filled)) < len(filled):
         return False
     reached: dict[str, int] = {}
     for block, data in zip(ticket.urls, inline, strict=True):

@@ -15,7 +15,7 @@ from enum import Enum
 
 import aiohttp
 
-from refgenfs.core.errors import DeadlineExceeded, IntegrityError, RefgenfsError, StaleContent
+from refgenfs.core.errors import DeadlineExceeded, IntegrityError, InvalidInput, RefgenfsError, StaleContent
 from refgenfs.core.htsget.model import Query, Ticket
 from refgenfs.core.httprange import content_coding
 from refgenfs.core.retry import Remedy, Retry
@@ -26,6 +26,7 @@ from refgenfs.core.ticket import (
     TicketParser,
     TicketRequest,
     inline_data,
+    joins_records_once,
     parse_error,
     place_of,
     request_of,
@@ -213,6 +214,8 @@ def _look_at(task: asyncio.Task[LiveTicket]) -> None:
 
 
 def _live(account: str, query: Query, ticket: Ticket, weight: int) -> LiveTicket:
+    if len(query.regions) > 1 and not joins_records_once(ticket):
+        raise InvalidInput("the server gives several files, one after the other, for several regions")
     blocks: list[Place | bytes] = []
     for block in ticket.urls:
         data = inline_data(block.url)

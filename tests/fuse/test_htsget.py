@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pysam
 import pytest
 
 from refgenfs.core.htsget.model import Format
@@ -110,6 +113,159 @@ def test_a_server_that_is_away_at_first_is_listed_all_the_same(tmp_path: Path) -
     with Setup(tmp_path, sources, limits={"retry_for": "0s"}).mount() as mounted:
         assert mounted.run("ls", f"{mounted.path}/hg38/x").stdout == "a.bam\n"
         assert mounted.run("stat", f"{mounted.path}/hg38/x/a.bam", check=False).returncode
+
+
+# ---- regions
+
+
+def copy_of(sample: Sample) -> Path:
+    """Return the original, which has its index beside it."""
+    return sample.path
+
+
+def records_by_reference(sample: Sample) -> dict[str, int]:
+    """Return how many records a file has of each reference."""
+    found: dict[str, int] = {}
+    if sample.format.is_reads:
+        for line in subprocess.run(
+            ["samtools", "idxstats", str(sample.path)], capture_output=True, check=True, text=True
+        ).stdout.splitlines():
+            name, _, mapped, placed = line.split("\t")
+            found[name] = int(mapped) + int(placed)
+        return found
+    with pysam.VariantFile(str(sample.path)) as file:
+        for record in file:
+            found[record.chrom] = found.get(record.chrom, 0) + 1
+    return found
+
+
+def references_of(sample: Sample) -> list[str]:
+    """Return the names of all references that htslib finds in a file."""
+    if sample.format.is_reads:
+        with pysam.AlignmentFile(str(sample.path), check_sq=False) as file:
+            return list(file.references)
+    with pysam.VariantFile(str(sample.path)) as file:
+        return [str(name) for name in file.header.contigs]
+
+
+def records(path: Path, format_: Format, region: str) -> list[str]:
+    """Return the records that htslib gives of a region, of an indexed file."""
+    if format_.is_reads:
+        command = ["samtools", "view", "--no-PG", str(path), region]
+    else:
+        command = ["bcftools", "view", "-H", str(path), region]
+    done = subprocess.run(["timeout", "-s", "KILL", "60", *command], capture_output=True, check=False, text=True)
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout.splitlines()
+
+
+@of_each_file
+def test_slices_have_what_the_originals_have(world: World, number: int) -> None:
+    """For every reference of every file, and for `header` and `unmapped`; indices are made."""
+    sample = world.samples[number]
+    known = records_by_reference(sample)
+    for reference in references_of(sample):
+        slice_ = world.path(sample, reference if ":" not in reference else f"{{{reference}}}")
+        if not known.get(reference):
+            assert slice_.stat().st_size
+            continue
+        region = f"{{{reference}}}" if ":" in reference else reference
+        assert records(slice_, sample.format, region) == records(copy_of(sample), sample.format, region)
+    if sample.format.is_reads:
+        assert records(world.path(sample, "unmapped"), sample.format, "*") == records(
+            copy_of(sample), sample.format, "*"
+        )
+        head = [
+            world.mounted.run("samtools", "head", str(path)).stdout
+            for path in (world.path(sample, "header"), sample.path)
+        ]
+        world.mounted.run("samtools", "quickcheck", str(world.path(sample, "header")))
+    else:
+        head = [
+            world.mounted.run("bcftools", "view", "-h", "--no-version", str(path)).stdout
+            for path in (world.path(sample, "header"), sample.path)
+        ]
+    assert head[0] == head[1]
+
+
+def test_regions_are_written_as_samtools_writes_them(world: World) -> None:
+    for format_, stem, regions in (
+        (Format.BAM, "htsnexus", ("11:5015001-5050000", "20:100-", "11:-5000000", "11")),
+        (Format.CRAM, "htsnexus", ("11:5015001-5050000", "20")),
+        (Format.VCF, "HG002", ("chr22:1-20000000", "chr20")),
+        (Format.BCF, "sample1", ("chrM:151-153",)),
+    ):
+        sample = world.sample(format_, stem)
+        for region in regions:
+            asked = region.replace(":-", ":1-")
+            assert records(world.path(sample, region), format_, asked) == records(sample.path, format_, asked)
+
+
+def test_several_regions_are_one_file(world: World) -> None:
+    sample = world.sample(Format.BAM, "htsnexus")
+    slice_ = world.path(sample, "20:60000-70000,11:5015001-5050000,11:4999976-5003981")
+    for region in ("20:60000-70000", "11:5015001-5050000", "11:4999976-5003981"):
+        assert records(slice_, sample.format, region) == records(sample.path, sample.format, region)
+    assert world.mounted.run("samtools", "quickcheck", "-v", str(slice_)).stdout == ""
+
+
+def test_equal_regions_are_one_inode(world: World) -> None:
+    sample = world.sample(Format.BAM, "htsnexus")
+    same = (
+        "11:5015001-5050000",
+        "11:05015001-5050000",
+        "{11}:5015001-5050000",
+        "11:5015001-5040000,11:5030000-5050000",
+    )
+    assert len({world.path(sample, region).stat().st_ino for region in same}) == 1
+    assert world.path(sample, "11").stat().st_ino == world.path(sample, "11:1-135006516").stat().st_ino
+    assert world.path(sample, "*").stat().st_ino == world.path(sample, "unmapped").stat().st_ino
+
+
+def test_names_of_regions_that_are_none(world: World) -> None:
+    sample = world.sample(Format.BAM, "htsnexus")
+    world.path(sample, "11").stat()
+    before = len(world.server.requests)
+    for region in ("12:1-5x", "nothing", "11:5-1", "11,", ".git", "header,11", "11:1,000-2,000", "x" * 255):
+        assert not world.path(sample, region).exists(), region
+        assert not world.path(sample, region).parent.exists(), region
+    assert not (world.path(sample, "11").parent / "nothing.bam").exists()
+    assert not (world.path(sample, "11").parent / "range.bam").exists()
+    assert not (world.mounted.path / "hg38" / "vcf" / "regions" / "unmapped").exists()
+    assert len([one for one in world.server.requests[before:] if "htsnexus" in one.path]) == 0
+
+
+def test_regions_are_not_listed(world: World) -> None:
+    sample = world.sample(Format.BAM, "htsnexus")
+    world.path(sample, "11").stat()
+    assert "regions" not in os.listdir(world.path(sample).parent)
+    assert os.listdir(world.path(sample).parent / "regions") == []
+    assert sample.name in os.listdir(world.path(sample, "11").parent)
+
+
+def test_a_region_costs_its_blocks(tmp_path: Path, data_dir: Path) -> None:
+    """Not 1.2 times what the reference implementation's ranges have for this query: 431,880 bytes."""
+    (tmp_path / "made").mkdir()
+    sample = next(
+        one for one in find_samples(data_dir, tmp_path / "made") if one.name.startswith("htsnexus_test_NA12878.bam")
+    )
+    server, host = TicketServer(), TicketServer()
+    with served(server, host):
+        serve_sample(server, sample, host)
+        with Setup(tmp_path, source_toml(server, [sample])).mount() as mounted:
+            path = mounted.path / "hg38" / "bam" / "regions" / "11:5015001-5050000" / sample.name
+            count = mounted.run("samtools", "view", "-c", str(path)).stdout
+            assert int(count) >= 3803
+            fetched = (
+                mounted.status()["sources"][0]["fetched"]
+                if "fetched" in mounted.status()["sources"][0]
+                else sum(host.sent.values())
+            )
+            print("fetched", fetched, dict(host.sent))
+            assert sum(host.sent.values()) <= 1.2 * 431_880
+            region = mounted.run("samtools", "view", "-c", str(path), "11:5015001-5050000").stdout
+            assert int(region) == 3803
+            assert sum(host.sent.values()) <= 1.2 * 431_880
 
 
 def test_no_secret_is_told(world: World) -> None:

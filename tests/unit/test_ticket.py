@@ -15,6 +15,7 @@ from refgenfs.core.errors import (
     InvalidRange,
     OriginDenied,
     OriginMissing,
+    OriginNotFound,
     PayloadTooLarge,
     RefgenfsError,
     UnsupportedFormat,
@@ -193,7 +194,7 @@ def test_another_format_than_was_asked_for_is_refused() -> None:
     [
         (401, "InvalidAuthentication", OriginDenied),
         (403, "PermissionDenied", OriginDenied),
-        (404, "NotFound", OriginMissing),
+        (404, "NotFound", OriginNotFound),
         (413, "PayloadTooLarge", PayloadTooLarge),
         (400, "UnsupportedFormat", UnsupportedFormat),
         (400, "InvalidInput", InvalidInput),
