@@ -30,6 +30,8 @@ _SETTINGS = {
     "connections": "limits.connections",
     "memory": "limits.memory",
     "siblings": "prefetch.siblings",
+    "indices": "indices.make",
+    "largest_indexed": "indices.largest",
     "log_level": "log.level",
 }
 _FLAGS = frozenset({"allow_other"})

@@ -130,3 +130,9 @@ def parse_slice(name: str) -> tuple[str, str] | None:
         return None
     folder, found, file = name.removeprefix(_TAG).partition(DERIVED)
     return (folder, file) if found and folder and file and DERIVED not in file else None
+
+
+def shown_slice(name: str) -> str:
+    """Return the name of a file as people see it, be it a slice or any other."""
+    parsed = parse_slice(name)
+    return name if parsed is None else f"{FOLDER}/{parsed[0]}/{parsed[1]}"

@@ -8,7 +8,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import trio
@@ -36,6 +36,7 @@ from refgenfs.core.indices import (
     tells_lengths,
     wants_csi,
 )
+from refgenfs.core.readahead import Window
 from refgenfs.core.units import human_bytes
 from refgenfs.fetch.bridge import Bridge
 from refgenfs.fetch.pieces import PIECE, RangeSink
@@ -79,7 +80,7 @@ class IndexSettings:
     largest: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """Something that is being made. `done` of `total` bytes of data were read; times are trio's."""
 
@@ -207,9 +208,12 @@ class Indexer:
         error: RefgenfsError | None = GenerateFailed(f"{_what(job)}: given up, nobody waits for it any more")
         try:
             with job.scope:
+                assert self._open is not None
+                file = await self._open(job.data)
+                await self._look(job, replace(file, window=Window(file.facts.size, eager=False)))
                 await self._take_turn(job)
                 try:
-                    await self._run(job)
+                    await self._run(job, file)
                 finally:
                     self._turns.release_on_behalf_of(job)
                 error = None
@@ -231,11 +235,8 @@ class Indexer:
         if scope.cancelled_caught:
             raise DeadlineExceeded(f"{_what(job)}: too much else is being made")
 
-    async def _run(self, job: Job) -> None:
-        assert self._open is not None
-        file = await self._open(job.data)
+    async def _run(self, job: Job, file: OpenFile) -> None:
         kinds = kinds_of(job.maker, job.data.name)
-        await self._look(job, file, kinds[0])
         products = [Product(job.maker) for _ in kinds]
         try:
             await run_worker(job.maker, products, partial(self._feed, job, file), bounds_of(job.maker, job.total))
@@ -252,8 +253,9 @@ class Indexer:
         self.made += 1
         log.info("%s: made, in %.1f s", _what(job), job.age)
 
-    async def _look(self, job: Job, file: OpenFile, kind: Kind) -> None:
+    async def _look(self, job: Job, file: OpenFile) -> None:
         """Raise CannotBeMade if the beginning of the data, or its size, says that there can be no index."""
+        kind = kinds_of(job.maker, job.data.name)[0]
         name, size = job.data.name, job.data.facts.size
         if isinstance(job.data.facts.extent, InlineData):
             raise _Unfit("it is empty")
@@ -295,7 +297,7 @@ class Indexer:
         if not product.size:
             raise GenerateFailed("nothing was made")
         check_index(kind, product.read(0, BLOCK) if kind.ending != ".gzi" else product.read(0, product.size))
-        return Record(await trio.to_thread.run_sync(product.digest), product.size)
+        return Record(await trio.to_thread.run_sync(product.digest), product.size, frozenset({kind.usual}))
 
     # -- bytes --------------------------------------------------------------------------------------------
 

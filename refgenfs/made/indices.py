@@ -97,8 +97,10 @@ class Indices:
             for ending, record in (made or {}).items():
                 for spelling in sorted(record.spellings):
                     child = Child(spell(shown, KINDS[ending], spelling), name_index(name, KINDS[ending], spelling))
-                    if child.name not in listed:
-                        found.setdefault(child.name, child)
+                    # where two files could have it, as x.fa and x.fa.gz may have x.dict, it is the first one's
+                    owner = next(wish.base for wish in wishes(child.name) if wish.base in listed)
+                    if child.name not in listed and owner == shown:
+                        found[child.name] = child
         return found
 
     async def facts(self, library: Library, version: AssetVersion, name: str) -> FileFacts | None:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,9 @@ WORKER = Path(__file__).with_name("worker.py")
 PIPE = 1 << 20  # bytes that the pipe holds, where the kernel allows: a worker is woken once a piece, not 16 times
 COMPLAINTS = 16 * 1024  # bytes kept of what the worker says
 ENDING = 10.0  # seconds for a killed process to be gone
+
+# What says nothing about the data.
+STARVED = re.compile("memory|alloc|file too large|no space", re.IGNORECASE)
 
 Feed = Callable[[Callable[[bytes | memoryview], Awaitable[None]]], Awaitable[None]]
 
@@ -177,6 +181,8 @@ async def _end(process: trio.Process) -> None:
 def _judge(maker: str, code: int | None, complaints: bytes, *, complete: bool) -> None:
     """Raise what the end of the process means; nothing if all is well."""
     said = _last_line(complaints)
+    if code == REFUSED and STARVED.search(said):
+        raise GenerateFailed(f"{maker}: its process has not enough of something: {said}")
     if code == REFUSED:
         raise CannotBeMade(said or "htslib refuses it, and does not say why")
     if code is not None and code < 0:

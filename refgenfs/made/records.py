@@ -68,12 +68,12 @@ class Records:
     async def add(self, data: ContentId, made: Made) -> None:
         """Note what was made of this data, beside what else was."""
         before = self._known.get(data, {})
-        spelled = {
-            ending: replace(record, spellings=record.spellings | before[ending].spellings)
-            for ending, record in made.items()
-            if ending in before
-        }
-        self._known[data] = {**before, **made, **spelled}
+        for ending in before.keys() & made.keys():
+            made = {
+                **made,
+                ending: replace(made[ending], spellings=made[ending].spellings | before[ending].spellings),
+            }
+        self._known[data] = {**before, **made}
         self._known.move_to_end(data)
         self._trim()
         await self._save(data)
