@@ -56,7 +56,7 @@ from refgenfs.regions.deriver import Regions
 from refgenfs.regions.ticketed import TicketSlicer
 from refgenfs.sources import Source
 from refgenfs.sources.htsget import HtsgetSource
-from refgenfs.sources.making import account_of, make_sources, ticket_servers
+from refgenfs.sources.making import account_of, make_sources, rules_of, ticket_servers
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
 
 log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__
@@ -196,7 +196,8 @@ class _Running:
             companions=self._indices if config.indices.make else None,
         )
         self._indices.attach(self._library)
-        self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings())
+        rules = rules_of(config.source, os.getuid())
+        self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings(), rules)
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
         self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
         self._parts = Daemon(

@@ -12,10 +12,11 @@ who sits in the old one keeps it. Numbers are never used twice.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from refgenfs.catalog import Catalog
+from refgenfs.core.access import Rule, union
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.content import ContentId, Derived, FileFacts
 from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
@@ -35,6 +36,8 @@ CONTENT_TIMEOUT = 86400.0  # seconds
 UNKNOWN_TIMEOUT = 0.0
 # An index that is made here goes with its data, which may be replaced in place: the name is asked for each time.
 MADE_TIMEOUT = 1.0  # seconds
+# Who may not look a name up must not find it among what the kernel remembers of others.
+GUARDED_TIMEOUT = 0.0  # seconds
 NAMES_KEPT = 64  # names remembered of one file, to tell the kernel when they mean something else
 
 
@@ -92,7 +95,7 @@ class Inode:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What stat shows. Times in Unix seconds, timeouts in seconds."""
+    """What stat shows. Times in Unix seconds, timeouts in seconds; without a uid or gid it is the daemon's."""
 
     inode: int
     mode: int
@@ -100,13 +103,23 @@ class Attributes:
     mtime: float
     entry_timeout: float
     attr_timeout: float
+    uid: int | None = None
+    gid: int | None = None
 
 
 class Tree:
     """Resolves names to inodes. Lives on the trio thread."""
 
-    def __init__(self, catalog: Catalog, library: Library, born: float, siblings: Siblings | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        library: Library,
+        born: float,
+        siblings: Siblings | None = None,
+        rules: Mapping[str, Rule] | None = None,
+    ) -> None:
         self._catalog = catalog
+        self._rules = rules or {}
         self._library = library
         self._siblings = siblings
         self._born = born
@@ -216,6 +229,37 @@ class Tree:
         if len(known.names) < NAMES_KEPT:
             known.names.add((parent, name))
 
+    # -- access -------------------------------------------------------------------------------------------
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether there is anything that not everybody may read."""
+        return bool(self._rules)
+
+    def rule(self, node: Node) -> Rule | None:
+        """Return who may read a node; None: everybody. A genome is for whom anything in it is."""
+        if not self._rules or isinstance(node, RootNode):
+            return None
+        if isinstance(node, FileNode | FolderNode):
+            return self._rules.get(node.version.source)
+        genome = self._catalog.snapshot.genomes.get(node.genome)
+        assets = genome.assets.values() if genome is not None else ()
+        return union(self._rules.get(version.source) for asset in assets for version in asset.tags.values())
+
+    def _owned(self, attributes: Attributes, rule: Rule | None) -> Attributes:
+        """Return attributes as a rule has them; the kernel asks for such a name anew each time, for each user."""
+        if rule is None:
+            return attributes
+        shown = rule.ownership
+        mode = shown.mode if stat.S_ISDIR(attributes.mode) else shown.file_mode()
+        return replace(
+            attributes,
+            mode=stat.S_IFMT(attributes.mode) | mode,
+            entry_timeout=GUARDED_TIMEOUT,
+            uid=shown.uid,
+            gid=shown.gid,
+        )
+
     # -- attributes ---------------------------------------------------------------------------------------
 
     async def getattr(self, number: int) -> Attributes:
@@ -231,6 +275,10 @@ class Tree:
         return node.facts
 
     def _attributes(self, inode: Inode) -> Attributes:
+        return self._owned(self._open_attributes(inode), self.rule(inode.node))
+
+    def _open_attributes(self, inode: Inode) -> Attributes:
+        """Return what stat shows of what everybody may read."""
         node = inode.node
         if not isinstance(node, FileNode):
             mode = stat.S_IFDIR | 0o555

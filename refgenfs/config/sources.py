@@ -13,6 +13,19 @@ from refgenfs.core.errors import KeyFormatError
 from refgenfs.core.htsget.model import Format
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.ticket import file_name
+from refgenfs.users import gid_of, uid_of
+
+
+def _check_users(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        uid_of(name)
+    return names
+
+
+def _check_groups(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        gid_of(name)
+    return names
 
 
 class SourceTable(Table):
@@ -25,6 +38,8 @@ class SourceTable(Table):
     timeout: Wait = 20.0
     proxy: Annotated[Url | None, Field(repr=False)] = None
     token_file: PlainPath | None = None
+    allow_users: Annotated[tuple[str, ...], AfterValidator(_check_users)] | None = None
+    allow_groups: Annotated[tuple[str, ...], AfterValidator(_check_groups)] | None = None
 
 
 class RefgenieSource(SourceTable):

@@ -41,6 +41,10 @@ class IsADirectory(RefgenfsError):
     """A file was asked for, and the name is a directory's."""
 
 
+class NotAllowed(RefgenfsError):
+    """The configuration lets this user not read it."""
+
+
 class ReadOnly(RefgenfsError):
     """The tree can't be written to."""
 

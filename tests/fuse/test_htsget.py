@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,8 @@ def test_an_index_is_made_beside_a_whole_file(world: World) -> None:
             ]
             assert count[0] == count[1]
     sample = world.sample(Format.VCF, "HG002")
-    assert world.mounted.run("tabix", str(world.path(sample)), "chr22").stdout == (
-        world.mounted.run("tabix", str(sample.path), "chr22").stdout
+    assert world.mounted.run("tabix", str(world.path(sample)), "22").stdout == (
+        world.mounted.run("tabix", str(sample.path), "22").stdout
     )
 
 
@@ -102,6 +103,9 @@ def test_a_file_is_known_by_name_when_the_server_is_away(tmp_path: Path, data_di
             assert mounted.stop() == 0
     with setup.mount() as mounted:
         mounted.run("cmp", f"{mounted.path}/hg38/bam/range.bam", str(sample.path))
+        deadline = time.monotonic() + 30
+        while mounted.status()["sources"][0]["healthy"] and time.monotonic() < deadline:
+            time.sleep(0.1)
         assert not mounted.status()["sources"][0]["healthy"]
 
 
@@ -148,10 +152,12 @@ def references_of(sample: Sample) -> list[str]:
         return [str(name) for name in file.header.contigs]
 
 
-def records(path: Path, format_: Format, region: str) -> list[str]:
-    """Return the records that htslib gives of a region, of an indexed file."""
-    if format_.is_reads:
-        command = ["samtools", "view", "--no-PG", str(path), region]
+def records(path: Path, sample: Sample, region: str) -> list[str]:
+    """Return the records that htslib gives of a region of a sample's file, or of its slice at `path`."""
+    fasta = sample.path.with_name("ce.fa")
+    if sample.format.is_reads:
+        reference = ["-T", str(fasta)] if fasta.exists() else []
+        command = ["samtools", "view", "--no-PG", *reference, str(path), region]
     else:
         command = ["bcftools", "view", "-H", str(path), region]
     done = subprocess.run(["timeout", "-s", "KILL", "60", *command], capture_output=True, check=False, text=True)
@@ -170,11 +176,9 @@ def test_slices_have_what_the_originals_have(world: World, number: int) -> None:
             assert slice_.stat().st_size
             continue
         region = f"{{{reference}}}" if ":" in reference else reference
-        assert records(slice_, sample.format, region) == records(copy_of(sample), sample.format, region)
+        assert records(slice_, sample, region) == records(sample.path, sample, region)
     if sample.format.is_reads:
-        assert records(world.path(sample, "unmapped"), sample.format, "*") == records(
-            copy_of(sample), sample.format, "*"
-        )
+        assert records(world.path(sample, "unmapped"), sample, "*") == records(sample.path, sample, "*")
         head = [
             world.mounted.run("samtools", "head", str(path)).stdout
             for path in (world.path(sample, "header"), sample.path)
@@ -192,20 +196,20 @@ def test_regions_are_written_as_samtools_writes_them(world: World) -> None:
     for format_, stem, regions in (
         (Format.BAM, "htsnexus", ("11:5015001-5050000", "20:100-", "11:-5000000", "11")),
         (Format.CRAM, "htsnexus", ("11:5015001-5050000", "20")),
-        (Format.VCF, "HG002", ("chr22:1-20000000", "chr20")),
+        (Format.VCF, "HG002", ("22:1-20000000", "20")),
         (Format.BCF, "sample1", ("chrM:151-153",)),
     ):
         sample = world.sample(format_, stem)
         for region in regions:
             asked = region.replace(":-", ":1-")
-            assert records(world.path(sample, region), format_, asked) == records(sample.path, format_, asked)
+            assert records(world.path(sample, region), sample, asked) == records(sample.path, sample, asked)
 
 
 def test_several_regions_are_one_file(world: World) -> None:
     sample = world.sample(Format.BAM, "htsnexus")
     slice_ = world.path(sample, "20:60000-70000,11:5015001-5050000,11:4999976-5003981")
     for region in ("20:60000-70000", "11:5015001-5050000", "11:4999976-5003981"):
-        assert records(slice_, sample.format, region) == records(sample.path, sample.format, region)
+        assert records(slice_, sample, region) == records(sample.path, sample, region)
     assert world.mounted.run("samtools", "quickcheck", "-v", str(slice_)).stdout == ""
 
 
@@ -244,7 +248,7 @@ def test_regions_are_not_listed(world: World) -> None:
 
 
 def test_a_region_costs_its_blocks(tmp_path: Path, data_dir: Path) -> None:
-    """Not 1.2 times what the reference implementation's ranges have for this query: 431,880 bytes."""
+    """Not more than 1.2 times what the reference implementation's ranges have for this query: 431,880 bytes."""
     (tmp_path / "made").mkdir()
     sample = next(
         one for one in find_samples(data_dir, tmp_path / "made") if one.name.startswith("htsnexus_test_NA12878.bam")
@@ -256,12 +260,6 @@ def test_a_region_costs_its_blocks(tmp_path: Path, data_dir: Path) -> None:
             path = mounted.path / "hg38" / "bam" / "regions" / "11:5015001-5050000" / sample.name
             count = mounted.run("samtools", "view", "-c", str(path)).stdout
             assert int(count) >= 3803
-            fetched = (
-                mounted.status()["sources"][0]["fetched"]
-                if "fetched" in mounted.status()["sources"][0]
-                else sum(host.sent.values())
-            )
-            print("fetched", fetched, dict(host.sent))
             assert sum(host.sent.values()) <= 1.2 * 431_880
             region = mounted.run("samtools", "view", "-c", str(path), "11:5015001-5050000").stdout
             assert int(region) == 3803
