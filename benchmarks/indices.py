@@ -6,6 +6,7 @@ import random
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 from refgenfs.core.htsget.bgzf import EOF_MARKER, deflate
 
@@ -22,12 +23,14 @@ METADATA = 37450
 _ABOVE = ((585, 3), (73, 6), (9, 9), (1, 12), (0, 15))  # first bin of each level above, and bits more
 
 
+@cache
 def make_bai(seed: int = 1) -> tuple[bytes, int]:
     """Return a BAI of about 10 MB, and the size that its BAM would have."""
     references, size = _references(seed)
     return b"BAI\x01" + struct.pack("<i", len(LENGTHS)) + references + struct.pack("<Q", 0), size
 
 
+@cache
 def make_tbi(seed: int = 2) -> tuple[bytes, int]:
     """Return a TBI of a whole genome's variants, packed, and the size that its VCF would have."""
     references, size = _references(seed)

@@ -142,14 +142,16 @@ class Content:
     def write(self, index: int, data: Buffer) -> int:
         """Write whole consecutive blocks from block `index` on and return their number; for any thread.
 
-        They are not resident before `commit`. Raises CacheError when the disk refuses: then none of them can
-        be committed.
+        They are not resident before `commit`. Raises CacheError when the disk refuses, or what is resident is not
+        known yet: then none of them can be committed.
         """
         view = memoryview(data).cast("B")
         run = Run(index, index + block_count(len(view)))
         if not view or run.stop > len(self.map.flags) or len(view) != self._length(run):
             raise ValueError(f"{len(view)} bytes at block {index} are no whole blocks of content {self.id}")
         shelf = self._shelf
+        if not shelf.known:  # there is no room that could be promised; and who reads the image may give them back
+            raise CacheError(f"content {self.id} can't be written: what the cache holds is still being read")
         shelf.unsettled[self.id] = self
         try:
             with shelf.handles.lease(self.id, self.size, create=True) as fd:

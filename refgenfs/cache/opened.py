@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from weakref import WeakValueDictionary
 
 import trio
 
 from refgenfs.cache.blockmap import PAGE, BlockMap
 from refgenfs.cache.content import Content
-from refgenfs.cache.entries import Entry
+from refgenfs.cache.disk import disk_use
+from refgenfs.cache.entries import Entry, EntryRow
 from refgenfs.cache.ledger import Ledger, LedgerDamaged
 from refgenfs.cache.shelf import LARGEST, Reservation, Shelf, block_cost, file_cost
-from refgenfs.cache.startup import Image, read_map, resident_of
+from refgenfs.cache.startup import Image, read_early, read_map, resident_of
 from refgenfs.core.content import BLOCK, ContentId, Run, block_length
 from refgenfs.core.errors import CacheError
 
 KEEP_OPEN = 256  # block maps that stay in memory though nobody holds their content
+EARLY = 1024  # contents that are opened before all that is resident is known; further ones wait for that
+_EARLY_THREADS = 4  # of their own: others may all be waiting until it is known
 
 
 class OpenContents:
@@ -37,6 +40,13 @@ class OpenContents:
         self._mending = trio.Lock()
         self._live: WeakValueDictionary[ContentId, Content] = WeakValueDictionary()
         self._recent: OrderedDict[ContentId, Content] = OrderedDict()
+        self._early: dict[ContentId, Content] = {}
+        self._early_threads = trio.CapacityLimiter(_EARLY_THREADS)
+
+    @property
+    def early(self) -> Container[ContentId]:
+        """The contents that were opened before all that is resident is known; may be asked from any thread."""
+        return self._early
 
     def get(self, cid: ContentId) -> Content | None:
         """Return a content that is open, or None."""
@@ -73,6 +83,64 @@ class OpenContents:
                 if self._ledger.generation != generation:
                     continue
                 return self._install(entry, blocks)
+
+    async def open_early(self, cid: ContentId, size: int) -> Content | None:
+        """Return a content as its own rows say, before all that is resident is known; None: that has to be awaited.
+
+        In the books it is as old as it was, once `adopt` knows how old that is.
+        """
+        shelf, ledger = self._shelf, self._ledger
+        if (found := self._live.get(cid)) is not None:
+            return self._same_size(found, size)
+        generation, contents = ledger.generation, shelf.handles.directory
+        try:
+            read = await trio.to_thread.run_sync(read_early, ledger, contents, cid, size, limiter=self._early_threads)
+        except CacheError:  # whoever reads all of it has it made anew
+            return None
+        # no await until it is installed: its rows are what was read, and its file is not taken for a stray one
+        if (found := self._live.get(cid)) is not None:
+            return self._same_size(found, size)
+        if read is None or shelf.known or ledger.generation != generation or len(self._early) >= EARLY:
+            return None
+        row, blocks = read
+        entry = Entry(cid, size, row.resident, row.last_used, row.pinned, row.kept)
+        shelf.entries[cid] = entry
+        shelf.account.files += file_cost(entry.resident)
+        content = self._early[cid] = self._install(entry, blocks, 0)
+        return content
+
+    def adopt(self, image: Image) -> None:
+        """Know what the directory holds; what was opened early, and may have changed since, is what it is by now."""
+        shelf, table = self._shelf, image.table
+        early, self._early = self._early, {}
+        rows: dict[ContentId, EntryRow] = {}
+        for cid, content in early.items():
+            if (position := table.find(cid)) >= 0:
+                rows[cid] = row = table.row(position)
+                table.take(position)
+                image.charged -= file_cost(row.resident)
+                shelf.index.age(cid, shelf.stamp_of(table.rank(position)))
+                _take_uses(content.entry, row)
+        shelf.adopt(table, image.charged)
+        for cid, content in early.items():
+            self._merge(content, rows.get(cid), image)
+
+    def _merge(self, content: Content, row: EntryRow | None, image: Image) -> None:
+        """Have a content that was opened early in the books as any other."""
+        shelf, entry = self._shelf, content.entry
+        shelf.index.age(entry.cid, shelf.index.stamp)
+        entry.pinned = entry.cid in shelf.pinned
+        if entry.pinned:  # its file may have gone when that was not known
+            shelf.entries[entry.cid] = entry
+        elif entry.cid in shelf.removed:
+            shelf.entries.forget(entry.cid)
+            entry.kept = False
+        if row is None or row.resident != entry.resident:  # also where its rows are those of a ledger made anew
+            self._rewrite(content)
+        if image.agreed:  # its file was left alone
+            content.give_back_holes()
+            used = disk_use(shelf.handles.directory / entry.cid)
+            image.excess[entry.cid] = max(0, used - file_cost(entry.resident))
 
     async def mend(self, reason: LedgerDamaged, generation: int) -> None:
         """Have a damaged ledger made anew, and all that is known here written to it."""
@@ -134,9 +202,12 @@ class OpenContents:
         """Make everything that is known of contents, and of pins, a change that the ledger does not have."""
         self._rewrite_pins()
         for content in self._live.values():
-            content.map.dirty.update(range(-(-len(content.map.flags) // PAGE)))
-            self._shelf.dirty[content.id] = content
+            self._rewrite(content)
         self._shelf.unlisted.update(entry.cid for entry in self._shelf.entries.objects())
+
+    def _rewrite(self, content: Content) -> None:
+        content.map.dirty.update(range(-(-len(content.map.flags) // PAGE)))
+        self._shelf.dirty[content.id] = content
 
     def open_now(self, entry: Entry, stamp: int | None = None) -> Content | None:
         """Read a block map without giving way, to evict a part; discard the content if that fails."""
@@ -196,3 +267,10 @@ class OpenContents:
         while len(self._recent) > KEEP_OPEN:
             self._recent.popitem(last=False)
         self._shelf.handles.trim()
+
+
+def _take_uses(entry: Entry, row: EntryRow) -> None:
+    """Believe the row of when a content was used last, which the clock may have bounded, unless it was since."""
+    if entry.last_used == entry.stored_used:
+        entry.last_used = row.last_used
+    entry.stored_used = row.last_used

@@ -29,6 +29,7 @@ class Pins:
         self._pins: dict[str, Pin] = {}
         self._holders: dict[ContentId, set[str]] = {}
         self._assets: dict[str, set[str]] = {}  # the pinned keys of each asset
+        self._opened: list[tuple[str, str, str, ContentId]] | None = []  # before it was known what is pinned
 
     def read(self, pins: Iterable[Pin]) -> None:
         """Take over what the ledger has, before the shelf knows its contents; what is not written yet goes first."""
@@ -46,6 +47,9 @@ class Pins:
         """Keep from eviction what is pinned, once the shelf knows its contents."""
         for cid in self._holders:
             self._shelf.index.pin(cid)
+        opened, self._opened = self._opened or [], None
+        for one in opened:
+            self.follow(*one)
 
     # What is pinned
 
@@ -110,6 +114,9 @@ class Pins:
 
         When the asset was rebuilt (`digest` is another), what they held of the version before is let go.
         """
+        if self._opened is not None:
+            self._opened.append((asset, digest, name, cid))
+            return
         for key in list(self._assets.get(asset, ())):
             pin = self._pins[key]
             if pin.files.get(name) == cid or not pin.covers(name):

@@ -27,7 +27,7 @@ class Room:
         """Make room for `nbytes` and return it (see `Store.reserve`)."""
         shelf = self._shelf
         account, free = shelf.account, shelf.free
-        if shelf.errors.waiting:
+        if shelf.errors.waiting or not shelf.known:
             return None
         if not self.make(account.used + nbytes - account.quota, older_than):
             return None
@@ -69,8 +69,10 @@ class Room:
             self._make_free(0, shortage, None)
 
     def make(self, short: int, older_than: int | None = None) -> bool:
-        """Evict until `short` bytes are freed; return False if they can't be."""
+        """Evict until `short` bytes are freed; return False if they can't be: before all is known, nothing is."""
         account = self._shelf.account
+        if not self._shelf.known:
+            return short <= 0
         while short > 0:
             before = account.files + account.excess
             self._shelf.make_evictable(short)

@@ -33,6 +33,7 @@ _BLOCK_GROWTH = 24  # each block in it: in the ledger, and twice in its journal
 NOTED = 1024  # notes that are remembered: a content that went is forgotten in the ledger within seconds
 LARGEST = 1 << 40  # bytes of a content: its block map takes 80 MiB. What says it is larger is not cached.
 RETRY_AFTER = 10.0  # seconds that a disk which refused is left alone
+_OLDER = 1 << 26  # stamps that are left for what was resident when the cache was opened: it is older than any touch
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,9 @@ class Shelf:
         self.free = FreeSpace(directory, min_free, clock)
         self.errors = DiskErrors(clock)
         self.entries = Entries(self._index_again)
-        self._first_stamp = 0  # of what was resident when the cache was opened
+        self.known = False  # whether all that is resident is in the books; until then nothing is stored or evicted
+        self._first_stamp = self.index.stamp  # of what was resident when the cache was opened
+        self.index.skip(_OLDER)
         self.dirty: dict[ContentId, Content] = {}  # block maps that the ledger does not have
         self.unsettled: dict[ContentId, Content] = {}  # written to, perhaps not committed
         self.removed: dict[ContentId, int] = {}  # sizes of contents whose rows are to be forgotten
@@ -180,11 +183,17 @@ class Shelf:
         self.dirty, self.removed, self.unlisted, self.excess = {}, {}, set(), {}
 
     def adopt(self, table: Table, charged: int) -> None:
-        """Know what the directory holds, older than anything touched from now on; `charged` bytes in all."""
-        self._first_stamp = self.index.stamp
-        self.index.skip(len(table))
+        """Know what the directory holds, older than anything that was touched; `charged` bytes in all."""
+        if self.known or len(table) > _OLDER:
+            self._first_stamp = self.index.stamp
+            self.index.skip(len(table))
+        self.known = True
         self.account.files += charged
         self.entries.adopt(table)
+
+    def stamp_of(self, rank: int) -> int:
+        """Return how old a row of the table is whose last use had this rank."""
+        return self._first_stamp + rank
 
     def make_evictable(self, nbytes: int) -> None:
         """See that the index knows the least recently used contents, this many bytes of them."""
@@ -195,7 +204,7 @@ class Shelf:
         if entry.pinned or entry.kept:
             self.index.pin(entry.cid)
         if entry.resident:
-            self.index.restore(Segment(entry.cid, WHOLE, file_cost(entry.resident), self._first_stamp + rank))
+            self.index.restore(Segment(entry.cid, WHOLE, file_cost(entry.resident), self.stamp_of(rank)))
 
     def unlink(self, entry: Entry, busy: Callable[[], bool] = bool) -> bool:
         """Remove a content with nothing resident: its file, and its rows at the next flush."""

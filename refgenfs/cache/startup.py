@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -52,10 +53,14 @@ class Opened:
 
 @dataclass(slots=True)
 class Image:
-    """What a cache directory holds. `excess` is what files take above their charge, in bytes; `charged`: in all."""
+    """What a cache directory holds. `excess` is what files take above their charge, in bytes; `charged`: in all.
+
+    `agreed`: the files were looked at, and those that no row names removed.
+    """
 
     table: Table
     charged: int = 0
+    agreed: bool = False
     excess: dict[ContentId, int] = field(default_factory=dict)
     pins: list[Pin] = field(default_factory=list)
 
@@ -177,31 +182,33 @@ def _open_for_reading(directory: Path, reason: CacheError) -> Opened:
     return Opened(directory, ledger, clean, False, str(reason), _is_full(reason))
 
 
-def read_image(opened: Opened, now: float) -> Image:
+def read_image(opened: Opened, now: float, early: Container[ContentId] = ()) -> Image:
     """Read what the ledger knows and make the files agree with it; blocking, a second for 100,000 contents.
 
-    What was used later than `now` (the clock was ahead then) counts as used just before it.
+    What was used later than `now` (the clock was ahead then) counts as used just before it. Contents that are in
+    `early`, by the time that it comes to them, are in use already: their files and rows are left alone.
 
     Only summaries are read, and no block map, but those of contents that grew after the ledger was written
     last. Raises CacheError.
     """
     generation = opened.ledger.generation
     try:
-        return _read_image(opened, now)
+        return _read_image(opened, now, early)
     except LedgerDamaged as exc:
         if opened.refused:
             return Image(Table())
         opened.ledger.rebuild(exc, generation)
         opened.clean = False
-        return _read_image(opened, now)
+        return _read_image(opened, now, early)
 
 
-def _read_image(opened: Opened, now: float) -> Image:
+def _read_image(opened: Opened, now: float, early: Container[ContentId]) -> Image:
     image = Image(_table(opened.ledger))
     image.pins = read_pins(opened.ledger, image.table.flagged())
     image.table.set_pinned(cid for pin in image.pins for cid in pin.files.values())
     if not opened.refused and not opened.clean:
-        _agree(opened, image)
+        _agree(opened, image, early)
+        image.agreed = True
     image.table.sort()
     if later := image.table.bound_uses(now):
         opened.ledger.apply({f"content/{row.cid}": summary_of(row) for row in later}, iter(()))
@@ -229,6 +236,33 @@ def read_map(ledger: Ledger, cid: ContentId, size: int) -> BlockMap:
             if not blocks.load(int(key.rpartition("/")[2]), row, ledger.epoch):
                 log.warning("the ledger's entry %s is no page of a block map: passed over", key)
     return blocks
+
+
+def read_early(ledger: Ledger, contents: Path, cid: ContentId, size: int) -> tuple[EntryRow, BlockMap] | None:
+    """Read a content's row and map alone; blocking. None where all has to be read to know what it is.
+
+    That is: nothing is resident of it, or under another size, or its file is not what was left there. Raises
+    CacheError.
+    """
+    row = read_row(ledger, cid)
+    if row is None or not row.resident or row.size != size:
+        return None
+    try:
+        facts = os.lstat(contents / cid)
+    except OSError:
+        return None
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size != size:
+        return None
+    blocks = read_map(ledger, cid, size)
+    return (row, blocks) if any(blocks.flags) else None
+
+
+def read_row(ledger: Ledger, cid: ContentId) -> EntryRow | None:
+    """Read the row of one content; None where there is none that can be understood. Blocking. Raises CacheError."""
+    table = Table()
+    for _, row in ledger.items(f"content/{cid}"):
+        _add(table, cid, row)
+    return table.row(0) if len(table) else None
 
 
 def rows_of(ledger: Ledger, cid: ContentId, size: int) -> Iterator[str]:
@@ -271,12 +305,14 @@ def _add(table: Table, cid: str, row: JSONValue) -> bool:
     return table.add(cid, size, resident, float(used), pinned, kept)
 
 
-def _agree(opened: Opened, image: Image) -> None:
+def _agree(opened: Opened, image: Image, early: Container[ContentId]) -> None:
     """Remove files that no row names, or that are of another size, and rows that have no file."""
     table, seen = image.table, bytearray(len(image.table))
     with os.scandir(opened.directory / "contents") as found:
         for item in found:
             position = table.find(item.name)
+            if item.name in early:  # whoever reads it finds out what is wrong with it
+                continue
             if position < 0 or not table.residents[position]:
                 if _CONTENT.fullmatch(item.name):
                     _remove(item.path)
@@ -294,7 +330,7 @@ def _agree(opened: Opened, image: Image) -> None:
                 _trim(item.path, table.row(position), opened, image)
             seen[position] = 1
     for position in list(table.positions()):
-        if table.residents[position] and not seen[position]:
+        if table.residents[position] and not seen[position] and table.row(position).cid not in early:
             _forget_lost(opened.ledger, table, position)
 
 

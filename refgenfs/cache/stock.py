@@ -60,7 +60,10 @@ class Stock:
     async def take(self) -> None:
         """Read what is resident. A cache that can't be read is empty, and nothing is stored in it."""
         try:
-            image = await trio.to_thread.run_sync(read_image, self.opened, self._shelf.now())
+            # A thread of its own: all others may be waiting for this one.
+            image = await trio.to_thread.run_sync(
+                read_image, self.opened, self._shelf.now(), self._contents.early, limiter=trio.CapacityLimiter(1)
+            )
         except Exception as exc:
             if not isinstance(exc, CacheError | OSError):
                 log.exception("the cache in %s could not be read", self._directory)
@@ -70,7 +73,7 @@ class Stock:
             self.opened.refused = str(exc)
             image = Image(Table())
         self._pins.read(image.pins)
-        self._shelf.adopt(image.table, image.charged)
+        self._contents.adopt(image)
         self._keeping.adopt()
         self._pins.adopt()
         self._reckon(image)

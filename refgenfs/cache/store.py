@@ -24,7 +24,7 @@ from refgenfs.cache.pinrows import UNKNOWN, Pin
 from refgenfs.cache.pins import Pins
 from refgenfs.cache.room import Room
 from refgenfs.cache.shelf import DiskErrors, Reservation, Shelf
-from refgenfs.cache.startup import SCRATCH, Opened, leave_marker
+from refgenfs.cache.startup import SCRATCH, Opened, leave_marker, read_row
 from refgenfs.cache.stock import Stock
 from refgenfs.cache.verify import VerifyReport, verify_all, verify_blocks
 from refgenfs.cache.writeback import Writeback
@@ -88,7 +88,10 @@ class Store:
         return self._known.is_set()
 
     async def ready(self) -> None:
-        """Wait until it is known what is resident; `content` does so by itself, all else is for afterwards."""
+        """Wait until it is known what is resident: before that nothing is stored or evicted.
+
+        `content` and `flush` do so by themselves, `content_to_read` and `holds` need not; all else is for afterwards.
+        """
         self.look()
         await self._known.wait()
 
@@ -201,6 +204,26 @@ class Store:
             await self.ready()
         return await self._contents.open(cid, size)
 
+    async def content_to_read(self, cid: ContentId, size: int) -> Content:
+        """Do as `content`; but return one that something is resident of before it is known what else is.
+
+        What is resident of it can be read then; it has no room for more until the store is `ready`.
+        """
+        if not self._known.is_set() and (early := await self._contents.open_early(cid, size)) is not None:
+            return early
+        return await self.content(cid, size)
+
+    async def holds(self, cid: ContentId) -> bool:
+        """Say whether anything of a content is resident; its own row is read while all of them are not known yet."""
+        if not self._known.is_set() and self.open_content(cid) is None:
+            try:
+                row = await trio.to_thread.run_sync(read_row, self.ledger, cid)
+            except CacheError:  # whoever reads all of it has it made anew
+                await self.ready()
+            else:
+                return row is not None and row.resident > 0
+        return self.resident_bytes(cid) > 0
+
     def reserve(self, nbytes: int, *, older_than: int | None = None) -> Reservation | None:
         """Make room for `nbytes` and return it; None when that can't be had, or the disk refuses for now.
 
@@ -262,7 +285,7 @@ class Store:
 
     def evict(self, cid: ContentId) -> int:
         """Remove the resident blocks of a content, unless it is pinned; return how many bytes those were."""
-        entry = self._shelf.entries.get(cid)
+        entry = self._shelf.entries.get(cid) if self.is_ready else None  # or it is not known what is pinned
         if entry is None or entry.pinned:
             return 0
         self._keeping.release(cid)
@@ -305,6 +328,11 @@ class Store:
 
         An error is noted in `errors`, the next flush tries again, and the answer is False: not all is written.
         """
+        if not self._known.is_set():
+            await self.ready()
+        return await self._flush()
+
+    async def _flush(self) -> bool:
         self._keeping.trim()
         written = await self._writeback.flush()
         self._room.make(self.used - self.quota)  # the ledger was measured, and may be larger than was thought
@@ -322,7 +350,7 @@ class Store:
             try:
                 if self._stock.is_due:
                     await self._stock.take_again()
-                await self.flush()
+                await self._flush()
                 self._shelf.handles.trim()
                 if self._stock.opened.full or not self._stock.opened.refused:
                     self._room.keep_free()
@@ -334,7 +362,7 @@ class Store:
         self.ledger.admit = None
         for content in list(self._shelf.unsettled.values()):
             content.abandon(Run(0, len(content.map.flags)))
-        await self.flush()
+        await self._flush()
         seen = self._known.is_set() or self._stock.opened.clean
         clean = seen and self._shelf.sound and not self._writeback.pending and not self._stock.opened.refused
         await trio.to_thread.run_sync(self._finish, self._writeback.last_uses(), clean)

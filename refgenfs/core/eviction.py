@@ -139,6 +139,11 @@ class SegmentIndex:
             self._forget(slot)
         return freed
 
+    def age(self, content: ContentId, stamp: int) -> None:
+        """Have segments of a content that were put in under the stamp 0, and not touched since, as old as `stamp`."""
+        for slot in self._slots_of(content):
+            self._stamps[slot] = self._stamps[slot] or stamp
+
     def segments(self, content: ContentId) -> dict[int, int]:
         """Return the bytes of each segment of a content by index."""
         return {self._indexes[slot]: self._sizes[slot] for slot in self._slots_of(content)}

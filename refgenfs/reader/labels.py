@@ -52,7 +52,9 @@ class Versions:
         """
         store = self._store
         kept = self._known.get(content)
-        held = store.resident_bytes(content) > 0
+        held = await store.holds(content)
+        if not held:  # then this is written down, and what comes of it is stored: both are for when all is known
+            await store.ready()
         if held and kept is None:
             kept = self._known.get(content, await trio.to_thread.run_sync(self._read, content))
         # no await from here on to the note of it: two could note two versions

@@ -103,7 +103,7 @@ class Reader:
             return OpenFile(facts, None, None, Window(facts.size))
         content: AnyContent
         try:
-            content = await self._store.content(facts.content, facts.size)
+            content = await self._store.content_to_read(facts.content, facts.size)
         except CacheError as exc:
             log.warning("%s; it is read without the cache", exc)
             content = UncachedContent(facts.content, facts.size)
@@ -161,7 +161,10 @@ class Reader:
         if behind is not None:
             self._nursery.start_soon(self._disk.pass_by, content, behind)
         if file.ahead is not None:  # only now: room for it may be made of these very blocks
-            self._prefetch(file, content, file.ahead)
+            if self._store.is_ready:
+                self._prefetch(file, content, file.ahead)
+            else:
+                self._nursery.start_soon(self._prefetch_when_ready, file, content, file.ahead)
         if archive is not None and file.generation != archive.generation:
             file.generation = archive.generation
             archive.served.add(archive.generation)
@@ -172,6 +175,9 @@ class Reader:
         if file.content is None:
             raise IntegrityError(f"{file.facts.content}: inline data is never missing")
         self.counts.cold_reads += 1
+        if not self._store.is_ready:  # what is fetched before that could not be stored
+            with trio.move_on_after(self._patience):
+                await self._store.ready()
         length = min(size, file.facts.size - offset)
         return self._served(await self._read_cold(file, file.content, offset, length, file.ahead))
 
@@ -256,6 +262,10 @@ class Reader:
             self._ranges.launch(content, extent, file.facts.source, [], beyond, longest=longest)
         elif isinstance(extent, ArchiveMember) and file.archive is not None:
             self._archives.prefetch(file.archive, extent.name, missing_blocks(content, ahead))
+
+    async def _prefetch_when_ready(self, file: OpenFile, content: AnyContent, ahead: Run) -> None:
+        await self._store.ready()
+        self._prefetch(file, content, ahead)
 
     # -- what nobody waits for yet ------------------------------------------------------------------------
 

@@ -143,6 +143,7 @@ class Siblings:
 
     async def _find(self, party: _Party, opening: Opening, version: AssetVersion) -> list[OpenFile]:
         """Open the siblings that are not all there; none of them when the cache is too small for them."""
+        await self._store.ready()
         wanted: dict[str, FileFacts] = {}
         for name in siblings(opening, await self._places.listing(version)):
             facts = await self._places.ready_facts(version, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ import trio
 
 from refgenfs.cache import startup
 from refgenfs.cache.entries import Table
-from refgenfs.cache.ledger import Ledger
+from refgenfs.cache.ledger import JSONValue, Ledger
 from refgenfs.cache.opening import open_store
 from refgenfs.cache.store import CacheLimits
 from refgenfs.core.content import BLOCK, Run
+from tests.integration.test_early_reads import held
 from tests.support.large_cache import SIZE, content_of, make_large_cache
 
 LIMITS = CacheLimits(1 << 50)
@@ -51,6 +53,36 @@ async def test_a_large_cache_is_open_at_once(tmp_path: Path, clean: bool, monkey
             assert store.used > COUNT * SIZE
     finally:
         tracemalloc.stop()
+
+
+async def test_a_read_of_what_is_resident_reads_no_other_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor any other block map: the work is the same in a cache of ten and of ten thousand."""
+    rows: list[str] = []
+    real = Ledger.items
+
+    def items(self: Ledger, prefix: str) -> Iterator[tuple[str, JSONValue]]:
+        for key, value in real(self, prefix):
+            rows.append(key)
+            yield key, value
+
+    read = []
+    for count in (10, COUNT):
+        cache = tmp_path / f"{count}"
+        make_large_cache(cache, count)
+        with held("before") as holding:
+            async with open_store(cache, LIMITS, owner="/genomes", wait=False) as store:
+                store.look()
+                await holding.there()
+                rows.clear()
+                with monkeypatch.context() as counted:
+                    counted.setattr(Ledger, "items", items)
+                    assert await store.holds(content_of(5))
+                    content = await store.content_to_read(content_of(5), SIZE)
+                    assert content.read(3 * BLOCK, 4096) == bytes(4096)
+                read.append(list(rows))
+                assert not store.is_ready
+                holding.go()
+    assert read[0] == read[1] == [f"content/{content_of(5)}"] * 2 + [f"blocks/{content_of(5)}/0"]
 
 
 async def test_the_oldest_of_many_go_first_whether_they_were_opened_or_not(tmp_path: Path) -> None:

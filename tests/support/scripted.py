@@ -458,13 +458,18 @@ async def open_rig(
     linger: float = 5.0,
     memory: int = 64 * MIB,
     spacing: int | None = None,
+    wait: bool = True,
 ) -> AsyncIterator[Rig]:
     """Open everything; what flies at the end is cancelled, and must leave nothing behind.
 
-    With `spacing`, in unpacked bytes, seek indexes of archives are made.
+    With `spacing`, in unpacked bytes, seek indexes of archives are made. Without `wait`, it may not be known yet what
+    is resident.
     """
     failure: BaseException | None = None
-    async with open_store(directory, CacheLimits(size), owner="test") as store, open_bridge(grace=0.5) as bridge:
+    async with (
+        open_store(directory, CacheLimits(size), owner="test", wait=wait) as store,
+        open_bridge(grace=0.5) as bridge,
+    ):
         async with trio.open_nursery() as nursery:
             rig = Rig(
                 store,

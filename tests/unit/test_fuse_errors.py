@@ -58,6 +58,14 @@ EXPECTED: dict[str, int] = {
     "CacheError": errno.EIO,
     "CacheBusy": errno.EIO,
     "ControlError": errno.EIO,
+    # of searches, which the control socket asks for and no reader of the mount
+    "HtsgetError": errno.EIO,
+    "InvalidInput": errno.EIO,
+    "InvalidRange": errno.EIO,
+    "UnsupportedFormat": errno.EIO,
+    "PayloadTooLarge": errno.EIO,
+    "ReferenceNotFound": errno.EIO,
+    "NoPublicUrl": errno.EIO,
 }
 CLASSES = [
     kind

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from refgenfs.core.errors import IntegrityError, InvalidInput, RefgenfsError, UnsupportedFormat
 from refgenfs.core.htsget import bgzf, binning, cram, header
-from refgenfs.core.htsget.answer import BlockRange, merge
+from refgenfs.core.htsget.answer import Answer, BlockRange, InlineBlock, merge
 from refgenfs.core.htsget.binning import BinningIndex
 from refgenfs.core.htsget.crai import CraiIndex
 from refgenfs.core.htsget.edges import settle
 from refgenfs.core.htsget.gzi import Gzi
 from refgenfs.core.htsget.model import Class, Format, Query, Region
-from refgenfs.core.htsget.opening import Sizes, open_file
+from refgenfs.core.htsget.opening import MAX_GZI, Sizes, open_file
 from refgenfs.core.htsget.plan import Need, Part
 from tests.support.htsfiles import Files, shown
 
@@ -234,6 +234,39 @@ def test_merged_ranges_cover_what_they_were_made_of(pairs: list[tuple[int, int]]
     assert all(left.stop < right.start for left, right in pairwise(merged))
 
 
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ((0, 0), (1, 0)),
+        ((0, 0), (0, 7)),
+        ((0, 30), (1, 10)),
+        ((0, 30), (0, 40)),
+        ((0, 40), (0, 40)),
+        ((0, 40), (1, 10)),
+        ((0, 30), (1, 0)),
+        ((1, 0), (1, 60)),
+        ((1, 5), (1, 6)),
+        ((0, 0), (1, 60)),
+    ],
+)
+def test_the_blocks_at_the_edges_are_cut_at_the_offsets_of_the_index(
+    first: tuple[int, int], last: tuple[int, int]
+) -> None:
+    """Two blocks of 40 and 60 bytes; offsets are (block, byte in it), and what is between them is what is wanted."""
+    texts = [bytes(range(40)), bytes(range(100, 160))]
+    head = bgzf.deflate(b"##fileformat=VCFv4.3\n#CHROM\tPOS\n")
+    blocks = [bgzf.deflate(text) for text in texts]
+    starts = [len(head), len(head) + len(blocks[0]), len(head) + len(blocks[0]) + len(blocks[1])]
+    files = Files(head + b"".join(blocks) + bgzf.EOF_MARKER)
+    offsets = [starts[block] << 16 | inside for block, inside in (first, last)]
+    span = BlockRange(starts[first[0]], starts[last[0] + 1], Class.BODY, *offsets)
+    answer = files.run(settle(files.open(), Answer(Format.VCF, (span,))))
+    whole = texts[0] + texts[1]
+    begin, end = first[1] + 40 * first[0], last[1] + 40 * last[0]
+    assert gzip.decompress(files.joined(answer) or bgzf.EOF_MARKER) == whole[begin:end]
+    assert all(not isinstance(one, InlineBlock) or one.data for one in answer.blocks)
+
+
 # -- indices that lie -------------------------------------------------------------------------------------
 
 MOST = (1 << 31) - 1
@@ -355,7 +388,7 @@ def mutated(data: bytes, dice: random.Random) -> bytes:
 @pytest.mark.needs_data
 @pytest.mark.parametrize("kind", ["bam", "cram", "vcf", "bcf"])
 @given(seed=st.integers(0, 1 << 40))
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_damaged_indices_and_headers_end_in_an_error_or_in_ranges_of_the_file(
     folder: Path, kind: str, seed: int
 ) -> None:
@@ -437,5 +470,6 @@ def test_a_plan_asks_for_no_more_than_there_is() -> None:
         (Part.GZI, 0, 30),
     }
     assert len(Need(Part.DATA, 3, 5)) == 2
+    assert Part.GZI not in {one.part for one in next(open_file(Sizes(10, 20, MAX_GZI + 1)))}
     with pytest.raises(IntegrityError, match="are the most"):
         next(open_file(Sizes(10, 1 << 40)))

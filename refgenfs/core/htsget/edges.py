@@ -66,25 +66,21 @@ def _cut(
             skipped = 0
         else:
             start += size
-    if not at_end or one.last is None:
-        if skipped:
-            yield InlineBlock(bgzf.deflate(blocks[one.start][1][skipped:]), one.class_)
-        yield from _range(start, stop, one.class_)
-        return
-    stop, kept = one.last >> 16, one.last & 0xFFFF
-    tail = blocks[stop][1][: _inside(one.last, blocks[stop][1])] if kept else b""
-    if skipped and stop == one.start:
-        tail = tail[skipped:]
-    elif skipped:
-        yield InlineBlock(bgzf.deflate(blocks[one.start][1][skipped:]), one.class_)
-    yield from _range(start, stop, one.class_)
-    if tail:
-        yield InlineBlock(bgzf.deflate(tail), one.class_)
-
-
-def _range(start: int, stop: int, class_: Class | None) -> Iterator[BlockRange]:
+    before, tail = blocks[one.start][1][skipped:] if skipped else b"", b""
+    if at_end and one.last is not None:
+        stop, kept = one.last >> 16, one.last & 0xFFFF
+        tail = blocks[stop][1][: _inside(one.last, blocks[stop][1])] if kept else b""
+        if skipped and stop == one.start:  # all that is wanted is in one block
+            before, tail = b"", tail[skipped:]
+    yield from _inline(before, one.class_)
     if start < stop:
-        yield BlockRange(start, stop, class_)
+        yield BlockRange(start, stop, one.class_)
+    yield from _inline(tail, one.class_)
+
+
+def _inline(data: bytes, class_: Class | None) -> Iterator[InlineBlock]:
+    if data:
+        yield InlineBlock(bgzf.deflate(data), class_)
 
 
 def _inside(offset: int, data: bytes) -> int:

@@ -103,7 +103,7 @@ class IndexedFile:
         for chunk in index.chunks(number, first, end):
             start, last = chunk[0] >> 16, chunk[1] >> 16
             self._check(start, last)
-            following = self.gzi.boundary_after(last) if self.gzi else index.boundary_after(number, last)
+            following = self.gzi.boundary_after(last) if self.gzi is not None else index.boundary_after(number, last)
             if following is None or following >= self.body_end:
                 yield BlockRange(start, self.body_end, Class.BODY, chunk[0])
             else:

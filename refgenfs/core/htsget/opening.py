@@ -15,7 +15,7 @@ from refgenfs.core.htsget.model import Format
 from refgenfs.core.htsget.plan import Need, Part, Plan, read
 
 MAX_INDEX = 64 << 20  # bytes as it is stored; a whole genome's is 10 MB
-MAX_GZI = 128 << 20  # bytes: that of a BAM of 150 GB
+MAX_GZI = 16 << 20  # bytes: that of a BAM of 20 GB; a larger one costs more than the tighter ranges save
 _HEAD = 64 * 1024  # bytes that are read at first: most headers are shorter
 _MOST = 4 << 20  # bytes of a header that are read in one go
 _TAIL = 64  # bytes, so that any end marker is in them
@@ -29,23 +29,21 @@ class Sizes:
     index: int | None = None
     gzi: int | None = None
 
-    def of(self, part: Part) -> int | None:
-        """Return the size of one of them."""
-        return {Part.DATA: self.data, Part.INDEX: self.index, Part.GZI: self.gzi}[part]
-
 
 def open_file(sizes: Sizes) -> Plan[IndexedFile]:
     """Read a file's index and header; the first round is most often the only one.
 
+    A GZI of more than `MAX_GZI` bytes is left alone.
+
     Raises UnsupportedFormat for a file that is none of the formats, and IntegrityError for one that is damaged.
     """
     needs = {Part.DATA: Need(Part.DATA, 0, min(_HEAD, sizes.data))}
-    for part, most in ((Part.INDEX, MAX_INDEX), (Part.GZI, MAX_GZI)):
-        size = sizes.of(part)
-        if size is not None:
-            if size > most:
-                raise IntegrityError(f"the {part} has {size} bytes; {most} are the most that is read")
-            needs[part] = Need(part, 0, size)
+    if sizes.index is not None:
+        if sizes.index > MAX_INDEX:
+            raise IntegrityError(f"the index has {sizes.index} bytes; {MAX_INDEX} are the most that is read")
+        needs[Part.INDEX] = Need(Part.INDEX, 0, sizes.index)
+    if sizes.gzi is not None and sizes.gzi <= MAX_GZI:
+        needs[Part.GZI] = Need(Part.GZI, 0, sizes.gzi)
     tail, *rest = yield from read(Need(Part.DATA, max(0, sizes.data - _TAIL), sizes.data), *needs.values())
     got = dict(zip(needs, rest, strict=True))
     head, index, gzi = got[Part.DATA], got.get(Part.INDEX), got.get(Part.GZI)
