@@ -29,7 +29,7 @@ from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
-from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, Generated, Ranged
+from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, Generated, Ranged, Sliced
 from refgenfs.core.errors import RefgenfsError
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.core.ticketblocks import TicketBlocks
@@ -52,10 +52,7 @@ from refgenfs.reader.ranges import Fetchers, RangeFetcher, RangeFlights
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.scratch import open_tickets
 from refgenfs.reader.siblings import Siblings
-from refgenfs.regions.deriver import Regions
-from refgenfs.regions.ticketed import TicketSlicer
-from refgenfs.sources import Source
-from refgenfs.sources.htsget import HtsgetSource
+from refgenfs.regions.making import make_slices
 from refgenfs.sources.making import account_of, make_sources, rules_of, ticket_servers
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
 
@@ -184,18 +181,20 @@ class _Running:
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
         self._indexer, self._indices = self._make_indices(bridge)
-        fetchers[Generated] = self._indexer
-        self._regions = self._make_regions(sources)
+        slices = make_slices(sources, tickets, self._reader, bridge, limits.lookup_deadline, nursery)
+        fetchers |= {Generated: self._indexer, Sliced: slices.cutter}
+        self._regions = slices.regions
         self._library = Library(
             self._catalog,
             archives,
             self._reader,
             store.pins,
             config.limits.lookup_deadline,
-            derivers=(self._regions,),
+            derivers=slices.derivers,
             companions=self._indices if config.indices.make else None,
         )
         self._indices.attach(self._library)
+        slices.attach(self._library)
         rules = rules_of(config.source, os.getuid())
         self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings(), rules)
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
@@ -239,12 +238,6 @@ class _Running:
         settings = IndexSettings(self._config.indices.largest)
         indexer = Indexer(self._store, self._reader, records, bridge, self._budget, settings, self._nursery)
         return indexer, Indices(indexer, records)
-
-    def _make_regions(self, sources: Iterable[Source]) -> Regions:
-        served = {source.name: source for source in sources if isinstance(source, HtsgetSource)}
-        regions = Regions((TicketSlicer(served, self._reader),), lookup_deadline=self._config.limits.lookup_deadline)
-        regions.open(self._nursery)
-        return regions
 
     def _make_siblings(self) -> Siblings:
         prefetch = self._config.prefetch
@@ -385,8 +378,7 @@ class _Running:
     def _on_stale(self, facts: FileFacts) -> None:
         """Another version is at the origin: the next lookup must find it."""
         self._catalog.note_stale(facts)
-        self._regions.forget(facts)
-        for content in (facts.content, *self._indices.of(facts)):
+        for content in (facts.content, *self._indices.of(facts), *self._regions.forget(facts)):
             for parent, name in self._tree.names_of(content):
                 self._mount.forget_name(parent, name)
 

@@ -109,8 +109,22 @@ class Generated:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """A content that is parts of another file, joined: its bytes `start` up to, not including, `stop`, or own bytes.
+
+    The file is `name` of `version`, and had these facts (`data`). `validator` is made of those and of the parts.
+    """
+
+    parts: tuple[tuple[int, int] | bytes, ...] = field(repr=False)
+    validator: str
+    data: FileFacts = field(repr=False)
+    version: AssetVersion = field(repr=False)
+    name: str
+
+
 # Contents that are made of the bytes of other contents: who brings them reads those.
-Derived = Generated
+Derived = Generated | Sliced
 # Contents any stretch of which can be fetched by itself. Each has a `validator`, as `ByteRange` has.
 Ranged = ByteRange | TicketBlocks | Derived
 

@@ -76,7 +76,8 @@ class TicketFetcher:
     async def sibling(self, query: Query, suffix: str, *, account: str) -> Settled | None:
         """Return what is beside the one object that a query's ticket is of, under its URL and `suffix`.
 
-        None: there is nothing, or the ticket is of several objects, or of one whose URL is signed.
+        None: there is nothing, or the ticket is not of one whole object, or of one whose URL has a query: it may be
+        a signature.
         """
         return await self._http.run(lambda: self._sibling(account, query, suffix))
 
@@ -130,13 +131,15 @@ class TicketFetcher:
 
     async def _sibling(self, account: str, query: Query, suffix: str) -> Settled | None:
         live = await self.tickets.get(account, query)
-        places = {block.url: block for block in live.blocks if isinstance(block, Place)}
-        if len(places) != 1 or "?" in next(iter(places)):
+        whole = _one_object(live)
+        if whole is None or "?" in whole.url:
             return None
-        place = live.object(next(at for at, block in enumerate(live.blocks) if isinstance(block, Place)), suffix)
+        place = live.object(0, suffix)
         assert isinstance(place, Place)
         try:
-            found = await self.probe(live.account, place, None)
+            if whole.stop is not None and (await self.probe(account, whole, None)).size != whole.stop:
+                return None  # the file is a part of the object: offsets are others
+            found = await self.probe(account, place, None)
         except (OriginMissing, OriginDenied):
             return None
         if found.size in (0, UNKNOWN) or not found.ranges:
@@ -281,6 +284,20 @@ class TicketFetcher:
 
     def _line(self, live: LiveTicket) -> Line:
         return self._http.line(live.account)
+
+
+def _one_object(live: LiveTicket) -> Place | None:
+    """Return the one object that a ticket's blocks are, from its first byte on without gaps; None: they are not."""
+    reached: int | None = 0
+    first = live.blocks[0]
+    for block in live.blocks:
+        if not isinstance(block, Place) or not isinstance(first, Place) or block.whole:
+            return None
+        if (block.url, block.headers) != (first.url, first.headers) or block.start != reached:
+            return None
+        reached = block.stop
+    assert isinstance(first, Place)
+    return Place(first.url, first.headers, 0, reached)
 
 
 def _spool_key(live: LiveTicket, index: int, block: TicketBlock, suffix: str = "") -> Hashable:

@@ -32,7 +32,7 @@ from refgenfs.core.ticket import (
     request_of,
 )
 from refgenfs.core.ticketblocks import TicketBlocks
-from refgenfs.fetch.answers import AttemptFailed, status_failure
+from refgenfs.fetch.answers import AttemptFailed, OriginUnusable, status_failure
 from refgenfs.fetch.blocks import DIGEST
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.pieces import read_body
@@ -225,6 +225,8 @@ def _live(account: str, query: Query, ticket: Ticket, weight: int) -> LiveTicket
 
 async def _refused(answer: aiohttp.ClientResponse, line: Line) -> AttemptFailed:
     """Return what an answer that is no ticket means: by its status where asking again helps, else by its body."""
+    if answer.status == 501:  # it has no such method, and won't have it in a moment
+        return AttemptFailed(OriginUnusable, "HTTP 501", Remedy.ELSEWHERE, status=501)
     failure = status_failure(answer.status, answer.headers, line.wall())
     if failure is not None and failure.remedy is not Remedy.ELSEWHERE:
         return failure

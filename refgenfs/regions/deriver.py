@@ -18,19 +18,37 @@ import trio
 
 from refgenfs.catalog.flights import Flights
 from refgenfs.core.catalog import AssetVersion
-from refgenfs.core.content import FileFacts
+from refgenfs.core.content import ContentId, FileFacts, Sliced
 from refgenfs.core.errors import DeadlineExceeded, HtsgetError, NotInCatalog, OriginNotFound, RefgenfsError
 from refgenfs.core.htsget.location import searchable
 from refgenfs.core.htsget.model import Format, Query
 from refgenfs.core.layout import Child, is_junk
 from refgenfs.core.regions import FOLDER, HEADER, UNMAPPED, References, name_slice, parse_slice, query_of
 from refgenfs.core.ticketblocks import TicketBlocks
+from refgenfs.reader.reader import OpenFile, Reader
 
 log = logging.getLogger(__name__)
 
 KNOWN = 50_000  # slices and their blocks that are remembered, about 200 bytes each
 FOLDER_CHECKS = 8  # files of an asset whose headers are asked for whether a folder can be
 PATIENCE = 2.0  # seconds that an origin is waited for when something is known, and may be out of date
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBytes:
+    """A content that is read through the cache (see `htsfiles.RangeReader`)."""
+
+    reader: Reader
+    file: OpenFile
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return self.file.facts.size
+
+    async def read(self, start: int, stop: int) -> bytes | memoryview:
+        """Return these bytes. What comes is to be copied before anything is awaited: it may be evicted then."""
+        return await self.reader.read(self.file, start, stop - start)
 
 
 class Slicer(Protocol):
@@ -77,6 +95,8 @@ class _Known:
     @property
     def weight(self) -> int:
         extent = self.facts.extent if self.facts is not None else None
+        if isinstance(extent, Sliced):
+            return 1 + sum(1 + len(part) // 200 for part in extent.parts)
         return 1 + (len(extent.blocks) if isinstance(extent, TicketBlocks) else 0)
 
 
@@ -100,12 +120,16 @@ class Regions:
         """Let origins be asked, by tasks of this nursery."""
         self._flights.open(nursery)
 
-    def forget(self, facts: FileFacts) -> None:
-        """Forget a slice whose origin has another version now."""
-        for key in [key for key, known in self._known.items() if known.facts is not None]:
-            known = self._known[key]
-            if known.facts is not None and known.facts.content == facts.content:
-                self._drop(key)
+    def forget(self, facts: FileFacts) -> list[ContentId]:
+        """Forget a slice, and the slices of a file, whose origin has another version now; return their contents."""
+        found = {
+            key: known.facts.content
+            for key, known in self._known.items()
+            if known.facts is not None and facts.content in (known.facts.content, _base(known.facts))
+        }
+        for key in found:
+            self._drop(key)
+        return list(found.values())
 
     # -- names --------------------------------------------------------------------------------------------
 
@@ -247,6 +271,11 @@ def _deadline(seconds: float, what: str) -> Iterator[None]:
             yield
     except trio.TooSlowError:
         raise DeadlineExceeded(f"{what} did not come within {seconds:g} s") from None
+
+
+def _base(facts: FileFacts) -> ContentId:
+    """Return the content that a slice is cut out of, "" where it is of none that is here."""
+    return facts.extent.data.content if isinstance(facts.extent, Sliced) else ""
 
 
 def _meant(folder: str, id_: str, format_: Format, references: References) -> Query | None:

@@ -14,31 +14,15 @@ from refgenfs.core.content import ContentId, FileFacts
 from refgenfs.core.errors import HtsgetError, NotInCatalog, OriginNotFound, RefgenfsError
 from refgenfs.core.htsget.model import Class, Format, Query
 from refgenfs.core.regions import References, union_of
-from refgenfs.fetch.answers import OriginFailing, OriginUnusable
+from refgenfs.fetch.answers import OriginUnusable
 from refgenfs.htsfiles import open_indexed
-from refgenfs.reader.reader import OpenFile, Reader
-from refgenfs.regions.deriver import shown_files
+from refgenfs.reader.reader import Reader
+from refgenfs.regions.deriver import OpenBytes, shown_files
 from refgenfs.sources.htsget import HtsgetSource
 
 log = logging.getLogger(__name__)
 
 HEADERS = 256  # whose references are in memory; one of a human genome names some hundreds
-_PLAIN = (405, 501)  # statuses that say that a server has no POST
-
-
-@dataclass(frozen=True, slots=True)
-class _Bytes:
-    """A content that is read through the cache, in pieces."""
-
-    reader: Reader
-    file: OpenFile
-
-    @property
-    def size(self) -> int:
-        return self.file.facts.size
-
-    async def read(self, start: int, stop: int) -> bytes | memoryview:
-        return await self.reader.read(self.file, start, stop - start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +75,7 @@ class TicketSlicer:
             if trio.current_time() >= self._no_post.get(source.name, float("-inf")):
                 try:
                     return await source.query_facts(version, file, query, patience=patience)
-                except (HtsgetError, OriginNotFound, OriginUnusable, OriginFailing) as exc:
-                    if isinstance(exc, OriginFailing) and exc.status not in _PLAIN:
-                        raise
+                except (HtsgetError, OriginNotFound, OriginUnusable) as exc:
                     log.info("source %s: %s; the region that has all of them is asked for instead", source.name, exc)
                     if not isinstance(exc, OriginNotFound):
                         self._no_post[source.name] = trio.current_time() + source.hold
@@ -139,7 +121,7 @@ class TicketSlicer:
 
     async def _read(self, version: AssetVersion, file: str, facts: FileFacts) -> References:
         await self._reader.vouch(facts, str(version.key), f"the header of {file}")
-        opened = await open_indexed(_Bytes(self._reader, await self._reader.open(facts)), None)
+        opened = await open_indexed(OpenBytes(self._reader, await self._reader.open(facts)), None)
         found = opened.file
         return References(dict.fromkeys(found.references), found.lengths, open=not found.format.is_reads)
 

@@ -91,6 +91,30 @@ def test_an_index_is_made_beside_a_whole_file(world: World) -> None:
     )
 
 
+def test_the_origin_s_index_is_taken_where_it_has_one(tmp_path: Path, data_dir: Path) -> None:
+    (tmp_path / "made").mkdir()
+    samples = [one for one in find_samples(data_dir, tmp_path / "made") if one.name in ("range.bam", "range.cram")]
+    server, host = TicketServer(), TicketServer()
+    with served(server, host):
+        for sample in samples:
+            serve_sample(server, sample, host)
+            host.serve(f"/data/{sample.name}{sample.index}", Path(f"{sample.path}{sample.index}").read_bytes())
+        with Setup(tmp_path, source_toml(server, samples)).mount() as mounted:
+            for sample in samples:
+                path = mounted.path / "hg38" / sample.format.lower() / sample.name
+                assert not Path(f"{path}.csi").exists()
+                mounted.run("cmp", f"{path}{sample.index}", f"{sample.path}{sample.index}")
+                assert os.stat(f"{path}{sample.index}").st_mtime >= path.stat().st_mtime
+                host.sent.clear()
+                assert records(path, sample, "CHROMOSOME_II") == records(sample.path, sample, "CHROMOSOME_II")
+                assert world_bytes(host) < sample.path.stat().st_size + 4 * 65536
+
+
+def world_bytes(host: TicketServer) -> int:
+    """Return how many bytes of bodies a host has sent."""
+    return sum(host.sent.values())
+
+
 def test_a_file_is_known_by_name_when_the_server_is_away(tmp_path: Path, data_dir: Path) -> None:
     (tmp_path / "made").mkdir()
     sample = next(one for one in find_samples(data_dir, tmp_path / "made") if one.name == "range.bam")

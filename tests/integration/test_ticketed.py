@@ -525,12 +525,21 @@ async def test_an_index_beside_the_one_object_of_a_ticket(
     needs = {"X-Secret": "h3ader"}
     url = host.serve("/a.bam", DATA, needs=needs)
     host.serve("/a.bam.bai", OTHER, needs=needs)
-    give(tickets, ranged(url, 0, 100, headers=needs), ranged(url, 200, len(DATA), headers=needs))
+    give(tickets, ranged(url, 0, 100, headers=needs), ranged(url, 100, len(DATA), headers=needs))
     query = Query("a", Format.BAM)
     found = await desk.fetcher.sibling(query, ".bai", account=LAB)
     assert found is not None
     assert await desk.fetch(found.extent) == OTHER
     assert await desk.fetcher.sibling(query, ".csi", account=LAB) is None
+    for other in (  # whose offsets are not the object's
+        [ranged(url, 0, 100, headers=needs), ranged(url, 200, len(DATA), headers=needs)],
+        [ranged(url, 100, len(DATA), headers=needs)],
+        [ranged(url, 0, len(DATA) - 1, headers=needs)],
+        [{"url": inline(DATA[:5])}, ranged(url, 5, len(DATA), headers=needs)],
+    ):
+        give(tickets, *other)
+        await desk.settle()
+        assert await desk.fetcher.sibling(query, ".bai", account=LAB) is None
     give(tickets, {"url": f"{url}?{SIGNATURE}", "headers": needs})
     await desk.settle()
     assert await desk.fetcher.sibling(query, ".bai", account=LAB) is None
