@@ -29,7 +29,7 @@ from refgenfs.core.catalog_json import (
 )
 from refgenfs.core.content import FileFacts, Ranged
 from refgenfs.core.errors import CacheError, NotInCatalog, RefgenfsError
-from refgenfs.sources import Source
+from refgenfs.sources import DEAR_KINDS, Source
 
 V = TypeVar("V")
 
@@ -211,7 +211,7 @@ class Details:
             return known
         if known is None and asked is not None and 0 <= self._wall() - asked < self._keep:
             return None
-        if not background:
+        if not background and self._source(version).kind not in DEAR_KINDS:
             self._start_sweep(version, row)
         ask = partial(self._ask_facts, version, name, row)
         try:

@@ -18,6 +18,7 @@ from refgenfs.core.htsget.answer import Answer, BlockRange
 from refgenfs.core.htsget.indexed import IndexedFile
 from refgenfs.core.htsget.location import gzi_of, index_of
 from refgenfs.core.htsget.model import Class, Format, Query
+from refgenfs.core.readahead import Window
 from refgenfs.core.regions import References
 from refgenfs.core.ticket import ENDINGS
 from refgenfs.fetch.bridge import Bridge
@@ -121,6 +122,7 @@ class IndexedSlicer:
 
     async def _bytes(self, located: Located) -> OpenBytes:
         opened = await self._files.open(located.facts, located.version, located.name)
+        opened.window = Window(located.facts.size, limit=0, eager=False)  # what is wanted is asked for, and no more
         return OpenBytes(self._reader, opened)
 
     # -- slices -------------------------------------------------------------------------------------------

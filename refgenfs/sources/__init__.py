@@ -13,6 +13,9 @@ from refgenfs.core.catalog_json import JSONValue
 from refgenfs.core.content import ArchiveRef, Extent, FileFacts
 from refgenfs.core.errors import OriginUnavailable
 
+# Asking for a file's size costs a server of these work, and may cost its bytes: no file is asked for unasked.
+DEAR_KINDS = frozenset({"htsget"})
+
 
 class Unchecked(OriginUnavailable):
     """An origin that can't be asked how it is; `catalog` holds all the same: the configuration says it."""
