@@ -33,11 +33,13 @@ from refgenfs.core.retry import Remedy, Retry
 from refgenfs.fetch.answers import AttemptFailed
 from refgenfs.fetch.attempts import Attempts
 from refgenfs.fetch.bridge import Bridge
+from refgenfs.fetch.legs import Lender, Streaming
 from refgenfs.fetch.parts import Part, PartTransfer, read_beginning
 from refgenfs.fetch.pieces import RangeSink, SinkFailed, StreamSink, read_body
 from refgenfs.fetch.session import Session, parse_url, takes_token
 from refgenfs.fetch.settings import HttpSettings
-from refgenfs.fetch.transfers import Line, RangeTransfer, StreamTransfer, check_plain
+from refgenfs.fetch.streams import StreamTransfer
+from refgenfs.fetch.transfers import Line, RangeTransfer, check_plain
 
 JSONValue = None | bool | int | float | str | list["JSONValue"] | dict[str, "JSONValue"]
 
@@ -81,6 +83,7 @@ class Http:
         self._wall = wall
         self._attempts = Attempts(settings.policy, jitter, wall)
         self._session = Session(settings, requested=lambda account: _add(self.requests, account, 1))
+        self._streaming = Streaming(settings.connections)
         self.failures = self._attempts.failures
         self.failing = self._attempts.failing
 
@@ -269,8 +272,13 @@ class Http:
         make = self._attempts.make_within
         return await self._bridge.run(lambda: make(deadline, urls, account, attempt, 0))
 
-    async def stream(self, urls: Sequence[str], sink: StreamSink, *, account: str) -> None:
+    async def stream(
+        self, urls: Sequence[str], sink: StreamSink, *, account: str, lender: Lender | None = None
+    ) -> None:
         """Feed a whole object to the sink, in order from its first byte.
+
+        Where a connection gives less than the sink takes, and the origin answers ranges and has a strong ETag, what
+        comes next is fetched over several connections, into memory of the `lender`.
 
         A connection that breaks is taken up again by a range, on condition that size and validator are
         those of the first answer (else StaleContent). Where the first answer had none, OriginUnavailable
@@ -278,8 +286,12 @@ class Http:
         """
 
         async def transfer() -> None:
-            whole = StreamTransfer(self.line(account), urls[0], sink)
-            await self._attempts.make(urls, account, whole.attempt, authority=lambda: whole.origin)
+            with self._streaming.counted(urls[0]) as share:
+                whole = StreamTransfer(self.line(account), urls[0], sink, lender, share)
+                try:
+                    await self._attempts.make(urls, account, whole.attempt, authority=lambda: whole.origin)
+                finally:
+                    await whole.aclose()
 
         await self._bridge.run(lambda: _unwrap(transfer()))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
-from refgenfs.core.errors import OriginDenied
+from refgenfs.core.errors import OriginDenied, OriginUnavailable
 from refgenfs.core.retry import Remedy
 from refgenfs.fetch.answers import AttemptFailed, OriginUnusable, connection_failure
 from refgenfs.fetch.settings import MAX_REDIRECTS, Account, HttpSettings
@@ -31,6 +31,38 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 Origin = tuple[str, str, int]  # scheme, host, port
 
 
+class NoneToSpare(AttemptFailed):
+    """A host's connections are in use, or wanted for something better."""
+
+    def __init__(self) -> None:
+        super().__init__(OriginUnavailable, "no connection to spare", Remedy.AGAIN)
+
+
+class _Slots:
+    """The requests that one host may be asked at a time, and how many more there may be now."""
+
+    __slots__ = ("__weakref__", "_turns", "free")
+
+    def __init__(self, connections: int) -> None:
+        self.free = connections
+        self._turns = asyncio.Semaphore(connections)
+
+    @property
+    def busy(self) -> bool:
+        """Whether one more has to wait."""
+        return self._turns.locked()
+
+    async def take(self) -> None:
+        """Wait for a turn."""
+        await self._turns.acquire()
+        self.free -= 1
+
+    def release(self) -> None:
+        """Let the next have it."""
+        self.free += 1
+        self._turns.release()
+
+
 class Session:
     """The aiohttp session of all accounts."""
 
@@ -39,7 +71,7 @@ class Session:
         self._requested = requested
         self._tokens: dict[Path, _Token] = {}
         # A slot lives while somebody holds or awaits it, so redirects to ever new hosts leave nothing behind.
-        self._slots: weakref.WeakValueDictionary[Origin, asyncio.Semaphore] = weakref.WeakValueDictionary()
+        self._slots: weakref.WeakValueDictionary[Origin, _Slots] = weakref.WeakValueDictionary()
         self._client: aiohttp.ClientSession | None = None
 
     async def aclose(self) -> None:
@@ -56,6 +88,7 @@ class Session:
         *,
         account: str,
         waited: Callable[[float], None],
+        leave: int | None = None,
         body: bytes | None = None,
         bearer: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -63,12 +96,13 @@ class Session:
 
         `headers` and `body` go to whom a redirect names too; the account's token goes to its own origin only, and
         without `bearer` nowhere. `waited` is told the seconds spent waiting for a turn, when many requests go to one
-        host. On leaving, a body that was not read to its end costs the connection. Raises AttemptFailed; errors of
+        host. One that is to `leave` so many of each host's connections free does not wait: it raises NoneToSpare. On
+        leaving, a body that was not read to its end costs the connection. Raises AttemptFailed; errors of
         connections while the body is read inside the block become AttemptFailed too.
         """
         target = parse_url(url)
         for _ in range(MAX_REDIRECTS + 1):
-            slot = await self._take_turn(target, waited)
+            slot = await self._take_turn(target, waited, leave)
             try:
                 self._requested(account)
                 async with self._send(method, target, headers, account, body, bearer=bearer) as answer:
@@ -85,19 +119,21 @@ class Session:
                 slot.release()
         raise AttemptFailed(OriginUnusable, f"more than {MAX_REDIRECTS} redirects", Remedy.ELSEWHERE)
 
-    async def _take_turn(self, target: URL, waited: Callable[[float], None]) -> asyncio.Semaphore:
-        origin = _origin(target)
-        slot = self._slots.get(origin)
-        if slot is None:
-            self._slots[origin] = slot = asyncio.Semaphore(self._settings.connections)
-        if slot.locked():
+    async def _take_turn(self, target: URL, waited: Callable[[float], None], leave: int | None) -> _Slots:
+        origin = host_of(target)
+        slots = self._slots.get(origin)
+        if slots is None:
+            self._slots[origin] = slots = _Slots(self._settings.connections)
+        if leave is not None and (slots.busy or slots.free <= leave):
+            raise NoneToSpare
+        if slots.busy:
             loop = asyncio.get_running_loop()
             began = loop.time()
-            await slot.acquire()
+            await slots.take()
             waited(loop.time() - began)
         else:
-            await slot.acquire()
-        return slot
+            await slots.take()
+        return slots
 
     @asynccontextmanager
     async def _send(
@@ -147,7 +183,7 @@ class Session:
 
 def takes_token(facts: Account, target: URL) -> bool:
     """Say whether the account's token is sent with a request to `target`."""
-    return bool(facts.token_file and facts.origin) and _origin(parse_url(facts.origin)) == _origin(target)
+    return bool(facts.token_file and facts.origin) and host_of(parse_url(facts.origin)) == host_of(target)
 
 
 class _Token:
@@ -177,7 +213,8 @@ def _denied(what: str) -> AttemptFailed:
     return AttemptFailed(OriginDenied, what, Remedy.ELSEWHERE)
 
 
-def _origin(url: URL) -> Origin:
+def host_of(url: URL) -> Origin:
+    """Return whom a request goes to: what has so many connections, and may have a token."""
     return (url.scheme, (url.host or "").lower(), url.port or 0)
 
 

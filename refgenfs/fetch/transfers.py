@@ -1,4 +1,4 @@
-"""Bodies on their way: a byte range to its sink, a whole object to its sink. Retried by `Attempts`.
+"""Bodies on their way: a byte range to its sink. Retried by `Attempts`.
 
 Everything runs on the asyncio loop.
 """
@@ -11,20 +11,17 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from refgenfs.core.errors import IntegrityError, OriginUnavailable
+from refgenfs.core.errors import IntegrityError
 from refgenfs.core.httprange import (
-    UNKNOWN,
     RangeRequest,
     Verdict,
-    choose_validator,
     content_coding,
-    content_length,
     range_headers,
 )
 from refgenfs.core.retry import Remedy, Retry
 from refgenfs.fetch.answers import AttemptFailed, check_range, status_failure
 from refgenfs.fetch.attempts import Progress
-from refgenfs.fetch.pieces import FEED, Assembler, RangeSink, StreamSink, deliver, read_body
+from refgenfs.fetch.pieces import Assembler, RangeSink, read_body
 from refgenfs.fetch.session import Session
 
 
@@ -98,64 +95,3 @@ class RangeTransfer:
                     progress.reached(assembler.position)
                     if whole and at >= request.stop and request.stop < request.size:
                         return  # the rest is nobody's; leaving closes the connection
-
-
-class StreamTransfer:
-    """A whole object from its first byte, to a sink.
-
-    `origin` is the URL that fed last: a stream is of one version, and its errors are that URL's.
-    """
-
-    def __init__(self, line: Line, url: str, sink: StreamSink) -> None:
-        self.origin = url
-        self._line = line
-        self._sink = sink
-        self._fed = 0
-        self._size = UNKNOWN
-        self._validator = ""
-        self._progress = Progress(0)
-
-    async def attempt(self, url: str, retry: Retry) -> None:
-        """Ask for what was not fed yet, and feed it; raise AttemptFailed or SinkFailed."""
-        self._progress.report_to(retry)
-        if self._fed == 0:
-            await self._begin(url)
-        elif self._fed != self._size:
-            await self._resume(url)
-
-    async def _begin(self, url: str) -> None:
-        line = self._line
-        async with line.session.request(
-            "GET", url, {}, account=line.account, waited=self._progress.excluded
-        ) as answer:
-            check_plain(answer, line.wall())
-            self._size = content_length(answer.headers)
-            self._validator = choose_validator(answer.headers)
-            await self._progress.exclude(deliver(self._sink.begin(self._validator)))
-            await self._feed(url, answer, 0)
-
-    async def _resume(self, url: str) -> None:
-        line = self._line
-        if self._size == UNKNOWN or not self._validator:
-            what = f"broke off after {self._fed} bytes, and the origin gave no size or version to resume by"
-            raise AttemptFailed(OriginUnavailable, what, Remedy.ELSEWHERE)
-        request = RangeRequest(self._fed, self._size, self._size, self._validator)
-        async with line.session.request(
-            "GET", url, range_headers(request), account=line.account, waited=self._progress.excluded
-        ) as answer:
-            verdict = check_range(request, answer.status, answer.headers, line.wall())
-            await self._feed(url, answer, 0 if verdict is Verdict.IGNORE_RANGE else request.start)
-
-    async def _feed(self, url: str, answer: aiohttp.ClientResponse, at: int) -> None:
-        """Feed a body that begins at offset `at`, leaving out what was fed before."""
-        expected = None if self._size == UNKNOWN else self._size - at
-        async with aclosing(read_body(answer, expected, self._line.received)) as chunks:
-            async for chunk in chunks:
-                part = memoryview(chunk)[max(0, self._fed - at) :]
-                at += len(chunk)
-                for begin in range(0, len(part), FEED):
-                    data = part[begin : begin + FEED]
-                    self.origin = url
-                    await self._progress.exclude(deliver(self._sink.feed(data)))
-                    self._fed += len(data)
-                    self._progress.reached(self._fed)

@@ -365,7 +365,7 @@ class Archives:
         if self._settings.indexes and archive.index is None and not any(one.spill for one in archive.streams):
             spill = Spill(self._store, self._settings.spacing or spacing_for(archive.ref.archive_size))
         stream = ArchiveStream(
-            archive, self._store, self._board, self._settings.linger, self._idle, self._budget.moved, spill
+            archive, self._store, self._board, self._settings.linger, self._idle, self._budget, spill
         )
         archive.streams.append(stream)
         self._nursery.start_soon(self._judge.fly, archive, stream)

@@ -80,11 +80,17 @@ class Budget:
         self.freed = trio.lowlevel.ParkingLot()  # of those who wait until there is some to spare
         self._left = size
         self._queue: deque[Claim] = deque()
+        self._recalls: dict[Claim, Callable[[], None]] = {}
 
     @property
     def held(self) -> int:
         """Bytes that are held."""
         return self.size - self._left
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for memory."""
+        return bool(self._queue)
 
     @property
     def spare(self) -> int:
@@ -99,13 +105,19 @@ class Budget:
         """Ask for the memory of a stream; of those there are never more than `streams`, which the caller sees to."""
         return self._claim(self._stream)
 
-    def take(self, nbytes: int) -> Claim | None:
-        """Have memory for what nobody waits for; None when it may be wanted for something better."""
+    def take(self, nbytes: int, recall: Callable[[], None] | None = None) -> Claim | None:
+        """Have memory for what nobody waits for; None when it may be wanted for something better.
+
+        `recall` is called whenever somebody begins to wait for memory, until this is given back; it never awaits.
+        """
         if not self.has_spare(nbytes):
             return None
         nbytes = min(nbytes, self._largest_spare)
         self._left -= nbytes
-        return Claim(self, nbytes, None)
+        claim = Claim(self, nbytes, None)
+        if recall is not None:
+            self._recalls[claim] = recall
+        return claim
 
     def has_spare(self, nbytes: int) -> bool:
         """Say whether `take` would have memory for that much; there comes to be when nobody holds any."""
@@ -121,10 +133,13 @@ class Budget:
             return Claim(self, nbytes, None)
         claim = Claim(self, nbytes, trio.Event())
         self._queue.append(claim)
+        for recall in list(self._recalls.values()):
+            recall()
         return claim
 
     def settle(self, claim: Claim, nbytes: int) -> None:
         """Take back what a claim had, or have it leave the queue; for `Claim.release`."""
+        self._recalls.pop(claim, None)
         if claim.granted:
             self._left += nbytes
         else:

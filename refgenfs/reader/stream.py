@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -21,8 +21,10 @@ from refgenfs.fetch.archive import BATCH, ArchiveSink, BlockArrival, BlockOffer
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archive import NO_VALIDATOR
 from refgenfs.reader.archive import Archive as Archive
+from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import label
+from refgenfs.reader.lending import Lending
 from refgenfs.reader.member_table import renamed
 from refgenfs.reader.refusals import Refusals
 from refgenfs.reader.spill import Spill
@@ -97,11 +99,12 @@ class ArchiveStream:
         board: FlightBoard,
         linger: float,
         idle: IdleStreams,
-        came: Callable[[int], None],
+        budget: Budget,
         spill: Spill | None = None,
     ) -> None:
         self.archive = archive
-        self._came = came  # told how many bytes came
+        self._budget = budget
+        self._lending = Lending(budget, self._is_awaited)
         self.spill = spill  # where the archive's index is made meanwhile
         self.tail: OrderedDict[tuple[str, int], Arrival] = OrderedDict()
         self._idle = idle
@@ -120,6 +123,7 @@ class ArchiveStream:
         self._board = board
         self._linger = linger
         self._wanted: set[tuple[str, int]] = set()
+        self._awaited_until = 0.0  # when somebody last got a block that was waited for
         self._passed: set[str] = set()
         self._current = ""
         self._next_index = 0
@@ -178,7 +182,7 @@ class ArchiveStream:
         sink = ArchiveSink(self, token, index=builder)
         try:
             ref = self.archive.ref
-            await http.stream(ref.urls, _Feed(self, sink, token), account=ref.source)
+            await http.stream(ref.urls, _Feed(self, sink, token), account=ref.source, lender=self._lending)
             await sink.finish()
         finally:
             with trio.CancelScope(shield=True):
@@ -280,7 +284,7 @@ class ArchiveStream:
             self.spill.look_after(self._born)
         for arrival in arrivals:
             self.progress += len(arrival.data)
-            self._came(len(arrival.data))
+            self._budget.moved(len(arrival.data))
             if self.rehearsal:
                 continue
             name = self.archive.canonical(arrival.name)
@@ -294,7 +298,9 @@ class ArchiveStream:
             if reservation is None or arrival.crc is None:
                 self._keep_in_tail(place, arrival.data)
             self._next_index = arrival.index + 1
-            self._wanted.discard(place)
+            if place in self._wanted:
+                self._wanted.remove(place)
+                self._awaited_until = trio.current_time()
             self._board.land(self.archive.content_id(name), arrival.index, memoryview(arrival.data))
 
     def _keep_in_tail(self, place: tuple[str, int], data: memoryview) -> None:
@@ -348,9 +354,13 @@ class ArchiveStream:
     def _has_company(self) -> bool:
         return bool(self.archive.pulls or self.archive.header_waiters)
 
+    def _is_awaited(self) -> bool:
+        """Say whether somebody waits for it, or did a moment ago."""
+        return bool(self._wanted) or self._has_company() or trio.current_time() - self._awaited_until < COURTESY
+
     async def _somebody_comes(self) -> bool:
         self._wake = trio.Event()
-        with self._idle.waiting(self), trio.move_on_after(self._linger):
+        with self._lending.resting(), self._idle.waiting(self), trio.move_on_after(self._linger):
             await self._wake.wait()
             return not self._given_up
         return False

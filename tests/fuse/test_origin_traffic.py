@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from refgenfs.core.lanes import FIRST, LEG
 from refgenfs.demo.origin import running
 from tests.support.ecoli import (
     ALIAS,
@@ -58,7 +59,8 @@ def test_eight_alignments_on_a_cold_cache_fetch_the_archive_once(origins: Origin
         settled(mounted)
         size = origin.ecoli.archive("bwa_index").stat().st_size
         assert round(origin.bytes_sent() / size, 2) == 1.00
-        assert len(origin.served()) == 1
+        # the beginning, and what follows: in legs if that came slowly, of which some may have been cut in two
+        assert 1 < len(origin.served()) <= 2 + 2 * -(-(size - FIRST) // LEG)
         sent, fetched = origin.bytes_sent(), mounted.status()["fetched"]
         assert 0 <= fetched - sent < 100_000, "the daemon counts what nginx does, and the API's answers"
 
@@ -70,6 +72,18 @@ def test_eight_alignments_on_a_cold_cache_fetch_the_archive_once(origins: Origin
         align(again, origin.ecoli, 2)
         settled(again)
         assert origin.served() == []
+
+
+def test_an_archive_that_comes_slowly_comes_over_several_connections_once(origins: Origins, tmp_path: Path) -> None:
+    origin = origins("archive", limit_rate=1_000_000)
+    with origin.setup(tmp_path).mount() as mounted:
+        align(mounted, origin.ecoli, 2)
+        settled(mounted)
+        size = origin.ecoli.archive("bwa_index").stat().st_size
+        assert origin.bytes_sent() == size
+        assert {one.status for one in origin.served()} == {206}
+        assert len(origin.served()) > 1
+        assert origin.served()[-1].bytes == FIRST, "nginx logs at the end: what is ahead was there before"
 
 
 def test_eight_alignments_on_a_cold_cache_fetch_each_file_once(origins: Origins, tmp_path: Path) -> None:
@@ -206,7 +220,7 @@ def test_an_archive_is_taken_up_again_after_the_host_was_away(origins: Origins, 
         assert mounted.status()["fetched"] - before <= 1.3 * size
         # nginx does not log what it was sending when it was stopped, so this is the second part
         assert origin.bytes_sent() <= 1.3 * size - at_stop
-        assert [one.status for one in origin.served()] == [206]
+        assert {one.status for one in origin.served()} == {206}
 
 
 @contextmanager
@@ -228,7 +242,7 @@ def test_an_archive_that_breaks_off_is_taken_up_again(
 ) -> None:
     size = ecoli.archive("bwa_index").stat().st_size
     server = FaultyOrigin(ecoli.archives, rate=5_000_000)  # slow, so that little is lost on the way
-    server.faults = [Fault(kind, "*/assets/archive/*/bwa_index", after=size * part // 10) for part in (4, 3)]
+    server.faults = [Fault(kind, "*/assets/archive/*/bwa_index", after=size * part // 10) for part in (4, 1)]
     with running(server) as broken:
         proxy = nginx(broken.url)
         source = f'[[source]]\nname = "{SOURCE}"\ntype = "refgenie"\nurl = "{proxy.url}"\n'
@@ -239,6 +253,6 @@ def test_an_archive_that_breaks_off_is_taken_up_again(
             align(mounted, ecoli, 1)
     asked = [one for one in proxy.log() if "/assets/archive/" in one.path and ".seekidx" not in one.path]
     sent = [(one.status, one.bytes) for one in asked]
-    assert len(sent) == 3, "twice broken off, so asked for three times"
-    assert {status for status, _ in sent} == {200, 206}
+    assert len(sent) >= 3, "twice broken off, so asked for again"
+    assert {status for status, _ in sent} == {206}
     assert size <= sum(number for _, number in sent) <= 1.3 * size

@@ -406,6 +406,35 @@ async def test_a_reader_resumes_a_stream_that_lingers(tmp_path: Path) -> None:
         assert rig.http.streams == 1
 
 
+async def test_memory_for_what_is_ahead_is_lent_while_somebody_waits(tmp_path: Path) -> None:
+    packed = pack([entry("small", 10), entry("large", 40 * BLOCK)])
+    async with open_rig(tmp_path, linger=5) as rig:
+        served, ref = rig.serve_archive(packed)
+        served.tap.shut()
+        archive = await rig.open_archive(ref)
+        recalled = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.archives.member, archive, "small")
+            await eventually(lambda: rig.http.lenders)
+            lease = await rig.http.borrow(BLOCK, lambda: token.run_sync_soon(recalled.set))
+            assert lease is not None, "somebody waits for a header"
+            served.tap.open()
+        await eventually(lambda: archive.streams[0]._idle._streams, "it lingers")
+        assert await rig.http.borrow(BLOCK, recalled.set) is None, "nobody waits"
+        assert not recalled.is_set()
+        claims = [rig.budget.claim(BLOCK)]
+        while claims[-1].granted:
+            claims.append(rig.budget.claim(BLOCK))
+        with trio.fail_after(5):
+            await recalled.wait()
+        lease.release()
+        with trio.fail_after(5):
+            await claims[-1].wait()
+        for claim in claims:
+            claim.release()
+
+
 async def test_another_header_resumes_a_stream_that_lingers(tmp_path: Path) -> None:
     packed = pack([entry("small", 10), entry("large", 40 * BLOCK), entry("last", 5)])
     async with open_rig(tmp_path, linger=5) as rig:

@@ -36,6 +36,7 @@ from refgenfs.core.errors import OriginMissing, RefgenfsError, StaleContent
 from refgenfs.core.tar import Member
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
+from refgenfs.fetch.legs import Lease, Lender
 from refgenfs.fetch.parts import Part, RangesIgnored
 from refgenfs.fetch.pieces import RangeSink, StreamSink
 from refgenfs.reader.archives import Archives, ArchiveSettings
@@ -118,6 +119,7 @@ class ScriptedHttp:
         self.ranges: list[Run] = []  # in blocks
         self.parts: list[tuple[int, int]] = []  # in bytes
         self.asked: list[str] = []  # beginnings
+        self.lenders: list[Lender] = []  # of memory, one a stream
         self.streams = 0
         self.fetched: dict[str, int] = {}
         self.under_way = 0
@@ -185,8 +187,17 @@ class ScriptedHttp:
         finally:
             self.under_way -= 1
 
-    async def stream(self, urls: Sequence[str], sink: StreamSink, *, account: str) -> None:
+    async def stream(
+        self, urls: Sequence[str], sink: StreamSink, *, account: str, lender: Lender | None = None
+    ) -> None:
+        """Feed it over one connection, whatever memory could be lent."""
+        if lender is not None:
+            self.lenders.append(lender)
         await self._bridge.run(lambda: self._stream(urls[0], sink, account))
+
+    async def borrow(self, nbytes: int, recall: Callable[[], None]) -> Lease | None:
+        """Ask for memory as a leg of the last stream would."""
+        return await self._bridge.run(lambda: self.lenders[-1].take(nbytes, recall))
 
     async def _range(self, served: Served, start: int, stop: int, sink: RangeSink, account: str) -> None:
         self.ranges.append(Run(start // BLOCK, -(-stop // BLOCK)))

@@ -5,7 +5,8 @@ Promises:
 - who is waited for gets memory in the order of asking; who asks for little does not overtake who asks for much;
 - what nobody waits for gets some only while nobody queues, and leaves a quarter;
 - what streams is bounded, so that flights go on whatever streams; a flight larger than the rest flies all the same;
-- memory that is given back is given on; who gives up waiting leaves the queue.
+- memory that is given back is given on; who gives up waiting leaves the queue;
+- what was taken on recall is asked for back whenever somebody begins to wait, until it is given back.
 """
 
 from __future__ import annotations
@@ -144,4 +145,44 @@ async def test_a_sign_of_life_only_while_anything_comes(mock_clock: MockClock) -
     assert claim.granted
     other.release()
     claim.release()
+    assert budget.held == 0
+
+
+async def test_what_was_taken_on_recall_is_asked_for_back_when_somebody_waits() -> None:
+    budget = Budget(8 * MIB)
+    asked: list[str] = []
+    taken = budget.take(4 * MIB, lambda: asked.append("a"))
+    assert taken is not None
+    first = budget.claim(2 * MIB)
+    assert first.granted
+    assert not asked, "there was enough"
+    second = budget.claim(3 * MIB)
+    assert asked == ["a"]
+    assert budget.wanted
+    taken.release()
+    assert second.granted
+    assert budget.spare
+    third = budget.claim(4 * MIB)
+    assert not third.granted
+    assert asked == ["a"], "it was given back"
+    for claim in (first, second, third):
+        claim.release()
+    assert budget.held == 0
+
+
+async def test_who_is_recalled_may_give_back_on_the_spot() -> None:
+    budget = Budget(8 * MIB)
+    held: list[Claim] = []
+
+    def give_back() -> None:
+        while held:
+            held.pop().release()
+
+    for _ in range(3):
+        taken = budget.take(2 * MIB, give_back)
+        assert taken is not None
+        held.append(taken)
+    waiting = budget.claim(4 * MIB)
+    assert waiting.granted
+    waiting.release()
     assert budget.held == 0
