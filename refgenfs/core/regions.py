@@ -19,6 +19,7 @@ HEADER = "header"
 UNMAPPED = "unmapped"
 MOST = 64  # regions of one folder: a name has 255 bytes
 _TAG = f"{DERIVED}{FOLDER}{DERIVED}"
+_BESIDE = f"{DERIVED}origin{DERIVED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,22 @@ def parse_slice(name: str) -> tuple[str, str] | None:
     return (folder, file) if found and folder and file and DERIVED not in file else None
 
 
+def name_beside(ending: str, file: str) -> str:
+    """Return the origin's name, as the tree uses it, of the index that an origin has beside a file."""
+    return f"{_BESIDE}{ending}{DERIVED}{file}"
+
+
+def parse_beside(name: str) -> tuple[str, str] | None:
+    """Return the ending and the file of which `name_beside` made a name; None: it has made no such."""
+    if not name.startswith(_BESIDE):
+        return None
+    ending, found, file = name.removeprefix(_BESIDE).partition(DERIVED)
+    return (ending, file) if found and file and DERIVED not in file and ending.startswith(".") else None
+
+
 def shown_slice(name: str) -> str:
-    """Return the name of a file as people see it, be it a slice or any other."""
-    parsed = parse_slice(name)
+    """Return the name of a file as people see it, be it a slice, an origin's index or any other."""
+    parsed, beside = parse_slice(name), parse_beside(name)
+    if beside is not None:
+        return beside[1] + beside[0]
     return name if parsed is None else f"{FOLDER}/{parsed[0]}/{parsed[1]}"

@@ -19,6 +19,7 @@ from refgenfs.core.httprange import UNKNOWN
 from refgenfs.core.retry import Retry
 from refgenfs.core.ticket import Place
 from refgenfs.core.ticketblocks import TicketBlock, TicketBlocks
+from refgenfs.fetch.answers import AttemptFailed
 from refgenfs.fetch.blocks import DIGEST, BlockTransfer, PartRefused, Probe, SpoolTransfer, SteppedBack, Taker, probe
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.pieces import PIECE, Assembler, RangeSink
@@ -136,13 +137,10 @@ class TicketFetcher:
             return None
         place = live.object(0, suffix)
         assert isinstance(place, Place)
-        try:
-            if whole.stop is not None and (await self.probe(account, whole, None)).size != whole.stop:
-                return None  # the file is a part of the object: offsets are others
-            found = await self.probe(account, place, None)
-        except (OriginMissing, OriginDenied):
-            return None
-        if found.size in (0, UNKNOWN) or not found.ranges:
+        if whole.stop is not None and (await self.probe(account, whole, None)).size != whole.stop:
+            return None  # the file is a part of the object: offsets are others
+        found = await self._look_for(account, place)
+        if found is None or found.size in (0, UNKNOWN) or not found.ranges:
             return None
         return Settled(TicketBlocks(query, (TicketBlock(found.size, found.validator),), suffix=suffix), found.mtime)
 
@@ -155,6 +153,20 @@ class TicketFetcher:
 
         retry_for = None if patience is None else 0
         return await self._http.attempts.make([place.url], account, attempt, retry_for=retry_for)
+
+    async def _look_for(self, account: str, place: Place) -> Probe | None:
+        """Return what an object is that need not be there; None: it isn't, which is no failure."""
+        line = self._http.line(account)
+
+        async def attempt(url: str, retry: Retry) -> Probe | None:
+            try:
+                return await probe(line, place, url, retry)
+            except AttemptFailed as failure:
+                if failure.kind in (OriginMissing, OriginDenied):
+                    return None
+                raise
+
+        return await self._http.attempts.make([place.url], account, attempt)
 
     async def _read(self, extent: TicketBlocks, start: int, stop: int, account: str) -> bytes:
         gathered = _Gathered(start)

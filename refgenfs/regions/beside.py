@@ -13,8 +13,9 @@ import trio
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import FileFacts
 from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, RefgenfsError
-from refgenfs.core.indices import BESIDE, KINDS, parse_index, wishes
-from refgenfs.core.layout import DERIVED, Child
+from refgenfs.core.indices import BESIDE, KINDS, wishes
+from refgenfs.core.layout import Child
+from refgenfs.core.regions import name_beside, parse_beside
 from refgenfs.fetch.ticketed import Settled, TicketFetcher
 from refgenfs.library import Library
 from refgenfs.sources.htsget import HtsgetSource
@@ -22,7 +23,6 @@ from refgenfs.sources.htsget import HtsgetSource
 log = logging.getLogger(__name__)
 
 KNOWN = 4096  # indices of which it is remembered whether there are any
-_TAG = f"{DERIVED}origin{DERIVED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class OriginIndices:
             if child is None or child.origin_name is None:
                 continue
             if wish.spelling == BESIDE and await self._find(version, child.origin_name, wish.kind.ending):
-                return Child(name, f"{_TAG}{wish.kind.ending}{DERIVED}{child.origin_name}")
+                return Child(name, name_beside(wish.kind.ending, child.origin_name))
             for kind in KINDS.values():
                 if wish.base.endswith(kind.data) and await self._find(version, child.origin_name, kind.ending):
                     raise NotInCatalog(f"{version.key} has another index of {wish.base}: {wish.base}{kind.ending}")
@@ -79,7 +79,7 @@ class OriginIndices:
 
     async def facts(self, version: AssetVersion, name: str) -> FileFacts | None:
         """Return the facts of an index; it is as old as its data at the most, or tools complain."""
-        parsed = _parse(name)
+        parsed = parse_beside(name)
         if parsed is None or self._library is None:
             return None
         ending, file = parsed
@@ -117,17 +117,3 @@ class OriginIndices:
         while len(self._known) > KNOWN:
             self._known.popitem(last=False)
         return settled
-
-
-def _parse(name: str) -> tuple[str, str] | None:
-    """Return the ending and the data's file of an index of ours."""
-    if not name.startswith(_TAG) or parse_index(name) is not None:
-        return None
-    ending, found, file = name.removeprefix(_TAG).partition(DERIVED)
-    return (ending, file) if found and file and ending in KINDS else None
-
-
-def shown_beside(name: str) -> str:
-    """Return the name of a file as people see it, be it an index of ours or any other."""
-    parsed = _parse(name)
-    return name if parsed is None else parsed[1] + parsed[0]

@@ -531,6 +531,7 @@ async def test_an_index_beside_the_one_object_of_a_ticket(
     assert found is not None
     assert await desk.fetch(found.extent) == OTHER
     assert await desk.fetcher.sibling(query, ".csi", account=LAB) is None
+    assert not desk.http.failures  # that there is none is no failure
     for other in (  # whose offsets are not the object's
         [ranged(url, 0, 100, headers=needs), ranged(url, 200, len(DATA), headers=needs)],
         [ranged(url, 100, len(DATA), headers=needs)],

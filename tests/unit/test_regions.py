@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from refgenfs.core.errors import HtsgetError
 from refgenfs.core.htsget.model import Class, Format, Interval, Query, Region
-from refgenfs.core.indices import KINDS, name_index, parse_index
+from refgenfs.core.indices import KINDS, name_index, parse_index, shown_index
 from refgenfs.core.regions import (
     References,
     canonical,
+    name_beside,
     name_slice,
+    parse_beside,
     parse_slice,
     query_of,
     split_names,
@@ -110,6 +112,14 @@ def test_names_of_slices_and_of_their_indices() -> None:
     assert parse_index(name) is None
     assert parse_slice(index) is None
     assert parse_slice("x.bam") is None
+    beside = name_beside(".bai", "x.bam")
+    assert parse_beside(beside) == (".bai", "x.bam")
+    for other in (name, index, "x.bam"):
+        assert parse_beside(other) is None
+    assert parse_slice(beside) is None
+    assert parse_index(beside) is None
+    shown = [shown_index(one) for one in (name, index, beside, "x.bam")]
+    assert shown == ["regions/11:5-9,20/x.bam", "regions/11:5-9,20/x.bam.bai", "x.bam.bai", "x.bam"]
 
 
 def test_braces_hold_a_name_together() -> None:
