@@ -29,12 +29,13 @@ from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
-from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, Generated, Ranged, Sliced
+from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, Generated, LocalFile, Ranged, Sliced
 from refgenfs.core.errors import RefgenfsError
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.core.ticketblocks import TicketBlocks
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
+from refgenfs.fetch.local import LocalFiles
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fetch.ticketed import TicketFetcher
 from refgenfs.fuse import Mount, Operations
@@ -176,7 +177,11 @@ class _Running:
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         self._budget = budget
-        fetchers: dict[type[Ranged], RangeFetcher] = {ByteRange: http, TicketBlocks: tickets}
+        fetchers: dict[type[Ranged], RangeFetcher[Any]] = {
+            ByteRange: http,
+            LocalFile: LocalFiles(bridge),
+            TicketBlocks: tickets,
+        }
         flights = RangeFlights(Fetchers(fetchers), board, budget, nursery)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)

@@ -65,10 +65,12 @@ def _values(loaded: LoadedConfig) -> list[tuple[str, object, str]]:
 
 def file_problems(config: Config) -> list[str]:
     """Return what is wrong with files that a configuration names, one line each."""
+    from refgenfs.config import WebSource
+
     return [
         f"source.{source.name}.token_file: {problem}"
         for source in config.source
-        if source.token_file and (problem := token_problem(source.token_file))
+        if isinstance(source, WebSource) and source.token_file and (problem := token_problem(source.token_file))
     ]
 
 

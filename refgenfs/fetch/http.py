@@ -88,8 +88,9 @@ class Http:
         self.failing = self._attempts.failing
 
     def takes_token(self, url: str, account: str) -> bool:
-        """Say whether an account's token is sent with requests to a URL: then others can't read it by that alone."""
-        return takes_token(self._settings.account(account), parse_url(url))
+        """Say whether an account's token or signature goes with requests to a URL, which others can't read then."""
+        facts, target = self._settings.account(account), parse_url(url)
+        return takes_token(facts, target) or (facts.access is not None and facts.access.signs(target))
 
     async def aclose(self) -> None:
         """Close every connection. Calls still under way fail."""
