@@ -244,9 +244,11 @@ def check_sources(machine: Machine) -> list[Check]:
 
 
 def _ask(source: Source) -> Check:
-    from refgenfs.cli.reaching import ask_files
-    from refgenfs.config import LocalSource, S3Source
+    from refgenfs.cli.reaching import ask_files, ask_htsget
+    from refgenfs.config import HtsgetSource, LocalSource, S3Source
 
+    if isinstance(source, HtsgetSource):
+        return ask_htsget(source)
     return ask_files(source) if isinstance(source, S3Source | LocalSource) else _ask_server(source)
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pysam
 import pytest
 
+from refgenfs.cli.reaching import ask_htsget
+from refgenfs.config import sources as config
 from refgenfs.core.htsget.model import Format
 from tests.support.htsgetserver import Sample, find_samples, serve_sample, source_toml
 from tests.support.mounted import Mounted, Setup
@@ -288,6 +290,32 @@ def test_a_region_costs_its_blocks(tmp_path: Path, data_dir: Path) -> None:
             region = mounted.run("samtools", "view", "-c", str(path), "11:5015001-5050000").stdout
             assert int(region) == 3803
             assert sum(host.sent.values()) <= 1.2 * 431_880
+
+
+def test_doctor_asks_the_server(tmp_path: Path) -> None:
+    server = TicketServer()
+    with served(server):
+        token = tmp_path / "token"
+        token.write_text(TOKEN)
+        token.chmod(0o600)
+        source = config.HtsgetSource(
+            name="lab",
+            type="htsget",
+            url=server.url,
+            token_file=token,
+            asset=(config.HtsgetAsset(key="g/x", variants=("a",)),),
+        )
+        server.token = TOKEN
+        assert ask_htsget(source).state == "ok"
+        assert [one.path for one in server.requests] == ["/variants/service-info"]
+        server.info = 404  # an older server
+        assert ask_htsget(source).state == "ok"
+        server.token = "another"
+        denied = ask_htsget(source)
+        assert denied.state == "fail"
+        assert "access denied" in denied.found
+        assert TOKEN not in str(denied)
+    assert ask_htsget(source).state == "fail"
 
 
 def test_no_secret_is_told(world: World) -> None:
