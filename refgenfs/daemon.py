@@ -53,6 +53,7 @@ from refgenfs.reader.ranges import Fetchers, RangeFetcher, RangeFlights
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.scratch import open_tickets
 from refgenfs.reader.siblings import Siblings
+from refgenfs.reader.spooling import Spooler
 from refgenfs.regions.making import make_slices
 from refgenfs.sources.making import account_of, make_sources, rules_of, ticket_servers
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
@@ -170,19 +171,21 @@ class _Running:
         self._announce = announce
         self._stopping = trio.Event()
         self._started = time.time()
-        sources = make_sources(http, tickets, config.source)
-        self._catalog = Catalog(sources, store.ledger, refresh=config.catalog.refresh)
         board = FlightBoard()
         limits = config.limits
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         self._budget = budget
+        sources = make_sources(http, tickets, config.source)
+        self._catalog = Catalog(
+            sources, store.ledger, refresh=config.catalog.refresh, spooler=Spooler(store, http, budget)
+        )
         fetchers: dict[type[Ranged], RangeFetcher[Any]] = {
             ByteRange: http,
             LocalFile: LocalFiles(bridge),
             TicketBlocks: tickets,
         }
-        flights = RangeFlights(Fetchers(fetchers), board, budget, nursery)
+        flights = RangeFlights(Fetchers(fetchers), board, budget, nursery, http.manners)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
         self._indexer, self._indices = self._make_indices(bridge)
@@ -236,7 +239,16 @@ class _Running:
 
     def _make_reader(self, board: FlightBoard, flights: RangeFlights, archives: Archives) -> Reader:
         patience = self._config.limits.read_deadline
-        return Reader(self._store, board, flights, archives, self._on_stale, patience=patience, nursery=self._nursery)
+        return Reader(
+            self._store,
+            board,
+            flights,
+            archives,
+            self._on_stale,
+            patience=patience,
+            nursery=self._nursery,
+            on_damage=self._on_damage,
+        )
 
     def _make_indices(self, bridge: Bridge) -> tuple[Indexer, Indices]:
         records = Records(self._store.ledger)

@@ -287,8 +287,11 @@ class Tree:
         if node.facts is None:
             return Attributes(inode.number, mode, 0, self._born, UNKNOWN_TIMEOUT, UNKNOWN_TIMEOUT)
         facts = node.facts
-        timeout = MADE_TIMEOUT if isinstance(facts.extent, Derived) else NAME_TIMEOUT
-        return Attributes(inode.number, mode, facts.size, facts.mtime, timeout, CONTENT_TIMEOUT)
+        hold = self._catalog.hold(node.version)  # from then on, who looks the name up has the origin asked
+        believed = NAME_TIMEOUT if hold is None else min(NAME_TIMEOUT, hold)
+        if isinstance(facts.extent, Derived):
+            believed = min(believed, MADE_TIMEOUT)
+        return Attributes(inode.number, mode, facts.size, facts.mtime, believed, CONTENT_TIMEOUT)
 
     # -- listings -----------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class Health:
             "uptime": time.time() - d.started,
             "state": "mounted",
             "cache": _cache_status(store),
-            "sources": [_source_status(source, d.http.failing.get(source.name)) for source in d.catalog.status()],
+            "sources": [self._source_status(source) for source in d.catalog.status()],
             "served": counts.served,
             "fetched": fetched,
             "requests": sum(d.http.requests.values()),
@@ -64,6 +64,18 @@ class Health:
             "making": [_job_row(job) for job in d.indexer.jobs],
             "errors": [{"when": when, "what": what} for when, what in sorted(failures)[-20:]],
             "memory": resident_memory(),
+        }
+
+    def _source_status(self, source: SourceStatus) -> dict[str, Any]:
+        http = self._daemon.http
+        served = self._daemon.reader.counts.by_source.get(source.name, 0)
+        fetched = http.fetched.get(source.name, 0)
+        return {
+            **_source_status(source, http.failing.get(source.name)),
+            "served": served,
+            "fetched": fetched,
+            "requests": http.requests.get(source.name, 0),
+            "saved": max(0, served - fetched),
         }
 
     async def cache_info(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:

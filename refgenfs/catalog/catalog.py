@@ -26,7 +26,7 @@ from refgenfs.core.errors import (
     StaleContent,
     redact_url,
 )
-from refgenfs.sources import Source, Unchecked
+from refgenfs.sources import Source, Spooler, Unchecked
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,8 @@ class Catalog:
     """The sources, in order, and the current `snapshot`, which is replaced whole.
 
     `load` needs no origin; everything else that may ask one needs `run` to be running. `refresh` is the
-    interval in seconds; `wall` gives Unix seconds and `dice` numbers from 0 to 1.
+    interval in seconds; `spooler` settles sizes that hosts keep to themselves; `wall` gives Unix seconds and `dice`
+    numbers from 0 to 1.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Catalog:
         ledger: LedgerLike,
         *,
         refresh: float = 3600.0,
+        spooler: Spooler | None = None,
         wall: Callable[[], float] = time.time,
         dice: Callable[[], float] = random.random,
     ) -> None:
@@ -100,7 +102,12 @@ class Catalog:
         self._callbacks: list[OnChange] = []
         self._warm_up = trio.Event()
         self._details = Details(
-            {source.name: source for source in sources}, self._notebook, self._flights, keep=refresh, wall=wall
+            {source.name: source for source in sources},
+            self._notebook,
+            self._flights,
+            keep=refresh,
+            wall=wall,
+            spooler=spooler,
         )
 
     # -- the snapshot -------------------------------------------------------------------------------------
@@ -287,6 +294,11 @@ class Catalog:
             await self._details.forget_facts(version, name, facts)
         except RefgenfsError as exc:
             log.warning("%s of %s was replaced, which can't be noted: %s", name, version.key, exc)
+
+    def hold(self, version: AssetVersion) -> float | None:
+        """Return for how long (seconds) it is believed that a version's files are what they were; None: for good."""
+        feed = self._feeds.get(version.source)
+        return None if feed is None else feed.source.hold
 
     def archive(self, version: AssetVersion) -> ArchiveRef | None:
         """Return where a version's archive is; None: it has none, its files are there one by one."""

@@ -133,7 +133,7 @@ def _write_cache(cache: dict[str, Any]) -> None:
 
 
 def _write_traffic(answer: dict[str, Any]) -> None:
-    _heading("Traffic")
+    _heading("Traffic since it was mounted")
     served, fetched = answer["served"], answer["fetched"]
     hits = answer["hit_ratio"]
     flights = answer["flights"] if isinstance(answer["flights"], int) else len(answer["flights"])
@@ -144,6 +144,18 @@ def _write_traffic(answer: dict[str, Any]) -> None:
         ("" if hits is None else f", {human_percent(hits, 1)} of reads from the cache", ""),
     )
     _line((f"{answer['open_files']:,} files open, {flights:,} transfers under way", ""))
+    if len(answer["sources"]) > 1:
+        _write_savings(answer["sources"])
+
+
+def _write_savings(sources: list[dict[str, Any]]) -> None:
+    """Write what each source was asked for, and what the cache saved of it."""
+    columns = (Column("NAME", style="cyan"), *(Column(title, right=True) for title in ("SERVED", "FETCHED", "SAVED")))
+    table = Table(columns)
+    for source in sources:
+        amounts = (source.get(key) for key in ("served", "fetched", "saved"))
+        table.add(source["name"], *("–" if amount is None else human_bytes(amount) for amount in amounts))
+    write_table(table)
 
 
 def _write_making(jobs: list[dict[str, Any]]) -> None:

@@ -203,7 +203,7 @@ def dump_facts(row: FactsRow) -> JSONValue:
             continue  # asked anew at no cost
         ranges = facts.extent if isinstance(facts.extent, ByteRange) else ByteRange((), "")
         urls: list[JSONValue] = list(ranges.urls)
-        told: list[JSONValue] = [facts.content, facts.size, facts.mtime, ranges.validator, urls]
+        told: list[JSONValue] = [facts.content, facts.size, facts.mtime, ranges.validator, urls, ranges.whole]
         if isinstance(facts.extent, TicketBlocks):
             told.append(dump_blocks(facts.extent))
         files[name] = told
@@ -217,11 +217,12 @@ def load_facts(value: object, source: str) -> FactsRow | None:
     try:
         fields: Any = value
         row = FactsRow(_text(fields["folder"]))
-        for name, (content, size, mtime, validator, urls, *ticket) in fields["files"].items():
-            extent: Extent = ByteRange(tuple(map(_text, urls)), _text(validator)) if size else InlineData(b"")
+        for name, (content, size, mtime, validator, urls, *more) in fields["files"].items():
+            ranges = ByteRange(tuple(map(_text, urls)), _text(validator), whole=more == [True])
+            extent: Extent = ranges if size else InlineData(b"")
             origin = "range" if size else "inline"
-            if ticket:
-                extent, origin = load_blocks(ticket[0]), "htsget"
+            if more and isinstance(more[-1], dict):
+                extent, origin = load_blocks(more[-1]), "htsget"
             row.facts[name] = FileFacts(_text(content), int(size), float(mtime), extent, source, origin)
         row.absent.update((name, float(at)) for name, at in fields["absent"].items())
         row.replaced.update(map(_text, fields["replaced"]))

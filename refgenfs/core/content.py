@@ -56,10 +56,12 @@ class ByteRange:
     """A content that is a plain file at a URL (mirrors in order), read by byte ranges.
 
     `validator` tells its version from others (`core/httprange.py`); it is empty where the host gives none.
+    `whole`: its host did not say that it gives parts of it (`core/manners.py`).
     """
 
     urls: tuple[str, ...]
     validator: str
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,18 @@ class OriginNotFound(OriginMissing):
     """The origin says that it has no such thing, or nothing of the part that was asked for."""
 
 
+class SizeUnknown(RefgenfsError):
+    """The origin has an object and does not tell its size; all of it has to come to settle that.
+
+    `validator` and `mtime` are what it tells (see `content.ByteRange` and `content.FileFacts`).
+    """
+
+    def __init__(self, message: str, validator: str = "", mtime: float = 0.0) -> None:
+        super().__init__(message)
+        self.validator = validator
+        self.mtime = mtime
+
+
 class OriginUnavailable(RefgenfsError):
     """The origin did not answer, or answered with a server error."""
 

@@ -197,8 +197,8 @@ def _judge_part(request: RangeRequest, headers: Mapping[str, str]) -> Judgement:
 
 def _judge_whole(request: RangeRequest, headers: Mapping[str, str]) -> Judgement:
     length = content_length(headers)
-    if length == UNKNOWN and not is_strong_etag(request.validator):
-        return Judgement(Verdict.ERROR, "the origin ignores ranges and tells no size")
+    if length == UNKNOWN and request.start and not request.validator:  # what came before may be of another version
+        return Judgement(Verdict.ERROR, "the origin ignores ranges, and tells neither size nor version")
     if length not in (UNKNOWN, request.size):
         return Judgement(Verdict.STALE, f"the size was {request.size} bytes and is {length}")
     return Judgement(Verdict.IGNORE_RANGE)

@@ -28,10 +28,9 @@ from refgenfs.core.httprange import (
 )
 from refgenfs.core.lanes import FIRST, Lanes
 from refgenfs.core.retry import Remedy, Retry
-from refgenfs.fetch.answers import AttemptFailed, check_range
+from refgenfs.fetch.answers import AttemptFailed, RangesIgnored, check_range
 from refgenfs.fetch.attempts import Progress
 from refgenfs.fetch.legs import Leg, Lender
-from refgenfs.fetch.parts import RangesIgnored
 from refgenfs.fetch.pieces import FEED, StreamSink, deliver, read_body
 from refgenfs.fetch.session import NoneToSpare
 from refgenfs.fetch.transfers import Line, check_plain

@@ -14,7 +14,9 @@ from refgenfs.cache.content import checksum
 from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import BLOCK, Derived, Ranged, Run
 from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError, without_frames
+from refgenfs.core.manners import Manners
 from refgenfs.core.readahead import LONGEST_REQUEST
+from refgenfs.fetch.answers import RangesIgnored
 from refgenfs.fetch.pieces import PIECE, RangeSink
 from refgenfs.reader.budget import Budget, Claim
 from refgenfs.reader.flights import FlightBoard
@@ -128,14 +130,20 @@ class RangeRun:
         """Change with the bytes that land; with those of all flights while this one awaits its turn."""
         return self._landed or -1 - self._budget.landed
 
-    async def fly(self, fetcher: RangeFetcher[Ranged]) -> None:
-        """Fetch the run; what goes wrong goes to those who wait. Raises only a cancellation."""
+    async def fly(self, fetcher: RangeFetcher[Ranged], reroute: Reroute) -> None:
+        """Fetch the run; what goes wrong goes to those who wait. Raises only a cancellation.
+
+        `reroute` is called where the origin gives no parts, and may hand over the flights.
+        """
         start = self.run.first * BLOCK
         stop = min(self.run.stop * BLOCK, self.content.size)
         self._token = trio.lowlevel.current_trio_token()
         try:
             await fetcher.fetch_range(self._extent, start, stop, self.content.size, self, account=self._account)
             self._error = OriginUnavailable(f"the origin ended before byte {stop}")
+        except RangesIgnored as exc:
+            self._error = without_frames(exc)
+            reroute(self, self._extent, self._account)
         except RefgenfsError as exc:
             self._error = without_frames(exc)
         except Exception as exc:
@@ -175,18 +183,32 @@ class RangeRun:
             self._board.land(self.content.id, first + number, data[at : at + BLOCK])
 
 
+Reroute = Callable[[RangeRun, Ranged, str], None]
+
+
+def _let_fail(_run: RangeRun, _extent: Ranged, _account: str) -> None:
+    """Have those who wait told that the origin gives no parts."""
+
+
 class RangeFlights:
     """The runs under way, whoever had them launched. Lives on the trio thread; `nursery` owns them."""
 
     def __init__(
-        self, fetcher: RangeFetcher[Ranged], board: FlightBoard, budget: Budget, nursery: trio.Nursery
+        self,
+        fetcher: RangeFetcher[Ranged],
+        board: FlightBoard,
+        budget: Budget,
+        nursery: trio.Nursery,
+        manners: Manners | None = None,
     ) -> None:
         self.under_way = 0  # runs that fly or wait for memory; and runs of spans that fly
         self.budget = budget
-        self._fetcher = fetcher
+        self.fetcher = fetcher
+        self.manners = manners or Manners()  # what is known of hosts
+        self.reroute: Reroute = _let_fail
+        self.writes = Writes()
         self._board = board
         self._nursery = nursery
-        self._writes = Writes()
 
     def start(
         self,
@@ -202,7 +224,7 @@ class RangeFlights:
 
         What is given (room in the cache or None, memory or None where somebody else pays) is given back at its end.
         """
-        flight = RangeRun(content, extent, run, room, self._board, self._writes, self.budget, account, moved)
+        flight = RangeRun(content, extent, run, room, self._board, self.writes, self.budget, account, moved)
         self._board.launch(content.id, range(run.first, run.stop), flight)
         self.under_way += 1
         self._nursery.start_soon(self._fly, flight, claim)
@@ -211,7 +233,7 @@ class RangeFlights:
         try:
             if claim is not None:
                 await claim.wait()
-            await flight.fly(self._fetcher)
+            await flight.fly(self.fetcher, self.reroute)
         finally:
             self.under_way -= 1
             flight.abandon()

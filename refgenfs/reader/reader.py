@@ -7,7 +7,8 @@ are resident and copying them, nor between looking a flight up and launching it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -19,6 +20,7 @@ from refgenfs.cache.store import Store
 from refgenfs.core.content import (
     BLOCK,
     ArchiveMember,
+    ContentId,
     Extent,
     FileFacts,
     InlineData,
@@ -40,6 +42,8 @@ from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.straight import StraightContent
 from refgenfs.reader.stream import Archive
 from refgenfs.reader.uncached import AnyContent, UncachedContent
+from refgenfs.reader.wholes import LINGER, Wholes
+from refgenfs.reader.wholestream import Rerouted
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +95,16 @@ class Reader:
         *,
         patience: float,
         nursery: trio.Nursery,
+        on_damage: Callable[[Iterable[ContentId]], None] = lambda _: None,
+        linger: float = LINGER,
     ) -> None:
         self.counts = ReadCounts()
         self._store = store
         self._versions = Versions(store)
         self._board = board
         self._archives = archives
-        self._ranges = RangeRuns(store, board, flights, self.counts, patience=patience)
+        wholes = Wholes(store, board, flights, nursery, on_damage, patience=patience, linger=linger)
+        self._ranges = RangeRuns(store, board, flights, self.counts, wholes, patience=patience)
         self._on_stale = on_stale
         self._patience = patience
         self._nursery = nursery
@@ -167,7 +174,7 @@ class Reader:
             return b""
         content, archive = file.content, file.archive
         if content is None:
-            return self._served(memoryview(_inline(file.facts))[offset : offset + length])
+            return self._served(file, memoryview(_inline(file.facts))[offset : offset + length])
         if isinstance(content, StraightContent):
             return self._read_near(file, content, offset, length)
         if archive is not None and file.generation != archive.generation and file.stale:
@@ -193,7 +200,7 @@ class Reader:
         if archive is not None and file.generation != archive.generation:
             file.generation = archive.generation
             archive.served.add(archive.generation)
-        return self._served(data)
+        return self._served(file, data)
 
     async def read_missing(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview:
         """Return what `read` would, after `read_resident` gave None. Raises as `read` does."""
@@ -201,12 +208,13 @@ class Reader:
             raise IntegrityError(f"{file.facts.content}: inline data is never missing")
         length = min(size, file.facts.size - offset)
         if isinstance(file.content, StraightContent):
-            return self._served(await self._straight(file.facts, partial(file.content.read, offset, length)))
+            straight = partial(file.content.read, offset, length)
+            return self._served(file, await self._straight(file.facts, straight))
         self.counts.cold_reads += 1
         if not self._store.is_ready:  # what is fetched before that could not be stored
             with trio.move_on_after(self._patience):
                 await self._store.ready()
-        return self._served(await self._read_cold(file, file.content, offset, length, file.ahead))
+        return self._served(file, await self._read_cold(file, file.content, offset, length, file.ahead))
 
     def _read_near(self, file: OpenFile, content: StraightContent, offset: int, length: int) -> memoryview | None:
         try:
@@ -214,11 +222,13 @@ class Reader:
         except StaleContent:
             self._on_stale(file.facts)
             raise
-        return None if data is None else self._served(data)
+        return None if data is None else self._served(file, data)
 
-    def _served(self, data: D) -> D:
-        self.counts.reads += 1
-        self.counts.served += len(data)
+    def _served(self, file: OpenFile, data: D) -> D:
+        counts, source = self.counts, file.facts.source
+        counts.reads += 1
+        counts.served += len(data)
+        counts.by_source[source] = counts.by_source.get(source, 0) + len(data)
         return data
 
     # -- cold ---------------------------------------------------------------------------------------------
@@ -255,7 +265,8 @@ class Reader:
         joined = self._join(file, content, run, landed, ahead)
         try:
             for index, arrival in joined.items():
-                await arrival.wait(self._patience, file.facts.content)
+                with suppress(Rerouted):
+                    await arrival.wait(self._patience, file.facts.content)
                 if arrival.data is not None:
                     _check_length(content, index, arrival.data)
                     landed[index] = arrival.data
@@ -276,7 +287,7 @@ class Reader:
             longest = file.window.request
             beyond = self._ranges.affordable(content, ahead, len(missing), longest)
             self._ranges.launch(content, extent, file.facts.source, missing, beyond, longest=longest)
-            flights = {index: self._board.find(content.id, index) for index in missing}
+            flights = {index: self._ranges.find(content, index) for index in missing}
         elif isinstance(extent, ArchiveMember) and file.archive is not None:
             archive, name = file.archive, extent.name
             flights = {i: self._archives.join(archive, content.id, name, i) for i in missing}
@@ -309,7 +320,9 @@ class Reader:
         extent = facts.extent
         if isinstance(extent, ArchiveMember):
             return self._archives.can_bring(extent.archive)
-        return isinstance(extent, Ranged) and not _is_straight(extent)
+        if not isinstance(extent, Ranged) or _is_straight(extent):
+            return False
+        return self._ranges.gives_parts(extent, facts.source)
 
     async def turn(self, limit: int) -> None:
         """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""

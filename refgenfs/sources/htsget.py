@@ -23,6 +23,7 @@ from refgenfs.sources.refgenie import Asker
 
 log = logging.getLogger(__name__)
 
+_FORMATS = frozenset(format_.lower() for format_ in Format)
 SIZES_KEPT = 4096  # files whose mtime is remembered, where nobody tells one
 
 
@@ -185,6 +186,7 @@ def _with_seek_keys(genome: Genome) -> Genome:
         for tag, version in asset.tags.items():
             formats = [(one.place.partition(":")[0].lower(), one.name) for one in version.files or ()]
             of_format = {kind: file for kind, file in formats if [each for each, _ in formats].count(kind) == 1}
-            tags[tag] = replace(version, seek_keys={**version.seek_keys, **of_format})
+            others = {key: file for key, file in version.seek_keys.items() if key not in _FORMATS}
+            tags[tag] = replace(version, seek_keys={**others, **of_format})
         assets[name] = replace(asset, tags=tags)
     return replace(genome, assets=assets)

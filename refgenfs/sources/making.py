@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from refgenfs import config
 from refgenfs.core.access import Rule
@@ -10,9 +12,10 @@ from refgenfs.core.patterns import Layout
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.s3 import S3Access
 from refgenfs.fetch.settings import Account
+from refgenfs.paths import home_dir
 from refgenfs.sources import Source
 from refgenfs.sources.htsget import HtsgetSource, TicketAsker
-from refgenfs.sources.http import HttpSource
+from refgenfs.sources.http import HttpSource, Wanted
 from refgenfs.sources.local import LocalSource
 from refgenfs.sources.refgenie import RefgenieSource
 from refgenfs.sources.s3 import S3Source
@@ -47,7 +50,9 @@ def _make(http: Http, tickets: TicketAsker, table: config.Source) -> Source:
                 name=table.name,
                 url=table.url,
                 mirrors=table.mirrors,
-                assets=[(asset.key, asset.files) for asset in table.asset],
+                assets=[Wanted(one.key, one.files, one.folder, one.manifest, one.only) for one in table.asset],
+                layout=None if table.layout is None else Layout.parse(table.layout),
+                manifest=table.manifest,
                 hold=table.revalidate,
                 timeout=table.timeout,
             )
@@ -95,7 +100,20 @@ def account_of(table: config.Source) -> Account:
             return Account("", table.timeout, table.proxy, access=access)
         case config.LocalSource():
             return Account()
-    return Account(table.url, table.timeout, table.proxy, table.token_file)
+    netrc_file = table.netrc_file
+    if netrc_file is None and table.netrc:
+        netrc_file = Path(home_dir(os.environ, os.geteuid()), ".netrc")
+    return Account(
+        table.url,
+        table.timeout,
+        table.proxy,
+        table.token_file,
+        mirrors=table.mirrors,
+        user=table.user,
+        password_file=table.password_file,
+        netrc_file=netrc_file,
+        ca_file=table.ca_file,
+    )
 
 
 def _named(table: config.S3Source | config.LocalSource) -> list[tuple[str, tuple[str, ...]]]:

@@ -25,6 +25,7 @@ name = "web"
 type = "http"
 url = "http://h"
 """
+ONE_WAY = 'write one of files = ["hg38.fa.gz"], folder = "hg38" and manifest = "hg38/MD5SUMS"'
 S3 = "[[source]]\nname = 'b'\ntype = 's3'\nbucket = 'genomes'\n"
 RULE = "[[prefetch.rule]]\nname = 'blast'\nopens = ['.nin']\nbrings = ['.nhr', '.nsq']\n"
 
@@ -237,8 +238,23 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
          'source.web.asset[1].key: \'hg38/fasta.fai\' has a seek key; write "genome/asset" or "genome/asset:tag"'),
         (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfile = ['a']\nfiles = []",
          "source.web.asset[1].file: unknown key; did you mean 'files'?"),
-        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'",
-         'source.web.asset[1].files: missing; write files = ["hg38.fa.gz"]'),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'", f"source.web.asset[1]: {ONE_WAY}"),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['a']\nfolder = 'x'",
+         f"source.web.asset[1]: {ONE_WAY}"),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfolder = '../x'",
+         "source.web.asset[1].folder: '../x' is no path below url"),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['a']\nonly = ['*.fa']",
+         "source.web.asset[1]: only is for what is found in a folder or a manifest, not for files"),
+        (WEB, 'source.web: it has nothing; write [[source.asset]] tables, or layout = "{genome}/{asset}/{file}"'),
+        (WEB + "manifest = 'MD5SUMS'\n[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['a']",
+         'source.web: manifest needs a layout, which says what its files are: layout = "{genome}/{asset}/{file}"'),
+        (WEB + "layout = '{genome'",
+         "source.web.layout: '{genome': a '{' or '}' too many; a field is written {name}"),
+        (SOURCE + "user = 'eve'", "source.lab: user and password_file belong together; write both, or neither"),
+        (SOURCE + "user = 'eve'\npassword_file = 'p'\ntoken_file = 't'",
+         "source.lab: token_file and user are two ways to say who asks; write one of them"),
+        (SOURCE + "proxy = 'nonne'",
+         "source.lab.proxy: 'nonne' is no http:// or https:// URL; write one like 'http://refgenomes.databio.org'"),
         (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['x/']",
          "source.web.asset[1].files[1]: 'x/' names no file"),
         (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['ftp://x/y']",

@@ -43,6 +43,7 @@ EXPECTED: dict[str, int] = {
     "OriginMissing": errno.EIO,
     "OriginNotFound": errno.EIO,
     "OriginUnavailable": errno.EIO,
+    "SizeUnknown": errno.EIO,
     "StaleContent": errno.ESTALE,
     "IntegrityError": errno.EIO,
     "ArchiveError": errno.EIO,
