@@ -122,6 +122,7 @@ class TicketServer:
         asked = request.headers.get("Range")
         if request.method == "HEAD":
             headers = {"Content-Length": str(blob.size)} if blob.head_length else {}
+            headers |= {"Accept-Ranges": "bytes"} if blob.ranges else {}
             response = web.StreamResponse(status=blob.head, headers=headers)
             await response.prepare(request)
             return response
