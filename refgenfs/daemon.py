@@ -39,14 +39,17 @@ from refgenfs.core.content import (
     Generated,
     LocalFile,
     Ranged,
+    Sliced,
 )
 from refgenfs.core.content import Sequence as SequenceOf
 from refgenfs.core.errors import NotInCatalog, RefgenfsError
 from refgenfs.core.retry import RetryPolicy
+from refgenfs.core.ticketblocks import TicketBlocks
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.local import LocalFiles
 from refgenfs.fetch.settings import HttpSettings
+from refgenfs.fetch.ticketed import TicketFetcher
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
 from refgenfs.made.finder import Finder
@@ -63,9 +66,11 @@ from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.leftovers import kept_memory
 from refgenfs.reader.ranges import Fetchers, RangeFetcher, RangeFlights
 from refgenfs.reader.reader import Reader
+from refgenfs.reader.scratch import open_tickets
 from refgenfs.reader.siblings import Siblings
 from refgenfs.reader.spooling import Spooler
-from refgenfs.sources.making import account_of, make_sources
+from refgenfs.regions.making import make_slices
+from refgenfs.sources.making import account_of, make_sources, rules_of, ticket_servers
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
 
 log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__
@@ -137,9 +142,10 @@ async def _main(config: Config, announce: Ready) -> None:
         open_store(config.cache.dir, limits, owner=str(mountpoint), wait=False) as store,
         open_bridge() as bridge,
         _http(bridge, config) as http,
+        open_tickets(http, store, ticket_servers(config.source)) as tickets,
         trio.open_nursery() as nursery,
     ):
-        await _Running(config, store, bridge, http, nursery, announce).serve()
+        await _Running(config, store, bridge, http, tickets, nursery, announce).serve()
 
 
 @asynccontextmanager
@@ -163,7 +169,14 @@ class _Running:
     """One run of the daemon: its parts, and how they call each other."""
 
     def __init__(
-        self, config: Config, store: Store, bridge: Bridge, http: Http, nursery: trio.Nursery, announce: Ready
+        self,
+        config: Config,
+        store: Store,
+        bridge: Bridge,
+        http: Http,
+        tickets: TicketFetcher,
+        nursery: trio.Nursery,
+        announce: Ready,
     ) -> None:
         self._config = config
         self._mountpoint = os.fspath(config.mount.point)
@@ -178,13 +191,15 @@ class _Running:
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         self._budget = budget
+        sources = make_sources(http, tickets, config.source)
         self._catalog = Catalog(
-            make_sources(http, config.source),
-            store.ledger,
-            refresh=config.catalog.refresh,
-            spooler=Spooler(store, http, budget),
+            sources, store.ledger, refresh=config.catalog.refresh, spooler=Spooler(store, http, budget)
         )
-        fetchers: dict[type[Ranged], RangeFetcher[Any]] = {ByteRange: http, LocalFile: LocalFiles(bridge)}
+        fetchers: dict[type[Ranged], RangeFetcher[Any]] = {
+            ByteRange: http,
+            LocalFile: LocalFiles(bridge),
+            TicketBlocks: tickets,
+        }
         flights = RangeFlights(Fetchers(fetchers), board, budget, nursery, http.manners)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
@@ -192,19 +207,29 @@ class _Running:
         self._indexer = self._make_indexer(bridge, records)
         self._indices = Indices(self._indexer, records)
         self._sequences = self._make_sequences(bridge, records)
-        fetchers |= {Generated: self._indexer, SequenceOf: self._sequences, CheckedRange: CheckedFetcher(http)}
+        slices = make_slices(sources, tickets, self._reader, bridge, limits.lookup_deadline, nursery)
+        self._regions = slices.regions
+        fetchers |= {
+            CheckedRange: CheckedFetcher(http),
+            Generated: self._indexer,
+            SequenceOf: self._sequences,
+            Sliced: slices.cutter,
+        }
         self._library = Library(
             self._catalog,
             archives,
             self._reader,
             store.pins,
             config.limits.lookup_deadline,
-            derivers=(self._sequences,),
+            derivers=(*slices.derivers, self._sequences),
             companions=self._indices if config.indices.make else None,
         )
-        self._indices.attach(self._library)
-        self._sequences.attach(self._library)
-        self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings(), self._sequences)
+        for part in (self._indices, slices, self._sequences):
+            part.attach(self._library)
+        rules = rules_of(config.source, os.getuid())
+        self._tree = Tree(
+            self._catalog, self._library, self._started, self._make_siblings(), self._sequences, rules=rules
+        )
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
         self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
         self._parts = Daemon(
@@ -401,7 +426,7 @@ class _Running:
         """Another version is at the origin: the next lookup must find it."""
         with contextlib.suppress(NotInCatalog):  # a sequence's from a refget server
             self._catalog.note_stale(facts)
-        for content in (facts.content, *self._indices.of(facts.content)):
+        for content in (facts.content, *self._indices.of(facts.content), *self._regions.forget(facts)):
             for parent, name in self._tree.names_of(content):
                 self._mount.forget_name(parent, name)
 

@@ -48,11 +48,16 @@ class Deriver(Protocol):
     Their names begin with `DERIVED`. Calls may wait for an origin, each no longer than its own deadlines.
     """
 
-    async def child(self, version: AssetVersion, prefix: str, name: str, listed: Mapping[str, Child]) -> Child | None:
-        """Return the entry `name` of the folder `prefix`, which has `listed` besides; None: it is none of these."""
+    async def child(
+        self, version: AssetVersion, shown_as: str, prefix: str, name: str, listed: Mapping[str, Child]
+    ) -> Child | None:
+        """Return the entry `name` of the folder `prefix`, which has `listed` besides; None: it is none of these.
+
+        Raises NotInCatalog for one that is not to be there, whoever else could make it.
+        """
         ...
 
-    async def children(self, version: AssetVersion, prefix: str) -> Mapping[str, Child] | None:
+    async def children(self, version: AssetVersion, shown_as: str, prefix: str) -> Mapping[str, Child] | None:
         """Return what a folder shows that `child` gave; None: it is none of these."""
         ...
 
@@ -174,7 +179,7 @@ class Library:
         if child is not None:
             return child
         for deriver in self._derivers:
-            child = await deriver.child(version, prefix, name, listed or {})
+            child = await deriver.child(version, shown_as, prefix, name, listed or {})
             if child is not None:
                 return child
         if self._companions is not None:
@@ -189,7 +194,7 @@ class Library:
         """Return what is listed in a version's folder; raise NotInCatalog for one that there is not."""
         listed: Mapping[str, Child] | None = (await self.layout(version, shown_as)).find(prefix)
         for deriver in self._derivers:
-            listed = await deriver.children(version, prefix) if listed is None else listed
+            listed = await deriver.children(version, shown_as, prefix) if listed is None else listed
         if listed is not None:
             beside = await self._companions.beside(self, version, listed) if self._companions is not None else {}
             return {**listed, **beside} if beside else listed

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -22,8 +22,9 @@ from typing import Protocol
 import trio
 
 from refgenfs.catalog import Catalog
+from refgenfs.core.access import Rule, union
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
-from refgenfs.core.content import ContentId, FileFacts, Generated
+from refgenfs.core.content import ContentId, FileFacts, Generated, Sliced
 from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
 from refgenfs.core.layout import DERIVED, is_junk
 from refgenfs.library import Library, Located
@@ -50,6 +51,8 @@ MADE_TIMEOUT = 1.0  # seconds
 PROMPT = 1.0  # seconds that a lookup waits for what is made
 PROMPT_AGAIN = 0.02  # where another one has waited in vain already
 AWAITED = 1024  # names of which that is remembered
+# Who may not look a name up must not find it among what the kernel remembers of others.
+GUARDED_TIMEOUT = 0.0  # seconds
 NAMES_KEPT = 64  # names remembered of one file, to tell the kernel when they mean something else
 
 
@@ -114,7 +117,7 @@ class Inode:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What stat shows. Times in Unix seconds, timeouts in seconds."""
+    """What stat shows. Times in Unix seconds, timeouts in seconds; without a uid or gid it is the daemon's."""
 
     inode: int
     mode: int
@@ -122,6 +125,8 @@ class Attributes:
     mtime: float
     entry_timeout: float
     attr_timeout: float
+    uid: int | None = None
+    gid: int | None = None
 
 
 class SequencesByMd5(Protocol):
@@ -146,9 +151,11 @@ class Tree:
         born: float,
         siblings: Siblings | None = None,
         sequences: SequencesByMd5 | None = None,
+        rules: Mapping[str, Rule] | None = None,
     ) -> None:
         self._sequences = sequences
         self._catalog = catalog
+        self._rules = rules or {}
         self._library = library
         self._siblings = siblings
         self._born = born
@@ -291,6 +298,37 @@ class Tree:
         if len(known.names) < NAMES_KEPT:
             known.names.add((parent, name))
 
+    # -- access -------------------------------------------------------------------------------------------
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether there is anything that not everybody may read."""
+        return bool(self._rules)
+
+    def rule(self, node: Node) -> Rule | None:
+        """Return who may read a node; None: everybody. A genome is for whom anything in it is."""
+        if not self._rules or isinstance(node, RootNode | RefgetNode):
+            return None
+        if isinstance(node, FileNode | FolderNode):
+            return self._rules.get(node.version.source)
+        genome = self._catalog.snapshot.genomes.get(node.genome)
+        assets = genome.assets.values() if genome is not None else ()
+        return union(self._rules.get(version.source) for asset in assets for version in asset.tags.values())
+
+    def _owned(self, attributes: Attributes, rule: Rule | None) -> Attributes:
+        """Return attributes as a rule has them; the kernel asks for such a name anew each time, for each user."""
+        if rule is None:
+            return attributes
+        shown = rule.ownership
+        mode = shown.mode if stat.S_ISDIR(attributes.mode) else shown.file_mode()
+        return replace(
+            attributes,
+            mode=stat.S_IFMT(attributes.mode) | mode,
+            entry_timeout=GUARDED_TIMEOUT,
+            uid=shown.uid,
+            gid=shown.gid,
+        )
+
     # -- attributes ---------------------------------------------------------------------------------------
 
     async def getattr(self, number: int) -> Attributes:
@@ -306,6 +344,10 @@ class Tree:
         return node.facts
 
     def _attributes(self, inode: Inode) -> Attributes:
+        return self._owned(self._open_attributes(inode), self.rule(inode.node))
+
+    def _open_attributes(self, inode: Inode) -> Attributes:
+        """Return what stat shows of what everybody may read."""
         node = inode.node
         if not isinstance(node, FileNode):
             mode = stat.S_IFDIR | 0o555
@@ -316,7 +358,7 @@ class Tree:
         facts = node.facts
         hold = self._catalog.hold(node.version)  # from then on, who looks the name up has the origin asked
         believed = NAME_TIMEOUT if hold is None else min(NAME_TIMEOUT, hold)
-        if isinstance(facts.extent, Generated):
+        if isinstance(facts.extent, Generated | Sliced):
             believed = min(believed, MADE_TIMEOUT)
         return Attributes(inode.number, mode, facts.size, facts.mtime, believed, CONTENT_TIMEOUT)
 

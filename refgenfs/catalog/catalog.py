@@ -27,7 +27,7 @@ from refgenfs.core.errors import (
     StaleContent,
     redact_url,
 )
-from refgenfs.sources import Source, Spooler
+from refgenfs.sources import Source, Spooler, Unchecked
 
 log = logging.getLogger(__name__)
 
@@ -181,19 +181,25 @@ class Catalog:
     async def _ask(self, feed: _Feed) -> None:
         try:
             await self._accept(feed, await feed.source.catalog(feed.catalog))
+        except Unchecked as exc:
+            failures = feed.failures
+            await self._accept(feed, exc.catalog, checked=False)
+            feed.failures = failures
+            self._note_failure(feed, str(exc))
         except RefgenfsError as exc:
             self._note_failure(feed, str(exc))
         except Exception as exc:
             log.exception("source %s: the refresh failed unexpectedly", feed.source.name)
             self._note_failure(feed, f"the refresh failed unexpectedly ({type(exc).__name__}); see the log")
 
-    async def _accept(self, feed: _Feed, catalog: SourceCatalog) -> None:
+    async def _accept(self, feed: _Feed, catalog: SourceCatalog, *, checked: bool = True) -> None:
         name = feed.source.name
-        if feed.failures:
+        if feed.failures and checked:
             log.info("source %s: answers again", name)
         if feed.catalog is not None and feed.catalog.genomes and not catalog.genomes:
             log.warning("source %s: says that it has no genomes any more", name)
-        feed.failures, feed.error, feed.last_refresh = 0, "", self._wall()
+        feed.failures, feed.error = 0, ""
+        feed.last_refresh = self._wall() if checked else feed.last_refresh
         feed.schedule(trio.current_time() + self._interval * (1 + JITTER * (2 * self._dice() - 1)))
         known = feed.catalog
         if known is not None:  # in a thread: comparing large catalogs takes long enough for a reader to notice

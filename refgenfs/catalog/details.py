@@ -29,7 +29,7 @@ from refgenfs.core.catalog_json import (
 )
 from refgenfs.core.content import FileFacts, Ranged
 from refgenfs.core.errors import CacheError, NotInCatalog, RefgenfsError, SizeUnknown
-from refgenfs.sources import SettlesSizes, Source, Spooler
+from refgenfs.sources import DEAR_KINDS, SettlesSizes, Source, Spooler
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class Details:
             return known
         if known is None and asked is not None and 0 <= self._wall() - asked < self._keep:
             return None
-        if not background:
+        if not background and self._source(version).kind not in DEAR_KINDS:
             self._start_sweep(version, row)
         ask = partial(self._ask_facts, version, name, row)
         try:

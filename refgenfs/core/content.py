@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.fasta import Line
+from refgenfs.core.ticketblocks import TicketBlocks
 
 # A random reader costs one block at the least, so small; a sequential reader asks for runs of many, and a
 # checksum a block must not make the maps large: 64 KiB is 80,000 blocks (400 KB of map) for hg38's index.
@@ -140,6 +141,20 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True)
+class Sliced:
+    """A content that is parts of another file, joined: its bytes `start` up to, not including, `stop`, or own bytes.
+
+    The file is `name` of `version`, and had these facts (`data`). `validator` is made of those and of the parts.
+    """
+
+    parts: tuple[tuple[int, int] | bytes, ...] = field(repr=False)
+    validator: str
+    data: FileFacts = field(repr=False)
+    version: AssetVersion = field(repr=False)
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckedRange:
     """A content at URLs whose every block was seen, and is to be what it was.
 
@@ -152,9 +167,9 @@ class CheckedRange:
 
 
 # Contents that are made of the bytes of other contents: who brings them reads those.
-Derived = Generated | Sequence
+Derived = Generated | Sequence | Sliced
 # Contents any stretch of which can be fetched by itself. Each has a `validator`, as `ByteRange` has.
-Ranged = ByteRange | CheckedRange | LocalFile | Derived
+Ranged = ByteRange | CheckedRange | LocalFile | TicketBlocks | Derived
 
 Extent = Ranged | ArchiveMember | InlineData
 

@@ -41,6 +41,10 @@ class IsADirectory(RefgenfsError):
     """A file was asked for, and the name is a directory's."""
 
 
+class NotAllowed(RefgenfsError):
+    """The configuration lets this user not read it."""
+
+
 class ReadOnly(RefgenfsError):
     """The tree can't be written to."""
 
@@ -51,6 +55,10 @@ class OriginDenied(RefgenfsError):
 
 class OriginMissing(RefgenfsError):
     """The origin answered 404 for something that its catalog names."""
+
+
+class OriginNotFound(OriginMissing):
+    """The origin says that it has no such thing, or nothing of the part that was asked for."""
 
 
 class SizeUnknown(RefgenfsError):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from refgenfs.core.errors import IntegrityError
 from refgenfs.core.layout import DERIVED
+from refgenfs.core.regions import shown_slice
 
 _PACKED = (".gz", ".bgz")
 _PLAIN_FASTA = (".fa", ".fasta", ".fna", ".ffn", ".faa", ".fas")
@@ -134,7 +135,7 @@ def parse_index(name: str) -> Wish | None:
 def shown_index(name: str) -> str:
     """Return the name of a file as people see it, be it an index's or any other's."""
     wish = parse_index(name)
-    return name if wish is None else spell(shown_index(wish.base), wish.kind, wish.spelling)
+    return shown_slice(name) if wish is None else spell(shown_index(wish.base), wish.kind, wish.spelling)
 
 
 def maker_of(kind: Kind, base: str) -> str:

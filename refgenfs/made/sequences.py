@@ -225,11 +225,13 @@ class Sequences:
 
     # -- a Deriver ----------------------------------------------------------------------------------------
 
-    async def child(self, version: AssetVersion, prefix: str, name: str, listed: Mapping[str, Child]) -> Child | None:
+    async def child(
+        self, version: AssetVersion, shown_as: str, prefix: str, name: str, listed: Mapping[str, Child]
+    ) -> Child | None:
         """Return None: sequences are found by MD5, and in no asset's folder."""
         return None
 
-    async def children(self, version: AssetVersion, prefix: str) -> Mapping[str, Child] | None:
+    async def children(self, version: AssetVersion, shown_as: str, prefix: str) -> Mapping[str, Child] | None:
         """Return None, as `child` does."""
         return None
 

@@ -73,7 +73,10 @@ class RangeFetcher(Protocol[E_contra]):
     async def fetch_range(
         self, extent: E_contra, start: int, stop: int, size: int, sink: RangeSink, *, account: str
     ) -> None:
-        """Bring the bytes `start` up to `stop` of a content of `size` bytes to the sink (see `fetch.http.Http`)."""
+        """Bring the bytes `start` up to `stop` of a content of `size` bytes to the sink (see `fetch.http.Http`).
+
+        `extent` is of the kind of `Ranged` that the fetcher is for.
+        """
         ...
 
 
