@@ -26,17 +26,37 @@ from refgenfs.administration import Daemon, Reporting, operations
 from refgenfs.cache.opening import open_store
 from refgenfs.cache.store import Store
 from refgenfs.catalog import Catalog
+from refgenfs.catalog.flights import Flights
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
-from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, LocalFile
-from refgenfs.core.errors import ConfigError, RefgenfsError
-from refgenfs.fetch.bridge import open_bridge
+from refgenfs.core.content import (
+    ArchiveRef,
+    ByteRange,
+    CheckedRange,
+    ContentId,
+    FileFacts,
+    Generated,
+    LocalFile,
+    Ranged,
+    Sliced,
+)
+from refgenfs.core.content import Sequence as SequenceOf
+from refgenfs.core.errors import ConfigError, NotInCatalog, RefgenfsError
+from refgenfs.core.ticketblocks import TicketBlocks
+from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.local import LocalFiles
+from refgenfs.fetch.ticketed import TicketFetcher
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
 from refgenfs.logs import set_up_logging
+from refgenfs.made.finder import Finder
+from refgenfs.made.indexer import Indexer, IndexSettings
+from refgenfs.made.indices import Indices
+from refgenfs.made.records import Records
+from refgenfs.made.sequences import Sequences
+from refgenfs.made.servers import CheckedFetcher, RefgetServers
 from refgenfs.memory import give_back, tame_allocator, tame_collector
 from refgenfs.mountpoint import HANDED_OVER, MountFailed, prepare, raise_background, raise_readahead, why_refused
 from refgenfs.notify import ServiceManager, handed_over
@@ -44,12 +64,14 @@ from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.leftovers import kept_memory
-from refgenfs.reader.ranges import Fetchers, RangeFlights
+from refgenfs.reader.ranges import Fetchers, RangeFetcher, RangeFlights
 from refgenfs.reader.reader import Reader
+from refgenfs.reader.scratch import open_tickets
 from refgenfs.reader.siblings import Siblings
 from refgenfs.reader.spooling import Spooler
+from refgenfs.regions.making import make_slices
 from refgenfs.reload import Reload, Tuned, budget_of, cache_limits, http_settings
-from refgenfs.sources.making import make_sources
+from refgenfs.sources.making import make_sources, rules_of, ticket_servers
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
 
 log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__
@@ -111,15 +133,17 @@ def _announce(ready_fd: int | None, message: dict[str, Any]) -> None:
 async def _main(loaded: LoadedConfig, announce: Ready, manager: ServiceManager, device: int | None) -> None:
     config = loaded.config
     mountpoint = config.mount.point
+    servers = ticket_servers(config.source)
     if device is None:
         prepare(mountpoint)
     async with (
         open_store(config.cache.dir, cache_limits(config), owner=str(mountpoint), wait=False) as store,
         open_bridge() as bridge,
         _http(bridge, config) as http,
+        open_tickets(http, store, servers) as tickets,
         trio.open_nursery() as nursery,
     ):
-        await _Running(loaded, store, http, LocalFiles(bridge), nursery, announce, manager, device).serve()
+        await _Running(loaded, store, bridge, http, tickets, servers, nursery, announce, manager, device).serve()
 
 
 @asynccontextmanager
@@ -140,8 +164,10 @@ class _Running:
         self,
         loaded: LoadedConfig,
         store: Store,
+        bridge: Bridge,
         http: Http,
-        files: LocalFiles,
+        tickets: TicketFetcher,
+        servers: dict[str, tuple[str, ...]],
         nursery: trio.Nursery,
         announce: Ready,
         manager: ServiceManager,
@@ -159,17 +185,44 @@ class _Running:
         self._started = time.time()
         board = FlightBoard()
         self._budget = budget = Budget(*budget_of(config))
-        sources = make_sources(http, config.source)
+        sources = make_sources(http, tickets, config.source)
         self._catalog = Catalog(
             sources, store.ledger, refresh=config.catalog.refresh, spooler=Spooler(store, http, budget)
         )
-        fetchers = Fetchers({ByteRange: http, LocalFile: files})
-        flights = RangeFlights(fetchers, board, budget, nursery, http.manners)
+        fetchers: dict[type[Ranged], RangeFetcher[Any]] = {
+            ByteRange: http,
+            LocalFile: LocalFiles(bridge),
+            TicketBlocks: tickets,
+        }
+        flights = RangeFlights(Fetchers(fetchers), board, budget, nursery, http.manners)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
-        self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
+        records = Records(store.ledger)
+        self._indexer = self._make_indexer(bridge, records)
+        self._indices = Indices(self._indexer, records)
+        self._sequences = self._make_sequences(bridge, records)
+        slices = make_slices(sources, tickets, self._reader, bridge, config.limits.lookup_deadline, nursery)
+        self._regions = slices.regions
+        fetchers |= {
+            CheckedRange: CheckedFetcher(http),
+            Generated: self._indexer,
+            SequenceOf: self._sequences,
+            Sliced: slices.cutter,
+        }
+        self._library = Library(
+            self._catalog,
+            archives,
+            self._reader,
+            store.pins,
+            config.limits.lookup_deadline,
+            derivers=(*slices.derivers, self._sequences),
+            companions=self._indices if config.indices.make else None,
+        )
+        for part in (self._indices, slices, self._sequences):
+            part.attach(self._library)
+        rules = rules_of(config.source, os.getuid())
         siblings = self._make_siblings()
-        self._tree = Tree(self._catalog, self._library, self._started, siblings)
+        self._tree = Tree(self._catalog, self._library, self._started, siblings, self._sequences, rules=rules)
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
         self._mount = Mount(self._operations, self._mountpoint, device, allow_other=config.mount.allow_other)
         self._parts = Daemon(
@@ -186,9 +239,23 @@ class _Running:
             self._forget_pages,
             self._take_configuration,
             os.fspath(loaded.path) if loaded.path else None,
+            self._indexer,
         )
         self._reporting = Reporting(manager, self._parts, http.probe)
-        tuned = Tuned(self._catalog, http, store, budget, archives, self._reader, self._library, siblings)
+        tuned = Tuned(
+            self._catalog,
+            http,
+            tickets,
+            servers,
+            store,
+            budget,
+            archives,
+            self._reader,
+            self._library,
+            slices,
+            self._tree,
+            siblings,
+        )
         self._reload = Reload(loaded, sources, tuned, self._reporting, manager)
 
     # -- the parts ----------------------------------------------------------------------------------------
@@ -218,6 +285,17 @@ class _Running:
             nursery=self._nursery,
             on_damage=self._on_damage,
         )
+
+    def _make_indexer(self, bridge: Bridge, records: Records) -> Indexer:
+        settings = IndexSettings(self._config.indices.largest)
+        return Indexer(self._store, self._reader, records, bridge, self._budget, settings, self._nursery)
+
+    def _make_sequences(self, bridge: Bridge, records: Records) -> Sequences:
+        wanted, flights = self._config.refget, Flights()
+        flights.open(self._nursery)
+        finder = Finder(self._catalog, self._store, records, genomes=wanted.genomes, search=wanted.search)
+        servers = RefgetServers(wanted.servers, self._http, self._store, self._reader, flights, time.time)
+        return Sequences(self._reader, self._indexer, finder, servers, bridge)
 
     def _make_siblings(self) -> Siblings:
         prefetch = self._config.prefetch
@@ -367,13 +445,24 @@ class _Running:
 
     def _on_stale(self, facts: FileFacts) -> None:
         """Another version is at the origin: the next lookup must find it."""
-        self._catalog.note_stale(facts)
-        for parent, name in self._tree.names_of(facts.content):
-            self._mount.forget_name(parent, name)
+        with contextlib.suppress(NotInCatalog):  # a sequence's from a refget server
+            self._catalog.note_stale(facts)
+        for content in (facts.content, *self._indices.of(facts.content), *self._regions.forget(facts)):
+            for parent, name in self._tree.names_of(content):
+                self._mount.forget_name(parent, name)
 
-    def _on_damage(self, contents: Iterable[ContentId]) -> None:
+    def _on_damage(self, wrong: Iterable[ContentId]) -> None:
         """Bytes that were served turned out wrong: the kernel must not keep them, nor mix them with others."""
+        contents = tuple(wrong)
+        made = []
         for content in contents:
+            made += self._indices.of(content)
+            self._indices.drop(content)
+            self._sequences.forget(content)
+            self._nursery.start_soon(self._survive, partial(self._indices.forget, content))
+        for content in made:
+            self._store.evict(content)
+        for content in (*contents, *made):
             names = self._tree.names_of(content)
             number = self._tree.retire(content)
             if number is not None:

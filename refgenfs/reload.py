@@ -20,10 +20,12 @@ from refgenfs.administration import Reporting
 from refgenfs.cache.store import CacheLimits, Store
 from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, file_problems, load_config
+from refgenfs.core.access import Rule
 from refgenfs.core.errors import ConfigError
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import Account, HttpSettings
+from refgenfs.fetch.ticketed import TicketFetcher
 from refgenfs.library import Library
 from refgenfs.notify import ServiceManager
 from refgenfs.reader.archives import Archives
@@ -31,8 +33,10 @@ from refgenfs.reader.budget import Budget
 from refgenfs.reader.leftovers import kept_memory
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
+from refgenfs.regions.making import Slices
 from refgenfs.sources import Source
-from refgenfs.sources.making import account_of, make_sources
+from refgenfs.sources.making import account_of, make_sources, rules_of, ticket_servers
+from refgenfs.tree import Tree
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +49,10 @@ LIVE = frozenset(
     | {"limits.connections", "limits.memory", "limits.read_deadline", "limits.lookup_deadline", "limits.retry_for"}
 )
 # What stays as it is until the next mount.
-FIXED = frozenset({"mount.point", "mount.allow_other", "mount.readahead", "cache.dir"})
+FIXED = frozenset(
+    {"mount.point", "mount.allow_other", "mount.readahead", "cache.dir"}
+    | {"indices.make", "indices.largest", "refget.genomes", "refget.servers", "refget.search"}
+)
 
 
 def http_settings(config: Config, known: Mapping[str, Account] = MappingProxyType({})) -> HttpSettings:
@@ -75,11 +82,15 @@ class Tuned:
 
     catalog: Catalog
     http: Http
+    tickets: TicketFetcher
+    servers: dict[str, tuple[str, ...]]  # of tickets, by source
     store: Store
     budget: Budget
     archives: Archives
     reader: Reader
     library: Library
+    slices: Slices
+    tree: Tree
     siblings: Siblings
 
 
@@ -97,6 +108,8 @@ class Reload:
         self._loaded = loaded
         self._at_start = dict(_values(loaded))
         self._sources = {source.name: source for source in sources}
+        self._seen = set(self._sources)  # all names since the mount, also of sources that are gone
+        self._rules = rules_of(loaded.config.source, os.getuid())
         self._parts = parts
         self._reporting = reporting
         self._manager = manager
@@ -121,12 +134,16 @@ class Reload:
     async def _run(self) -> dict[str, Any]:
         loaded = await trio.to_thread.run_sync(self._read)
         report = self._compare(loaded)
+        rules = self._rules_for(loaded.config)
         sources = self._make_sources(loaded.config)
         # from here on nothing fails
         changed = report["sources"]
         known = {name: account for name, account in self._parts.http.accounts.items() if name not in changed}
         self._loaded = loaded
         self._tune(loaded.config, known)
+        self._parts.servers.update(ticket_servers(loaded.config.source))
+        self._parts.slices.renew(sources.values(), loaded.config.limits.lookup_deadline)
+        self._parts.tree.guard(rules)
         await self._parts.catalog.renew(list(sources.values()), refresh=loaded.config.catalog.refresh)
         self._sources = sources
         report["fits"] = await self._parts.store.renew(cache_limits(loaded.config))
@@ -147,8 +164,27 @@ class Reload:
         """Return the sources by name; one whose table is what it was is the very object that it was."""
         before = {table.name: table for table in self._loaded.config.source}
         fresh = [table for table in config.source if before.get(table.name) != table]
-        made = {source.name: source for source in make_sources(self._parts.http, fresh)}
+        made = {source.name: source for source in make_sources(self._parts.http, self._parts.tickets, fresh)}
         return {table.name: made.get(table.name) or self._sources[table.name] for table in config.source}
+
+    def _rules_for(self, config: Config) -> dict[str, Rule]:
+        """Return who may read what, with the rules of sources that are gone: their files may be open.
+
+        Raises ConfigError where a rule is another than it was: the kernel believes what it was told.
+        """
+        try:
+            rules = rules_of(config.source, os.getuid())
+        except ValueError as exc:
+            raise ConfigError(f"{self._loaded.path}: {exc}") from exc
+        for table in config.source:
+            if table.name in self._seen and self._rules.get(table.name) != rules.get(table.name):
+                raise ConfigError(
+                    f"{self._loaded.path}: source.{table.name}: allow_users and allow_groups can't change while "
+                    "mounted; umount and mount, or give the source another name"
+                )
+        self._seen |= {table.name for table in config.source}
+        self._rules |= rules
+        return self._rules
 
     def _tune(self, config: Config, known: Mapping[str, Account]) -> None:
         parts, limits = self._parts, config.limits

@@ -16,6 +16,7 @@ from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import BLOCK
 from refgenfs.fetch.attempts import FetchFailure
+from refgenfs.made.indexer import Job
 from refgenfs.memory import resident_memory
 from refgenfs.reader.indexes import INDEX_LABEL
 
@@ -61,6 +62,7 @@ class Health:
             "hit_ratio": warm / counts.reads if counts.reads else None,
             "open_files": d.fuse.open_files,
             "flights": len(d.board),
+            "making": [_job_row(job) for job in d.indexer.jobs],
             "errors": [{"when": when, "what": what} for when, what in sorted(failures)[-20:]],
             "memory": resident_memory(),
         }
@@ -161,6 +163,16 @@ def _source_status(source: SourceStatus, failure: FetchFailure | None) -> dict[s
     if failure is not None and not error:
         error = f"{failure.url}: {failure.what}"
     return {**asdict(source), "healthy": source.healthy and failure is None, "error": error, "age": age}
+
+
+def _job_row(job: Job) -> dict[str, Any]:
+    return {
+        "key": str(job.data.version.key),
+        "files": [shown_name(job.data.version, name) for name in job.names],
+        "done": job.done,
+        "total": job.total,
+        "seconds": job.age,
+    }
 
 
 def _cache_status(store: Store) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId
 from refgenfs.core.errors import ControlError, KeyFormatError, NotInCatalog
+from refgenfs.core.indices import shown_index
 from refgenfs.core.keys import AssetKey
 from refgenfs.fetch.http import Http
 from refgenfs.fuse import Operations
 from refgenfs.library import Library
+from refgenfs.made.indexer import Indexer
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import Reader
 
@@ -41,23 +43,22 @@ class Daemon:
     forget_pages: Callable[[ContentId], Awaitable[None]]  # that the kernel has of a content
     reload: Callable[[], Awaitable[dict[str, Any]]]  # take what the configuration's file says now
     config: str | None  # the configuration's file
+    indexer: Indexer
 
 
 async def names_of(daemon: Daemon, version: AssetVersion, seek_key: str | None) -> list[str]:
-    """Return the origin's names of a version's files, or of those that a seek key means.
+    """Return the origin's names of a version's files with the indices made of them, or of those of a seek key.
 
     Raises NotInCatalog for a seek key that the version does not have, and what the origin answers.
     """
     await daemon.store.ready()
     names = list(await daemon.library.names(version))
     await daemon.library.recall(version)  # so that sizes and residency are known in a daemon's second life, too
-    if seek_key is None:
-        return names
-    target = version.seek_keys.get(seek_key)
+    target = "." if seek_key is None else version.seek_keys.get(seek_key)
     if target is None:
-        raise no_seek_key(version, seek_key)
+        raise no_seek_key(version, seek_key or "")
     if target == ".":
-        return names
+        return [*names, *await daemon.library.companions(version)]
     chosen = [name for name in names if name == target] or [name for name in names if name.startswith(target)]
     if not chosen:
         raise NotInCatalog(f"{version.key} has no file for the seek key {seek_key!r}")
@@ -82,6 +83,7 @@ async def content_labels(daemon: Daemon) -> dict[str, tuple[AssetVersion | None,
 
 def shown_name(version: AssetVersion | None, name: str) -> str:
     """Return a file's name as people see it."""
+    name = shown_index(name)
     return name.replace(version.genome_digest, version.alias) if version is not None else name
 
 

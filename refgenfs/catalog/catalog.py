@@ -15,6 +15,7 @@ import trio
 from refgenfs.catalog.details import Details
 from refgenfs.catalog.flights import Flights
 from refgenfs.catalog.notebook import LedgerLike, Notebook
+from refgenfs.catalog.originals import Originals
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot, SourceCatalog, iter_versions, keep_known, merge
 from refgenfs.core.catalog_json import JSONValue, dump_catalog, load_catalog
 from refgenfs.core.content import ArchiveRef, FileFacts
@@ -26,7 +27,7 @@ from refgenfs.core.errors import (
     StaleContent,
     redact_url,
 )
-from refgenfs.sources import Source, Spooler
+from refgenfs.sources import Source, Spooler, Unchecked
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class Catalog:
         self._dice = dice
         self._callbacks: list[OnChange] = []
         self._warm_up = trio.Event()
+        self._originals = Originals()
         self._details = Details(
             self._sources, self._notebook, self._flights, keep=refresh, wall=wall, spooler=spooler
         )
@@ -225,21 +227,27 @@ class Catalog:
     async def _ask(self, feed: _Feed) -> None:
         try:
             await self._accept(feed, await feed.source.catalog(feed.catalog))
+        except Unchecked as exc:
+            failures = feed.failures
+            await self._accept(feed, exc.catalog, checked=False)
+            feed.failures = failures
+            self._note_failure(feed, str(exc))
         except RefgenfsError as exc:
             self._note_failure(feed, str(exc))
         except Exception as exc:
             log.exception("source %s: the refresh failed unexpectedly", feed.source.name)
             self._note_failure(feed, f"the refresh failed unexpectedly ({type(exc).__name__}); see the log")
 
-    async def _accept(self, feed: _Feed, catalog: SourceCatalog) -> None:
+    async def _accept(self, feed: _Feed, catalog: SourceCatalog, *, checked: bool = True) -> None:
         name = feed.source.name
         if self._feeds.get(name) is not feed:
             return  # another has its place by now
-        if feed.failures:
+        if feed.failures and checked:
             log.info("source %s: answers again", name)
         if feed.catalog is not None and feed.catalog.genomes and not catalog.genomes:
             log.warning("source %s: says that it has no genomes any more", name)
-        feed.failures, feed.failing_since, feed.error, feed.last_refresh = 0, None, "", self._wall()
+        feed.failures, feed.failing_since, feed.error = 0, None, ""
+        feed.last_refresh = self._wall() if checked else feed.last_refresh
         feed.schedule(trio.current_time() + self._interval * (1 + JITTER * (2 * self._dice() - 1)))
         known = feed.catalog
         if known is not None:  # in a thread: comparing large catalogs takes long enough for a reader to notice
@@ -277,6 +285,7 @@ class Catalog:
         if new == old:
             return
         self.snapshot = new
+        self._originals.clear()
         for callback in self._callbacks:
             try:
                 callback(old, new)
@@ -307,11 +316,13 @@ class Catalog:
 
         The first time, its siblings are asked for too, in the background. Raises the origin's errors.
         """
-        return await self._details.facts(version, name)
+        facts = await self._details.facts(version, name)
+        return None if facts is None else self._originals.choose(facts)
 
     def known_facts(self, version: AssetVersion, name: str, *, fresh: bool = False) -> FileFacts | None:
         """Return a file's facts if they are in memory, with `fresh` only if they still hold. No I/O, no wait."""
-        return self._details.known_facts(version, name, fresh=fresh)
+        facts = self._details.known_facts(version, name, fresh=fresh)
+        return None if facts is None else self._originals.choose(facts)
 
     async def recall(self, version: AssetVersion) -> None:
         """Bring the facts that the ledger has of a version's files to memory; asks no origin."""
@@ -323,10 +334,14 @@ class Catalog:
         They are asked for anew when next wanted, and the content's identity then carries the new validator,
         so no bytes of the two meet.
         """
+        known = self._details.known_facts(version, name)
+        if known is not None:
+            self._originals.forget(known.content)
         await self._details.forget_facts(version, name)
 
     def note_stale(self, facts: FileFacts) -> None:
         """Do as `forget_facts` for the file that these facts are about: at once, or soon if they aren't in memory."""
+        self._originals.forget(facts.content)
         feed = self._feeds.get(facts.source)
         if feed is None:
             return  # its source is gone, and nobody will open it again

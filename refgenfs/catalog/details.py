@@ -29,7 +29,7 @@ from refgenfs.core.catalog_json import (
 )
 from refgenfs.core.content import FileFacts, Ranged
 from refgenfs.core.errors import CacheError, NotInCatalog, RefgenfsError, SizeUnknown
-from refgenfs.sources import SettlesSizes, Source, Spooler
+from refgenfs.sources import DEAR_KINDS, SettlesSizes, Source, Spooler
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class Details:
             return known
         if known is None and asked is not None and 0 <= self._wall() - asked < self._keep:
             return None
-        if not background:
+        if not background and self._source(version).kind not in DEAR_KINDS:
             self._start_sweep(version, row)
         ask = partial(self._ask_facts, version, name, row)
         try:
@@ -257,16 +257,16 @@ class Details:
             except SizeUnknown as exc:
                 if known is None:
                     raise
-                if exc.validator == _version_of(known):
-                    return known
-                self._replace(version, name, row, known)
-                continue
+                if exc.validator != _version_of(known):
+                    self._replace(version, name, row, known)
+                    continue
+                found = known
             except RefgenfsError as exc:
                 if known is None or not exc.transient:
                     raise
                 log.debug("whether %s of %s is what it was can't be asked: %s", name, version.key, exc)
                 self._away[version.source] = self._wall()  # or every file of a folder would be waited for
-                return known
+                found = known
             if asked != (row.facts.folder, None if name in row.facts.replaced else ""):
                 continue
             if known is None or found is None or _same_object(known, found):

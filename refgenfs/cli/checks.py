@@ -245,9 +245,11 @@ def check_sources(machine: Machine) -> list[Check]:
 
 
 def _ask(source: Source) -> Check:
-    from refgenfs.cli.reaching import ask_files
-    from refgenfs.config import RefgenieSource
+    from refgenfs.cli.reaching import ask_files, ask_htsget
+    from refgenfs.config import HtsgetSource, RefgenieSource
 
+    if isinstance(source, HtsgetSource):
+        return ask_htsget(source)
     return _ask_server(source) if isinstance(source, RefgenieSource) else ask_files(source)
 
 

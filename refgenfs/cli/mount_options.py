@@ -30,6 +30,11 @@ _SETTINGS = {
     "connections": "limits.connections",
     "memory": "limits.memory",
     "siblings": "prefetch.siblings",
+    "indices": "indices.make",
+    "largest_indexed": "indices.largest",
+    "refget_genomes": "refget.genomes",
+    "refget_servers": "refget.servers",
+    "refget_search": "refget.search",
     "log_level": "log.level",
 }
 _FLAGS = frozenset({"allow_other"})

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 
 import trio
 
 from refgenfs.cli.check import Check
-from refgenfs.config import HttpSource, LocalSource, S3Source
-from refgenfs.core.errors import RefgenfsError, SizeUnknown, redact_url
+from refgenfs.config import HtsgetSource, HttpSource, LocalSource, S3Source
+from refgenfs.core.errors import OriginMissing, RefgenfsError, SizeUnknown, redact_url
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.core.s3 import Bucket, Page, parse_page
+from refgenfs.fetch.answers import OriginUnusable
 from refgenfs.fetch.bridge import open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.local import check_root
@@ -87,6 +89,32 @@ def _ask_folder(source: LocalSource) -> Check:
     except RefgenfsError as exc:
         return Check("source", "fail", f"{source.name}: {exc}", "check path, and that this user may read it")
     return Check("source", "ok", f"{source.name}: {source.path} can be read")
+
+
+def ask_htsget(source: HtsgetSource) -> Check:
+    """Ask a htsget server how it is, with its token. Blocks; can be called in any thread."""
+    where = f"{source.name}: {redact_url(source.url)}"
+    advice = "check url, network, proxy and token_file; what is in the cache can be read without it"
+    try:
+        trio.run(_ask_service, source)
+    except RefgenfsError as exc:
+        return Check("source", "fail", f"{source.name}: {exc}", advice)
+    return Check("source", "ok", f"{where} answers")
+
+
+async def _ask_service(source: HtsgetSource) -> None:
+    """Ask for the service's description; older servers have none, and say so."""
+    endpoint = "reads" if any(asset.reads for asset in source.asset) or not source.asset else "variants"
+    urls = [f"{source.url.rstrip('/')}/{endpoint}/service-info"]
+    async with open_bridge(grace=1.0) as bridge:
+        http = Http(bridge, HttpSettings(accounts={source.name: account_of(source)}))
+        try:
+            with suppress(OriginMissing, OriginUnusable):
+                await http.get_json(urls, account=source.name, deadline=SECONDS, retry_for=0)
+        finally:
+            with trio.move_on_after(1.0) as scope:
+                scope.shield = True
+                await http.aclose()
 
 
 async def _ask_bucket(bucket: Bucket, name: str, account: Account) -> Page:

@@ -44,6 +44,7 @@ def status(
     _write_sources(answer["sources"])
     _write_cache(answer["cache"])
     _write_traffic(answer)
+    _write_making(answer.get("making") or [])
     _write_errors(answer["errors"], time.time())
 
 
@@ -159,6 +160,19 @@ def _write_savings(sources: list[dict[str, Any]]) -> None:
         amounts = (source.get(key) for key in ("served", "fetched", "saved"))
         table.add(source["name"], *("–" if amount is None else human_bytes(amount) for amount in amounts))
     write_table(table)
+
+
+def _write_making(jobs: list[dict[str, Any]]) -> None:
+    """Write what is being made: nothing if nothing is."""
+    if not jobs:
+        return
+    _heading("Being made")
+    for job in jobs:
+        share = human_percent(job["done"], job["total"])
+        what = f"{' and '.join(job['files'])} of {job['key']}"
+        _line(
+            (what, "cyan"), (f"  {share} of {human_bytes(job['total'])} read, {human_duration(job['seconds'])}", "")
+        )
 
 
 def _write_errors(errors: list[dict[str, Any]], now: float) -> None:

@@ -13,6 +13,7 @@ from refgenfs.config.model import (
 )
 from refgenfs.config.sources import (
     SOURCE_MODELS,
+    HtsgetSource,
     HttpSource,
     LocalSource,
     RefgenieSource,
@@ -30,6 +31,7 @@ __all__ = [
     "CacheConfig",
     "CatalogConfig",
     "Config",
+    "HtsgetSource",
     "HttpSource",
     "LimitsConfig",
     "LoadedConfig",

@@ -10,9 +10,25 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, mo
 
 from refgenfs.config.values import PUBLIC_SERVER, Duration, Name, PlainPath, Proxy, Table, Url, Wait
 from refgenfs.core.errors import KeyFormatError, redact_url
+from refgenfs.core.htsget.model import Format
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.patterns import LAYOUTS, Layout, is_file_name
 from refgenfs.core.s3 import Bucket, is_bucket, is_region
+from refgenfs.core.ticket import file_name
+from refgenfs.users import gid_of, uid_of
+
+
+def _check_users(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        uid_of(name)
+    return names
+
+
+def _check_groups(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        gid_of(name)
+    return names
+
 
 LAYOUT = "{genome}/{asset}/{file}"
 
@@ -22,6 +38,8 @@ class SourceTable(Table):
 
     name: Name
     type: str
+    allow_users: Annotated[tuple[str, ...], AfterValidator(_check_users)] | None = None
+    allow_groups: Annotated[tuple[str, ...], AfterValidator(_check_groups)] | None = None
 
 
 class WebSource(SourceTable):
@@ -149,6 +167,60 @@ class HttpSource(WebSource):
         return self
 
 
+def _check_id(id_: str) -> str:
+    parts = id_.split("/")
+    if not id_ or any(part in ("", ".", "..") for part in parts) or "\0" in id_ or len(parts[-1].encode()) > 240:
+        raise ValueError(f'{id_!r} is no id; write one as its server knows it, like "1000g/NA12878"')
+    if id_ == "service-info":
+        raise ValueError("'service-info' is no id: servers answer it with what they are")
+    return id_
+
+
+_Id = Annotated[str, AfterValidator(_check_id)]
+
+
+class HtsgetAsset(Table):
+    """Ids of a htsget server that are an asset's files."""
+
+    key: Annotated[str, AfterValidator(_check_key)]
+    reads: tuple[_Id, ...] = ()
+    variants: tuple[_Id, ...] = ()
+    format: Literal["BAM", "CRAM", "VCF", "BCF"] | None = None
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        if bool(self.reads) == bool(self.variants):
+            raise ValueError("write reads = [...] or variants = [...], one of them; an asset may have several tables")
+        right = ("BAM", "CRAM") if self.reads else ("VCF", "BCF")
+        if self.format is not None and self.format not in right:
+            raise ValueError(f"{self.format} is no format of {'reads' if self.reads else 'variants'}")
+        return self
+
+    def files(self) -> tuple[tuple[str, Format, str], ...]:
+        """Return name, format and id of each file."""
+        format_ = Format(self.format or ("BAM" if self.reads else "VCF"))
+        return tuple((file_name(id_, format_), format_, id_) for id_ in (*self.reads, *self.variants))
+
+
+class HtsgetSource(WebSource):
+    """A htsget server: the tickets of its ids name the blocks that make files."""
+
+    type: Literal["htsget"]
+    revalidate: Duration = 600.0
+    asset: tuple[HtsgetAsset, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        seen: dict[tuple[str, str], str] = {}
+        for asset in self.asset:
+            for name, _, id_ in asset.files():
+                if (asset.key, name) in seen:
+                    both = f"{seen[asset.key, name]!r} and {id_!r} of {asset.key}"
+                    raise ValueError(f"{both} would both be {name!r}; give them two keys")
+                seen[asset.key, name] = id_
+        return self
+
+
 def _check_path(path: str) -> str:
     """Return a path of a file below a folder or a bucket's prefix; raise ValueError for what can't be one."""
     if not is_file_name(path):
@@ -239,11 +311,12 @@ class LocalSource(LaidOutSource):
     revalidate: Duration = 1.0
 
 
-Source = Annotated[RefgenieSource | HttpSource | S3Source | LocalSource, Field(discriminator="type")]
+Source = Annotated[RefgenieSource | HttpSource | S3Source | LocalSource | HtsgetSource, Field(discriminator="type")]
 SOURCE_MODELS: Mapping[str, type[SourceTable]] = {
     "refgenie": RefgenieSource,
     "http": HttpSource,
     "s3": S3Source,
     "local": LocalSource,
+    "htsget": HtsgetSource,
 }
 PUBLIC = RefgenieSource(name="refgenomes", type="refgenie", url=PUBLIC_SERVER)

@@ -84,6 +84,13 @@ class Credentials:
         return context
 
 
+def url_credentials(target: URL) -> dict[str, str]:
+    """Return the Authorization that a URL itself has, an empty dict for none."""
+    return (
+        {"Authorization": _basic(target.user or "", target.password or "")} if target.user or target.password else {}
+    )
+
+
 def takes_secret(account: Account, target: URL) -> bool:
     """Say whether something that the account keeps to itself is sent with a request to `target`."""
     own = next((url for url in _own_urls(account) if host_of(url) == host_of(target)), None)

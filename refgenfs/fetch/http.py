@@ -268,7 +268,7 @@ class Http:
 
         async def transfer() -> None:
             wanted = RangeRequest(start, stop, size, extent.validator)
-            ranged = RangeTransfer(self._line(account), extent.urls[0], wanted, sink)
+            ranged = RangeTransfer(self.line(account), extent.urls[0], wanted, sink)
             urls = extent.urls
             if stop - start < size:
                 urls = tuple(self.manners.order(account, urls, time.monotonic()))
@@ -298,7 +298,7 @@ class Http:
 
         async def transfer() -> Part:
             wanted = RangeRequest(start, stop, size, extent.validator)
-            part = PartTransfer(self._line(account), wanted, moved)
+            part = PartTransfer(self.line(account), wanted, moved)
             return await self._attempts.make(extent.urls, account, part.attempt)
 
         return await self._bridge.run(transfer)
@@ -312,7 +312,7 @@ class Http:
         """
 
         async def attempt(url: str, retry: Retry) -> Part | None:
-            return await read_beginning(self._line(account), url, length, retry)
+            return await read_beginning(self.line(account), url, length, retry)
 
         make = self._attempts.make_within
         return await self._bridge.run(lambda: make(deadline, urls, account, attempt, 0))
@@ -332,7 +332,7 @@ class Http:
 
         async def transfer() -> None:
             with self._streaming.counted(urls[0]) as share:
-                whole = StreamTransfer(self._line(account), urls[0], sink, lender, share)
+                whole = StreamTransfer(self.line(account), urls[0], sink, lender, share)
                 try:
                     await self._attempts.make(urls, account, whole.attempt, authority=lambda: whole.origin)
                 finally:
@@ -340,14 +340,26 @@ class Http:
 
         await self._bridge.run(lambda: _unwrap(transfer()))
 
-    def _line(self, account: str) -> Line:
+    # ---- for other kinds of transfers
+
+    @property
+    def attempts(self) -> Attempts:
+        """What makes attempts; for the asyncio loop."""
+        return self._attempts
+
+    async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run `call()` on the asyncio loop, and return its result; what a sink raised passes through as it is."""
+        return await self._bridge.run(lambda: _unwrap(call()))
+
+    def line(self, account: str) -> Line:
+        """Return what the requests for an account need; for the asyncio loop."""
         return Line(self._session, account, self._counter(account), self._wall, self.manners)
 
     def _counter(self, account: str) -> Callable[[int], None]:
         return lambda count: _add(self.fetched, account, count)
 
 
-async def _unwrap(call: Coroutine[Any, Any, None]) -> None:
+async def _unwrap(call: Coroutine[Any, Any, T]) -> T:
     try:
         return await call
     except SinkFailed as failure:

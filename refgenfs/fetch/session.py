@@ -16,7 +16,7 @@ from yarl import URL
 from refgenfs.core.errors import OriginUnavailable
 from refgenfs.core.retry import Remedy
 from refgenfs.fetch.answers import AttemptFailed, OriginUnusable, connection_failure
-from refgenfs.fetch.credentials import Credentials
+from refgenfs.fetch.credentials import Credentials, url_credentials
 from refgenfs.fetch.proxies import Proxies
 from refgenfs.fetch.settings import MAX_REDIRECTS, Access, HttpSettings
 from refgenfs.fetch.urls import Origin, follow, host_of, parse_url
@@ -94,12 +94,15 @@ class Session:
         account: str,
         waited: Callable[[float], None],
         leave: int | None = None,
+        body: bytes | None = None,
+        bearer: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Make a request, follow redirects, and yield the answer, whatever its status.
 
-        `waited` is told the seconds spent waiting for a turn, when many requests go to one host. One that is to
-        `leave` so many of each host's connections free does not wait: it raises NoneToSpare. On leaving,
-        a body that was not read to its end costs the connection. Raises AttemptFailed; errors of
+        `headers` and `body` go to whom a redirect names too; the account's token goes to its own origin only, and
+        without `bearer` nowhere. `waited` is told the seconds spent waiting for a turn, when many requests go to one
+        host. One that is to `leave` so many of each host's connections free does not wait: it raises NoneToSpare. On
+        leaving, a body that was not read to its end costs the connection. Raises AttemptFailed; errors of
         connections while the body is read inside the block become AttemptFailed too.
         """
         target = parse_url(url)
@@ -109,7 +112,7 @@ class Session:
             slot = await self._take_turn(target, waited, leave)
             try:
                 self._requested(account)
-                async with self._send(method, target, headers, account) as answer:
+                async with self._send(method, target, headers, account, body, bearer=bearer) as answer:
                     location = answer.headers.get("Location")
                     if answer.status not in _REDIRECTS or location is None:
                         if access is not None and await _judged(answer, access, target):
@@ -143,10 +146,11 @@ class Session:
 
     @asynccontextmanager
     async def _send(
-        self, method: str, target: URL, headers: Mapping[str, str], account: str
+        self, method: str, target: URL, headers: Mapping[str, str], account: str, body: bytes | None, *, bearer: bool
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         facts = self._settings.account(account)
-        wanted: Mapping[str, str] = {**headers, **self._credentials.headers(target, facts)}
+        found = self._credentials.headers(target, facts) if bearer else url_credentials(target)
+        wanted: Mapping[str, str] = {**headers, **found} if bearer else {**found, **headers}
         if facts.access is not None:
             wanted = await facts.access.sign(method, target, wanted)
         connect = min(self._settings.connect_timeout, facts.timeout)
@@ -154,6 +158,7 @@ class Session:
             method,
             target.with_user(None),
             headers=wanted,
+            data=body,
             allow_redirects=False,
             proxy=self._proxies.choose(target, facts.proxy),
             ssl=self._credentials.context(facts),

@@ -14,9 +14,8 @@ import trio
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, Ranged, Run, block_count
 from refgenfs.core.errors import CacheError, RefgenfsError
-from refgenfs.reader.budget import Claim
 from refgenfs.reader.flights import Arrival, FlightBoard
-from refgenfs.reader.ranges import LONGEST_RUN, RUN_MEMORY, RangeFlights, memory_of, split_runs
+from refgenfs.reader.ranges import LONGEST_RUN, RUN_MEMORY, RangeFlights, flight_memory, memory_of, split_runs
 from refgenfs.reader.uncached import AnyContent
 from refgenfs.reader.wholes import Wholes
 from refgenfs.reader.wholestream import Rerouted
@@ -110,7 +109,8 @@ class RangeRuns:
             for short in split_runs(wanted):
                 if not self._start_stored(content, extent, source, short, wanted=True):
                     self._counts.uncached += length_of(content, short)
-                    self._flights.start(content, extent, short, None, source, self._claim(content, short))
+                    claim = self._budget.claim(flight_memory(extent, length_of(content, short)))
+                    self._flights.start(content, extent, short, None, source, claim)
 
     def _start_stored(
         self,
@@ -126,7 +126,8 @@ class RangeRuns:
 
         With `older_than`, only what was last used before that stamp of the store makes room for it.
         """
-        claim = self._claim(content, run) if wanted else self._budget.take(memory_of(length_of(content, run)))
+        nbytes = flight_memory(extent, length_of(content, run))
+        claim = self._budget.claim(nbytes) if wanted else self._budget.take(nbytes)
         if claim is None:
             return False
         reservation = content.reserve(run, older_than=older_than)
@@ -135,9 +136,6 @@ class RangeRuns:
             return False
         self._flights.start(content, extent, run, reservation, source, claim)
         return True
-
-    def _claim(self, content: AnyContent, run: Run) -> Claim:
-        return self._budget.claim(memory_of(length_of(content, run)))
 
     # -- what nobody waits for yet ------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import trio
 
 from refgenfs.cache.content import checksum
 from refgenfs.cache.shelf import Reservation
-from refgenfs.core.content import BLOCK, Ranged, Run
+from refgenfs.core.content import BLOCK, Derived, Ranged, Run
 from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError, without_frames
 from refgenfs.core.manners import Manners
 from refgenfs.core.readahead import LONGEST_REQUEST
@@ -55,16 +55,28 @@ def memory_of(length: int) -> int:
     return min(2 * length, RUN_MEMORY)
 
 
+def flight_memory(extent: Ranged, length: int) -> int:
+    """Return what a request of `length` bytes claims of the budget.
+
+    One for a content that is made of others claims nothing: it waits for the flights of those, which do, and nobody
+    who holds memory may wait for memory. Who brings it sees to it that few are brought at a time.
+    """
+    return 0 if isinstance(extent, Derived) else memory_of(length)
+
+
 E_contra = TypeVar("E_contra", bound=Ranged, contravariant=True)
 
 
 class RangeFetcher(Protocol[E_contra]):
-    """What brings stretches of contents that come by ranges."""
+    """What brings stretches of contents that come by ranges, of one kind of extent."""
 
     async def fetch_range(
         self, extent: E_contra, start: int, stop: int, size: int, sink: RangeSink, *, account: str
     ) -> None:
-        """Bring the bytes `start` up to `stop` of a content of `size` bytes to the sink (see `fetch.http.Http`)."""
+        """Bring the bytes `start` up to `stop` of a content of `size` bytes to the sink (see `fetch.http.Http`).
+
+        `extent` is of the kind of `Ranged` that the fetcher is for.
+        """
         ...
 
 

@@ -12,6 +12,18 @@ from typing import Protocol, runtime_checkable
 from refgenfs.core.catalog import AssetVersion, SourceCatalog
 from refgenfs.core.catalog_json import JSONValue
 from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, Extent, FileFacts
+from refgenfs.core.errors import OriginUnavailable
+
+# Asking for a file's size costs a server of these work, and may cost its bytes: no file is asked for unasked.
+DEAR_KINDS = frozenset({"htsget"})
+
+
+class Unchecked(OriginUnavailable):
+    """An origin that can't be asked how it is; `catalog` holds all the same: the configuration says it."""
+
+    def __init__(self, message: str, catalog: SourceCatalog) -> None:
+        super().__init__(message)
+        self.catalog = catalog
 
 
 class Source(Protocol):
@@ -44,6 +56,7 @@ class Source(Protocol):
         """Ask for all that the source has, and for where its unpacked copies are (see `unpacked`).
 
         `known` is what it had before; of what is the same still, the answer may have the very same values.
+        Raises Unchecked where it is known what there is, and the origin does not answer.
         """
         ...
 

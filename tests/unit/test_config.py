@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from refgenfs.config import SOURCE_MODELS, Config, LoadedConfig, MinFree, load_config, override_keys
+from refgenfs.config import SOURCE_MODELS, Config, HtsgetSource, LoadedConfig, MinFree, load_config, override_keys
 from refgenfs.config.model import PrefetchRule
-from refgenfs.config.sources import HttpAsset, Source, WebSource
+from refgenfs.config.sources import HtsgetAsset, HttpAsset, Source, WebSource
 from refgenfs.core.errors import ConfigError
 from refgenfs.core.siblings import BUILT_IN
 
@@ -197,9 +197,9 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
         ("[[source]]\nname = 'x'\ntype = 'refgenie'",
          'source.x.url: missing; write url = "http://refgenomes.databio.org"'),
         ("[[source]]\nname = 'x'\nurl = 'http://h'",
-         'source.x.type: missing; write type = "refgenie"; this version has: refgenie, http, s3, local'),
+         'source.x.type: missing; write type = "refgenie"; this version has: refgenie, http, s3, local, htsget'),
         ("[[source]]\nname = 'x'\ntype = 'ftp'\nurl = 'ftp://b'",
-         "source.x.type: no such type of source; this version has: refgenie, http, s3, local"),
+         "source.x.type: no such type of source; this version has: refgenie, http, s3, local, htsget"),
         (S3, ('source.b: has no files; write layout = "igenomes" or layout = "ncbi" or layout = "plain", '
              "a pattern, or a [[source.asset]]")),
         (S3 + "layout = 'igenome'", ('source.b.layout: \'igenome\' is no layout; write "igenomes", "ncbi", "plain", '
@@ -209,7 +209,8 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
          "write genome/asset or genome/asset:tag after '->'")),
         (S3 + "layout = 3", "source.b.layout: must be text in quotes, or a list of rules, each in quotes"),
         (S3 + "layout = 'plain'\nurl = 'http://h'",
-         ("source.b.url: unknown key; known are: name, type, layout, revalidate, asset, bucket, prefix, region, "
+         ("source.b.url: unknown key; known are: name, type, allow_users, allow_groups, layout, revalidate, asset, "
+          "bucket, prefix, region, "
          "endpoint, path_style, anonymous, profile, request_payer, timeout, proxy")),
         (S3 + "layout = 'plain'\nregion = 'Frankfurt'",
          "source.b.region: 'Frankfurt' is no region; write one like \"eu-west-1\""),
@@ -389,6 +390,41 @@ level = "DEBUG"
     )
 
 
+# -- htsget ---------------------------------------------------------------------------------------------------
+
+LAB = "[[source]]\nname = 'lab'\ntype = 'htsget'\nurl = 'http://h'\n[[source.asset]]\nkey = 'hg38/a'\n"
+
+
+def test_ids_are_files_by_their_last_component(write: Write) -> None:
+    source = load(write(LAB + "reads = ['1000g/NA12878', 'x.bam']")).config.source[0]
+    assert isinstance(source, HtsgetSource)
+    assert [name for name, _, _ in source.asset[0].files()] == ["NA12878.bam", "x.bam"]
+    assert source.revalidate == 600
+    source = load(write(LAB + "variants = ['a/b', 'c.vcf']\nformat = 'VCF'")).config.source[0]
+    assert isinstance(source, HtsgetSource)
+    assert [name for name, _, _ in source.asset[0].files()] == ["b.vcf.gz", "c.vcf.gz"]
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ("", "write reads = [...] or variants = [...]"),
+        ("reads = ['a']\nvariants = ['b']", "one of them"),
+        ("reads = ['a']\nformat = 'VCF'", "VCF is no format of reads"),
+        ("reads = ['a']\nformat = 'SAM'", "must be one of: BAM, CRAM, VCF, BCF"),
+        ("reads = ['a/x', 'b/x']", "'a/x' and 'b/x' of hg38/a would both be 'x.bam'"),
+        ("reads = ['x']\n[[source.asset]]\nkey = 'hg38/a'\nreads = ['b/x']", "would both be 'x.bam'"),
+        ("reads = ['service-info']", "servers answer it with what they are"),
+        ("reads = ['']", "is no id"),
+        ("reads = ['a/../b']", "is no id"),
+        ("reads = ['a/']", "is no id"),
+        ("read = ['a']", "did you mean 'reads'?"),
+    ],
+)
+def test_what_is_wrong_with_an_asset_of_htsget(write: Write, rest: str, said: str) -> None:
+    assert any(said in line for line in complaint(write(LAB + rest)))
+
+
 # -- the reference --------------------------------------------------------------------------------------------
 
 
@@ -401,7 +437,7 @@ def documented() -> dict[str, str]:
 def test_every_key_is_documented_with_its_default() -> None:
     defaults = {key: value for key, value, _ in load(None, uid=0).settings() if not key.startswith("source.")}
     source = {f"source.{name}" for model in SOURCE_MODELS.values() for name in model.model_fields} - {"source.asset"}
-    source |= {f"source.asset.{name}" for name in HttpAsset.model_fields}
+    source |= {f"source.asset.{name}" for model in (HttpAsset, HtsgetAsset) for name in model.model_fields}
     source |= {f"prefetch.rule.{name}" for name in PrefetchRule.model_fields}
     found = documented()
     assert set(found) == set(defaults) | source
