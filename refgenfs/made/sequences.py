@@ -316,10 +316,8 @@ class Sequences:
 
     async def _read(self, file: OpenFile, start: int, stop: int) -> bytes:
         stop = min(stop, file.facts.size)
-        parts: list[bytes] = []
-        for at in range(start, stop, READ):  # copied before the next one is awaited
-            parts.append(bytes(await self._reader.read_checked(file, at, min(at + READ, stop))))
-        return b"".join(parts)
+        offsets = range(start, stop, READ)
+        return b"".join([await self._reader.read_checked(file, at, min(at + READ, stop)) for at in offsets])
 
 
 def server_version(md5: str) -> AssetVersion:
