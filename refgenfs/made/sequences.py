@@ -20,7 +20,7 @@ import trio
 
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId, FileFacts, Sequence, content_id
-from refgenfs.core.errors import GenerateFailed, IntegrityError, NotInCatalog, RefgenfsError
+from refgenfs.core.errors import GenerateFailed, IntegrityError, NotInCatalog, RefgenfsError, StaleContent
 from refgenfs.core.fasta import (
     Blocks,
     Line,
@@ -287,17 +287,31 @@ class Sequences:
     async def fetch_range(
         self, extent: Sequence, start: int, stop: int, size: int, sink: RangeSink, *, account: str
     ) -> None:
-        """Bring the bases `start` up to `stop` to the sink, out of the FASTA. Raises as `Reader.read` does."""
+        """Bring the bases `start` up to `stop` to the sink, out of the FASTA.
+
+        Raises as `Reader.read` does, and StaleContent where it isn't known any more that the sequence is there: what
+        comes instead of bytes that were taken back belongs to the same content.
+        """
         data = Located(extent.data, extent.version, extent.name)
         async with self._bringing:
             file = await self._open(data)
-            blocks = (await self._table(data)).blocks
+            table, entry = await self._table(data), self._entry_of(extent)
+            if entry is None or table.lines.get(entry.name) != extent.line:
+                raise StaleContent(f"{extent.name}: it isn't known any more where {extent.validator} is in it")
+            blocks = table.blocks
             for at in range(start, stop, PIECE):
                 end = min(at + PIECE, stop)
                 raw = await self._raw(file, blocks, *span_of(extent.line, at, end))
                 tail = await self._raw(file, blocks, *end_of(extent.line, end))
                 bases = await trio.to_thread.run_sync(cut, extent.line, at, end, raw, tail)
+                if self._entry_of(extent) is not entry:
+                    raise StaleContent(f"{extent.name}: what {extent.validator} was cut out of was taken back")
                 await self._bridge.run(partial(sink.write, at, memoryview(bases)))
+
+    def _entry_of(self, extent: Sequence) -> _Entry | None:
+        """Return what is known of a sequence, if that is that it is in this very content."""
+        entry = self._entries.get((self._guard(extent.version.source), extent.validator))
+        return entry if entry is not None and entry.content == extent.data.content else None
 
     async def _open(self, data: Located) -> OpenFile:
         file = await self._places.open(data.facts, data.version, data.name)
