@@ -20,7 +20,14 @@ import trio
 
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId, FileFacts, Sequence, content_id
-from refgenfs.core.errors import GenerateFailed, IntegrityError, NotInCatalog, RefgenfsError, StaleContent
+from refgenfs.core.errors import (
+    GenerateFailed,
+    IntegrityError,
+    NotInCatalog,
+    OriginMissing,
+    RefgenfsError,
+    StaleContent,
+)
 from refgenfs.core.fasta import (
     Blocks,
     Line,
@@ -176,7 +183,12 @@ class Sequences:
 
     async def _there(self, md5: str, entry: _Entry) -> Located | None:
         """Return where a sequence is; None: not where it was."""
-        data = await self._places.locate(entry.version, entry.base)
+        try:
+            data = await self._places.locate(entry.version, entry.base)
+        except (NotInCatalog, OriginMissing) as exc:
+            log.debug("%s of %s: %s", entry.base, entry.version.key, exc)
+            self.forget(entry.content)
+            return None
         if data.facts.content != entry.content:  # replaced in place
             self.forget(entry.content)
             return None
@@ -202,8 +214,11 @@ class Sequences:
         for key in [key for key in self._checked if key[0] == content]:
             del self._checked[key]
         self._learned.discard(content)
-        for key in [key for key, entry in self._entries.items() if entry.content == content]:
+        gone = [key for key, entry in self._entries.items() if entry.content == content]
+        for key in gone:
             del self._entries[key]
+        if gone:  # another FASTA may have them, too: of each the first one that has it was noted
+            self._learned.clear()
 
     async def _search(self, md5: str, allowed: Collection[str]) -> RefgenfsError | None:
         """Learn the MD5s of FASTAs until one has this; return why one of them could not be looked at, if so."""
