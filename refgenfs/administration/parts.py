@@ -16,6 +16,7 @@ from refgenfs.core.content import ContentId
 from refgenfs.core.errors import ControlError, KeyFormatError, NotInCatalog
 from refgenfs.core.indices import shown_index
 from refgenfs.core.keys import AssetKey
+from refgenfs.core.layout import DERIVED
 from refgenfs.fetch.http import Http
 from refgenfs.fuse import Operations
 from refgenfs.library import Library
@@ -41,6 +42,8 @@ class Daemon:
     fuse: Operations
     stop: Callable[[], None]
     forget_pages: Callable[[ContentId], Awaitable[None]]  # that the kernel has of a content
+    reload: Callable[[], Awaitable[dict[str, Any]]]  # take what the configuration's file says now
+    config: str | None  # the configuration's file
     indexer: Indexer
 
 
@@ -81,7 +84,7 @@ async def content_labels(daemon: Daemon) -> dict[str, tuple[AssetVersion | None,
 
 def shown_name(version: AssetVersion | None, name: str) -> str:
     """Return a file's name as people see it."""
-    name = shown_index(name)
+    name = shown_index(name).removeprefix(DERIVED).replace(DERIVED, "/")
     return name.replace(version.genome_digest, version.alias) if version is not None else name
 
 

@@ -81,6 +81,9 @@ def test_the_cache_is_where_the_user_keeps_such() -> None:
     loaded = load(None, XDG_CACHE_HOME="/scratch")
     assert loaded.config.cache.dir == Path("/scratch/refgenfs")
     assert loaded.origins["cache.dir"] == "environment XDG_CACHE_HOME"
+    loaded = load(None, XDG_CACHE_HOME="/scratch", CACHE_DIRECTORY="/var/cache/refgenfs-lab:/other")
+    assert loaded.config.cache.dir == Path("/var/cache/refgenfs-lab")
+    assert loaded.origins["cache.dir"] == "environment CACHE_DIRECTORY"
 
 
 def test_the_command_line_wins_over_the_file(write: Write) -> None:
@@ -189,10 +192,12 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
         ("[mount]\nreadahead = '1GB'", "mount.readahead: must be at most 16MiB"),
         ("[log]\nlevel = 'loud'", "log.level: must be one of: debug, info, warning, error"),
         ("cache = 3", "cache: must be a table; write [cache]"),
-        ("[source]\nname = 'x'", "source: must be a table; write [[source]]"),
+        ("[source]\nname = 'x'", "source: must be a list of tables; write [[source]]"),
         ("source = [1]", "source[1]: must be a table; write [[source]]"),
         ("[[source]]\nname = 'x'\ntype = 'refgenie'",
          'source.x.url: missing; write url = "http://refgenomes.databio.org"'),
+        ("[[source]]\nname = 'x'\ntype = 'http'",
+         'source.x.url: missing; write url = "https://www.example.org/genomes/"'),
         ("[[source]]\nname = 'x'\nurl = 'http://h'",
          'source.x.type: missing; write type = "refgenie"; this version has: refgenie, http, s3, local, htsget'),
         ("[[source]]\nname = 'x'\ntype = 'ftp'\nurl = 'ftp://b'",
@@ -223,7 +228,7 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
         ("[[source]]\ntype = 'refgenie'\nurl = 'http://h'", 'source[1].name: missing; write name = "lab"'),
         (SOURCE + "mirors = []", "source.lab.mirors: unknown key; did you mean 'mirrors'?"),
         (SOURCE + "mirrors = ['http://h', 'ftp://x']",
-         "source.lab.mirrors[2]: 'ftp://x' is no http:// or https:// URL; write one like 'http://refgenomes.databio.org'"),
+         "source.lab.mirrors[2]: 'ftp://x' is no http:// or https:// URL; write one like 'https://www.example.org'"),
         (SOURCE.replace("lab", "refget"), "source.refget: the refget servers have this name; give it another one"),
         (SOURCE + SOURCE, "source.lab: two sources have this name; give each its own"),
         ("[mount]\npoint = '/data/genomes'\n[[source]]\nname = 'l'\ntype = 'local'\npath = '/data'\nlayout = 'plain'",
@@ -255,7 +260,7 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
         (SOURCE + "user = 'eve'\npassword_file = 'p'\ntoken_file = 't'",
          "source.lab: token_file and user are two ways to say who asks; write one of them"),
         (SOURCE + "proxy = 'nonne'",
-         "source.lab.proxy: 'nonne' is no http:// or https:// URL; write one like 'http://refgenomes.databio.org'"),
+         "source.lab.proxy: 'nonne' is no http:// or https:// URL; write one like 'https://www.example.org'"),
         (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['x/']",
          "source.web.asset[1].files[1]: 'x/' names no file"),
         (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['ftp://x/y']",
