@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
-
-import trio
 
 from refgenfs.cache.pins import Pins
 from refgenfs.catalog import Catalog
@@ -27,10 +25,11 @@ from refgenfs.core.content import (
     Sequence,
     content_id,
 )
-from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, OriginMissing, RefgenfsError, StaleContent
+from refgenfs.core.errors import NotInCatalog, OriginMissing, RefgenfsError, StaleContent
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import DERIVED, Child, Layout, build_layout
 from refgenfs.core.tar import Member, resolve_link
+from refgenfs.deadlines import deadline
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.openarchives import Naming
 from refgenfs.reader.reader import OpenFile, Reader
@@ -213,7 +212,7 @@ class Library:
         return await self._listing(version) or ()
 
     async def _listing(self, version: AssetVersion) -> tuple[str, ...] | None:
-        with _deadline(self._deadline, f"the listing of {version.key}"):
+        with deadline(self._deadline, f"the listing of {version.key}"):
             return await self._catalog.listing(version)
 
     def _dead_links(self, version: AssetVersion) -> frozenset[str]:
@@ -287,7 +286,7 @@ class Library:
 
     async def ready_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
         """Return a file's facts as `facts` does; None where an archive would have to be streamed for them."""
-        with _deadline(self._deadline, f"the size of {name}"):
+        with deadline(self._deadline, f"the size of {name}"):
             facts = await self._catalog.facts(version, name)
         return facts or self.known_facts(version, name)
 
@@ -300,7 +299,7 @@ class Library:
         if name.startswith(DERIVED):
             return await self._locate_derived(version, name)
         for _ in range(LINKS):
-            with _deadline(self._deadline, f"the size of {name}"):
+            with deadline(self._deadline, f"the size of {name}"):
                 facts = await self._catalog.facts(version, name)
             if facts is not None:
                 return Located(facts, version, name)
@@ -411,7 +410,7 @@ class Library:
         """Ask the origin which digest an archive has now; None when its version is gone or rebuilt."""
         try:
             version = self._catalog.version_of(ref)
-            with _deadline(self._deadline, f"the digest of {ref.key}"):
+            with deadline(self._deadline, f"the digest of {ref.key}"):
                 fresh = await self._catalog.fresh_version(version)
         except RefgenfsError as exc:
             log.warning("%s: can't ask for the archive's digest: %s", ref.key, exc)
@@ -425,13 +424,3 @@ def _member_facts(ref: ArchiveRef, member: Member) -> FileFacts:
     cid = content_id(ref.source, ref.asset_digest, member.name)
     extent = ArchiveMember(ref, member.name) if member.size else InlineData(b"")
     return FileFacts(cid, member.size, member.mtime, extent, ref.source, "archive")
-
-
-@contextmanager
-def _deadline(seconds: float, what: str) -> Iterator[None]:
-    """Raise DeadlineExceeded naming what was waited for when the body takes longer."""
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError:
-        raise DeadlineExceeded(f"{what} did not come within {seconds:g} s") from None

@@ -8,14 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import trio
-
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import FileFacts
-from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, RefgenfsError
+from refgenfs.core.errors import NotInCatalog, RefgenfsError
 from refgenfs.core.indices import BESIDE, KINDS, wishes
 from refgenfs.core.layout import Child
 from refgenfs.core.regions import name_beside, parse_beside
+from refgenfs.deadlines import deadline
 from refgenfs.fetch.ticketed import Settled, TicketFetcher
 from refgenfs.library import Library
 from refgenfs.sources.htsget import HtsgetSource
@@ -104,15 +103,13 @@ class OriginIndices:
         query = source.query(version, file)
         if query is None:
             return None
-        try:
-            with trio.fail_after(self._deadline):
+        with deadline(self._deadline, f"the index of {file}"):
+            try:
                 settled = await self._tickets.sibling(query, ending, account=source.name)
-        except trio.TooSlowError:
-            raise DeadlineExceeded(f"the index of {file} did not come within {self._deadline:g} s") from None
-        except RefgenfsError as exc:
-            if known is None or not exc.transient:
-                raise
-            settled = known.settled
+            except RefgenfsError as exc:
+                if known is None or not exc.transient:
+                    raise
+                settled = known.settled
         self._known[key] = _Known(settled, self._wall())
         while len(self._known) > KNOWN:
             self._known.popitem(last=False)

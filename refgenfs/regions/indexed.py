@@ -25,8 +25,9 @@ from refgenfs.fetch.bridge import Bridge
 from refgenfs.fetch.pieces import PIECE, RangeSink
 from refgenfs.htsfiles import open_indexed
 from refgenfs.library import Library, Located
+from refgenfs.reader.openbytes import OpenBytes
 from refgenfs.reader.reader import Reader
-from refgenfs.regions.deriver import OpenBytes, shown_files
+from refgenfs.regions.deriver import shown_files
 
 K = TypeVar("K")
 V = TypeVar("V")

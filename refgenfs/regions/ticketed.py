@@ -16,8 +16,9 @@ from refgenfs.core.htsget.model import Class, Format, Query
 from refgenfs.core.regions import References, union_of
 from refgenfs.fetch.answers import OriginUnusable
 from refgenfs.htsfiles import open_indexed
+from refgenfs.reader.openbytes import OpenBytes
 from refgenfs.reader.reader import Reader
-from refgenfs.regions.deriver import OpenBytes, shown_files
+from refgenfs.regions.deriver import shown_files
 from refgenfs.sources.htsget import HtsgetSource
 
 log = logging.getLogger(__name__)
