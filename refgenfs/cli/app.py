@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from refgenfs import __version__
-from refgenfs.cli import cache, configuration, demonstrate, doctor, find, index, mounting, residency, state, ticket
+from refgenfs.cli import (
+    cache,
+    configuration,
+    demonstrate,
+    doctor,
+    find,
+    index,
+    mounting,
+    reloading,
+    residency,
+    service,
+    state,
+    ticket,
+)
 
 _MOUNT = "Mount"
 _FIND = "Find"
@@ -77,6 +90,7 @@ def _add_mount(app: typer.Typer) -> None:
     )(mounting.mount)
     app.command(rich_help_panel=_MOUNT)(mounting.umount)
     app.command(rich_help_panel=_MOUNT)(state.status)
+    app.command(rich_help_panel=_MOUNT)(reloading.reload)
 
 
 def _add_find(app: typer.Typer) -> None:
@@ -132,6 +146,12 @@ def _add_set_up(app: typer.Typer) -> None:
     group.command()(configuration.show)
     group.command()(configuration.check)
     app.add_typer(group, name="config", rich_help_panel=_SET_UP)
+    units = typer.Typer(no_args_is_help=True, help="Install units for systemd and the helper of mount(8).")
+    units.command()(service.install)
+    units.command()(service.uninstall)
+    for called_by_units in (service.attach, service.tune, service.detach):
+        units.command(hidden=True)(called_by_units)
+    app.add_typer(units, name="service", rich_help_panel=_SET_UP)
     app.command(rich_help_panel=_SET_UP)(doctor.doctor)
     app.command(rich_help_panel=_SET_UP)(demonstrate.demo)
 

@@ -61,6 +61,10 @@ class Library:
         self._derived = DerivedFiles(derivers, companions)
         self._layouts: OrderedDict[tuple[AssetVersion, str, bool], Layout] = OrderedDict()
 
+    def renew(self, lookup_deadline: float) -> None:
+        """Take so long (seconds) for a name or a size from now on."""
+        self._deadline = lookup_deadline
+
     # -- names --------------------------------------------------------------------------------------------
 
     async def names(self, version: AssetVersion) -> tuple[str, ...]:
