@@ -7,7 +7,6 @@ else the asset's archive (sizes from the members' headers, once and for good).
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
@@ -26,6 +25,7 @@ from refgenfs.core.content import (
 from refgenfs.core.errors import NotInCatalog, OriginMissing, RefgenfsError, StaleContent
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import DERIVED, Child, Layout, build_layout
+from refgenfs.core.newest import Newest
 from refgenfs.core.tar import Member, resolve_link
 from refgenfs.deadlines import deadline
 from refgenfs.library.derived import Companions, DerivedFiles, Deriver, Located
@@ -59,7 +59,7 @@ class Library:
         self._pins = pins
         self._deadline = lookup_deadline
         self._derived = DerivedFiles(derivers, companions)
-        self._layouts: OrderedDict[tuple[AssetVersion, str, bool], Layout] = OrderedDict()
+        self._layouts: Newest[tuple[AssetVersion, str, bool], Layout] = Newest(LAYOUTS)
 
     def renew(self, lookup_deadline: float) -> None:
         """Take so long (seconds) for a name or a size from now on."""
@@ -91,9 +91,7 @@ class Library:
         if layout is None:
             names = await self.names(version)
             layout = build_layout(names, version.genome_digest, shown_as)
-            self._layouts[place] = layout
-            if len(self._layouts) > LAYOUTS:
-                self._layouts.popitem(last=False)
+            self._layouts.put(place, layout)
         return layout
 
     async def child(self, version: AssetVersion, shown_as: str, prefix: str, name: str) -> Child | None:

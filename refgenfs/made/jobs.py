@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import trio
 from refgenfs.core.content import ContentId
 from refgenfs.core.errors import CannotBeMade, GenerateFailed, RefgenfsError
 from refgenfs.core.indices import kinds_of, name_index, shown_index
+from refgenfs.core.newest import Newest
 from refgenfs.library import Located
 from refgenfs.made.process import Bounds, TooSlow
 
@@ -85,7 +85,7 @@ class Failures:
     """What makings failed with, by data and maker, for as long as making it again would be in vain."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[ContentId, str], tuple[RefgenfsError, float]] = OrderedDict()
+        self._known: Newest[tuple[ContentId, str], tuple[RefgenfsError, float]] = Newest(REMEMBERED)
 
     def recall(self, key: tuple[ContentId, str]) -> None:
         """Raise what a making failed with a while ago."""
@@ -104,9 +104,7 @@ class Failures:
         }
         seconds = next((seconds for kind, seconds in times.items() if isinstance(error, kind)), None)
         if seconds is not None:
-            self._known[key] = (error, trio.current_time() + seconds)
-            while len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
+            self._known.put(key, (error, trio.current_time() + seconds))
 
     def forget(self, data: ContentId) -> None:
         """Believe nothing of this data any more."""
