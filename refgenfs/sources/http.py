@@ -133,7 +133,8 @@ class HttpSource(ListedFiles):
             examples = ", ".join(made.examples)
             log.info("source %s: %d files fit no layout: %s, …", self.name, made.left_out, examples)
         if not made.assets:
-            raise IntegrityError(f"{redact_url(self.url)}: none of its {len(found)} files fits the layout")
+            such = f", such as {made.examples[0]}" if made.examples else ""
+            raise IntegrityError(f"{redact_url(self.url)}: none of its {len(found)} files fits the layout{such}")
         return made.assets
 
     def unpacked(self, version: AssetVersion) -> str | None:

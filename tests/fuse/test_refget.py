@@ -220,6 +220,7 @@ def test_a_fasta_that_is_replaced(tmp_path: Path) -> None:
 def mounted_with(folder: Path, url: str, *, extra: str = "") -> Setup:
     folder.mkdir(exist_ok=True)
     source = '[[source]]\nname = "none"\ntype = "http"\nurl = "http://127.0.0.1:9/"\n'
+    source += '[[source.asset]]\nkey = "none/none"\nfiles = ["none.txt"]\n'
     return Setup(folder, source, extra=f'[refget]\nservers = ["{url}"]\n{extra}', limits={"retry_for": "1s"})
 
 
