@@ -16,7 +16,7 @@ from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import BLOCK
 from refgenfs.fetch.attempts import FetchFailure
-from refgenfs.made.indexer import Job
+from refgenfs.made.jobs import Job
 from refgenfs.memory import resident_memory
 from refgenfs.reader.indexes import INDEX_LABEL
 

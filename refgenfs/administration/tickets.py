@@ -18,27 +18,11 @@ from refgenfs.core.htsget.location import choose_file, given_url, gzi_of, index_
 from refgenfs.core.htsget.model import Class, Format, Query
 from refgenfs.htsfiles import Indexed, open_indexed
 from refgenfs.library import Library
-from refgenfs.reader.reader import OpenFile, Reader
+from refgenfs.reader.openbytes import OpenBytes
+from refgenfs.reader.reader import Reader
 
 DEADLINE = 300.0  # seconds: an index of 64 MiB over a slow network
 MOST_REGIONS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A file of the tree that is read by byte ranges, through the cache and not through the mount."""
-
-    reader: Reader
-    file: OpenFile
-
-    @property
-    def size(self) -> int:
-        """How many bytes it has."""
-        return self.file.facts.size
-
-    async def read(self, start: int, stop: int) -> bytes | memoryview:
-        """Return these bytes. What comes is to be copied before anything is awaited: it may be evicted then."""
-        return await self.reader.read(self.file, start, stop - start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +91,7 @@ class Tickets:
             None if one is None else await _open(self._daemon.library, self._daemon.reader, version, one)
             for one in (index, gzi)
         ]
-        data = Opened(self._daemon.reader, await self._daemon.library.open(facts, version, name))
+        data = OpenBytes(self._daemon.reader, await self._daemon.library.open(facts, version, name))
         return await open_indexed(data, *readers)
 
     def _url_of(self, facts: FileFacts, name: str) -> str:
@@ -121,9 +105,9 @@ class Tickets:
         return url
 
 
-async def _open(library: Library, reader: Reader, version: AssetVersion, name: str) -> Opened:
+async def _open(library: Library, reader: Reader, version: AssetVersion, name: str) -> OpenBytes:
     located = await library.locate(version, name)
-    return Opened(reader, await library.open(located.facts, located.version, located.name))
+    return OpenBytes(reader, await library.open(located.facts, located.version, located.name))
 
 
 def _parse(arguments: dict[str, Any]) -> Request:

@@ -183,4 +183,4 @@ class FileFacts:
     mtime: float
     extent: Extent
     source: str  # the name of the source that has it
-    origin: str  # how its bytes come, for people: "archive", "range", "inline", "generated", "sequence"
+    origin: str  # how its bytes come, for people: docs/semantics.md has these words

@@ -6,16 +6,15 @@ Awaited from trio; a call crosses to the asyncio loop once, where everything bel
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from refgenfs.core.content import BLOCK
 from refgenfs.core.errors import DeadlineExceeded, IntegrityError, OriginDenied, OriginMissing, StaleContent
 from refgenfs.core.htsget import bgzf, cram
 from refgenfs.core.htsget.model import Class, Format, Query
 from refgenfs.core.httprange import UNKNOWN
+from refgenfs.core.newest import Newest
 from refgenfs.core.retry import Retry
 from refgenfs.core.ticket import Place
 from refgenfs.core.ticketblocks import TicketBlock, TicketBlocks
@@ -26,8 +25,6 @@ from refgenfs.fetch.pieces import PIECE, Assembler, RangeSink
 from refgenfs.fetch.spools import Scratch, Spool, Spools
 from refgenfs.fetch.tickets import LiveTicket, Manner, Tickets, digest_of
 from refgenfs.fetch.transfers import Line
-
-V = TypeVar("V")
 
 PROBES = 8  # objects that are asked for their validator where their ticket has told all lengths
 AT_ONCE = 4  # blocks that are asked for their lengths at a time
@@ -51,10 +48,9 @@ class TicketFetcher:
         self.tickets = Tickets(http, servers)
         self.spools = Spools(scratch)
         self._http = http
-        self._told: _Few[tuple[tuple[int | None, ...], TicketBlock]] = (
-            _Few()
-        )  # what spools told, by the ticket's look
-        self._seen: _Few[str] = _Few()  # digests of blocks that were spooled
+        # what spools told, by the ticket's look
+        self._told: Newest[Hashable, tuple[tuple[int | None, ...], TicketBlock]] = Newest(REMEMBERED)
+        self._seen: Newest[Hashable, str] = Newest(REMEMBERED)  # digests of blocks that were spooled
 
     async def aclose(self) -> None:
         """End what is under way, and remove what was spooled."""
@@ -314,17 +310,6 @@ def _one_object(live: LiveTicket) -> Place | None:
 
 def _spool_key(live: LiveTicket, index: int, block: TicketBlock, suffix: str = "") -> Hashable:
     return live.account, live.query, index, block, suffix
-
-
-class _Few(OrderedDict[Hashable, V]):
-    """The values that were put last."""
-
-    def put(self, key: Hashable, value: V) -> None:
-        """Put a value, and forget the oldest where there are many."""
-        self.pop(key, None)
-        self[key] = value
-        if len(self) > REMEMBERED:
-            self.popitem(last=False)
 
 
 class _Gathered:

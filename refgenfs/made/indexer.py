@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
 
-from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, ContentId, FileFacts, Generated, InlineData, Run, block_count, content_id
 from refgenfs.core.errors import (
@@ -32,7 +28,6 @@ from refgenfs.core.indices import (
     hindrance,
     kinds_of,
     name_index,
-    shown_index,
     tells_lengths,
     wants_csi,
 )
@@ -41,7 +36,9 @@ from refgenfs.core.units import human_bytes
 from refgenfs.fetch.bridge import Bridge
 from refgenfs.fetch.pieces import PIECE, RangeSink
 from refgenfs.library import Located
-from refgenfs.made.process import Bounds, Product, TooSlow, run_worker
+from refgenfs.made.jobs import Failures, Job, Unfit, bounds_of, say, what
+from refgenfs.made.process import Product, run_worker
+from refgenfs.made.products import KeptProducts, store_product
 from refgenfs.made.records import Made, Record, Records
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.reader import OpenFile, Reader
@@ -50,26 +47,8 @@ log = logging.getLogger(__name__)
 
 AT_A_TIME = 2  # workers: each has a processor for itself, and reads as any reader does
 QUEUE = 900.0  # seconds that one waits for its turn
-# Seconds from the start of a worker to its end, for data of some bytes. Who waits can be killed, and an origin that
-# is silent is given up after `limits.read_deadline`: so this is for a worker that hangs, and for a very slow line.
-SECONDS = 60.0
-RATE = 2e6  # bytes a second
-LINGER = 30.0  # seconds for which something is made that nobody waits for any more
-MEMORY = 1 << 30  # bytes of address space; 35 MB is the usual, a .bai of a whole genome takes 100
-# `samtools dict` has a sequence in memory as a whole, in a buffer that doubles as it grows.
-LONGEST_SEQUENCE = 4 << 30  # bytes
-UNPACKED = 5  # times what packed bases take
-LARGEST = 256 << 20  # bytes of one index; 10 MB is a large one
-SMALLEST_BOUND = 16 << 20  # a BAM of one read may have 100,000 references
 READ = 1 << 20  # bytes read at a time
 HEADS = (BLOCK, 1 << 20, 16 << 20)  # bytes of data in which the lengths of its references are looked for
-# Seconds for which a failure is believed. What htslib says of data stays so, but one can be asked to look again.
-REFUSED_FOR = 3600.0
-SLOW_FOR = 600.0
-FAILED_FOR = 10.0
-REMEMBERED = 4096
-KEPT_PRODUCTS = 4  # that readers may want more of than the cache had room for
-KEPT_FOR = 30.0  # seconds
 BRING = 2  # ranges of them brought at a time, which no budget counts: 4 MiB each at the most
 
 
@@ -78,45 +57,6 @@ class IndexSettings:
     """`largest` is the size of data, in bytes, beyond which no index of it is made."""
 
     largest: int
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """Something that is being made. `done` of `total` bytes of data were read; times are trio's."""
-
-    data: Located
-    maker: str
-    total: int
-    asked: float
-    done: int = 0
-    error: RefgenfsError | None = None
-    ended: trio.Event = field(default_factory=trio.Event)
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    holders: int = 0
-    spoilt: bool = False  # its data was wrong
-
-    @property
-    def names(self) -> list[str]:
-        """The names of what is being made."""
-        name = self.data.name
-        return [name_index(name, kind, kind.usual) for kind in kinds_of(self.maker, name)]
-
-    @property
-    def age(self) -> float:
-        """Seconds since it was asked for."""
-        return trio.current_time() - self.asked
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Wait for it in here; when nobody does, it is given up after a while."""
-        self.holders += 1
-        self.scope.deadline = math.inf
-        try:
-            yield
-        finally:
-            self.holders -= 1
-            if not self.holders:
-                self.scope.deadline = trio.current_time() + LINGER
 
 
 class Indexer:
@@ -142,8 +82,8 @@ class Indexer:
         self._nursery = nursery
         self._open: Callable[[Located], Awaitable[OpenFile]] | None = None
         self._jobs: dict[tuple[ContentId, str], Job] = {}
-        self._refused: OrderedDict[tuple[ContentId, str], tuple[RefgenfsError, float]] = OrderedDict()
-        self._products: OrderedDict[ContentId, Product] = OrderedDict()
+        self._failures = Failures()
+        self._products = KeptProducts(nursery)
         self._turns = trio.CapacityLimiter(AT_A_TIME)
         self._bringing = trio.CapacityLimiter(BRING)
 
@@ -170,7 +110,7 @@ class Indexer:
 
     async def _make(self, data: Located, maker: str) -> Made:
         key = (data.facts.content, maker)
-        self._recall_failure(key)
+        self._failures.recall(key)
         # no await until the insert: whoever asks shares one job
         job = self._jobs.get(key)
         if job is None:
@@ -182,40 +122,18 @@ class Indexer:
             raise copy.copy(job.error)
         return await self._records.get(data.facts.content)
 
-    def _recall_failure(self, key: tuple[ContentId, str]) -> None:
-        """Raise what a making failed with a while ago."""
-        if key in self._refused:
-            error, until = self._refused[key]
-            if trio.current_time() < until:
-                raise copy.copy(error)
-            del self._refused[key]
-
-    def _note_failure(self, key: tuple[ContentId, str], error: RefgenfsError) -> None:
-        """Remember a failure for as long as asking again would be in vain. What an origin did is not one."""
-        times: dict[type[Exception], float] = {
-            CannotBeMade: REFUSED_FOR,
-            TooSlow: SLOW_FOR,
-            GenerateFailed: FAILED_FOR,
-        }
-        seconds = next((seconds for kind, seconds in times.items() if isinstance(error, kind)), None)
-        if seconds is not None:
-            self._refused[key] = (error, trio.current_time() + seconds)
-            while len(self._refused) > REMEMBERED:
-                self._refused.popitem(last=False)
-
     def forget(self, data: ContentId) -> None:
         """Believe nothing that was found out about this data, and end what is being made of it."""
         for key, job in self._jobs.items():
             if key[0] == data:
                 job.spoilt = True
                 job.scope.cancel()
-        for key in [key for key in self._refused if key[0] == data]:
-            del self._refused[key]
+        self._failures.forget(data)
 
     # -- one job ------------------------------------------------------------------------------------------
 
     async def _work(self, key: tuple[ContentId, str], job: Job) -> None:
-        error: RefgenfsError | None = GenerateFailed(f"{_what(job)}: given up, nobody waits for it any more")
+        error: RefgenfsError | None = GenerateFailed(f"{what(job)}: given up, nobody waits for it any more")
         try:
             with job.scope:
                 assert self._open is not None
@@ -229,13 +147,13 @@ class Indexer:
                 error = None
         except RefgenfsError as exc:
             error = without_frames(exc)
-            self._note_failure(key, error)
-            _say(job, error)
+            self._failures.note(key, error)
+            say(job, error)
         except Exception as exc:
-            log.exception("%s could not be made", _what(job))
-            error = GenerateFailed(f"{_what(job)}: unexpected {type(exc).__name__}")
+            log.exception("%s could not be made", what(job))
+            error = GenerateFailed(f"{what(job)}: unexpected {type(exc).__name__}")
         finally:
-            job.error = StaleContent(f"{_what(job)}: its data was wrong; look it up again") if job.spoilt else error
+            job.error = StaleContent(f"{what(job)}: its data was wrong; look it up again") if job.spoilt else error
             del self._jobs[key]
             job.ended.set()
 
@@ -243,7 +161,7 @@ class Indexer:
         with trio.move_on_after(QUEUE) as scope:
             await self._turns.acquire_on_behalf_of(job)
         if scope.cancelled_caught:
-            raise DeadlineExceeded(f"{_what(job)}: too much else is being made")
+            raise DeadlineExceeded(f"{what(job)}: too much else is being made")
 
     async def _run(self, job: Job, file: OpenFile) -> None:
         kinds = kinds_of(job.maker, job.data.name)
@@ -257,27 +175,27 @@ class Indexer:
                 await self._keep(facts_of(job.data, kind, job.maker, made[kind.ending]), job.data, kind, product)
         finally:
             for product in products:
-                if product not in self._products.values():
+                if product not in self._products:
                     product.close()
         await self._records.add(job.data.facts.content, made)
         self.made += 1
-        log.info("%s: made, in %.1f s", _what(job), job.age)
+        log.info("%s: made, in %.1f s", what(job), job.age)
 
     async def _look(self, job: Job, file: OpenFile) -> None:
         """Raise CannotBeMade if the beginning of the data, or its size, says that there can be no index."""
         kind = kinds_of(job.maker, job.data.name)[0]
         name, size = job.data.name, job.data.facts.size
         if isinstance(job.data.facts.extent, InlineData):
-            raise _Unfit("it is empty")
+            raise Unfit("it is empty")
         first = bytes(await self._reader.read(file, 0, BLOCK))
         reason = hindrance(kind, name, first)
         if reason:
-            raise _Unfit(reason)
+            raise Unfit(reason)
         if tells_lengths(name):
             csi = await self._wants_csi(file, name, first)
             if csi != (kind.ending == ".csi"):
                 longer = "a reference of it is longer than 2^29 bases, which needs a .csi"
-                raise _Unfit(longer if csi else "no reference of it is so long that it needs a .csi")
+                raise Unfit(longer if csi else "no reference of it is so long that it needs a .csi")
         if size > self._settings.largest:
             raise CannotBeMade(f"the data has {human_bytes(size)}, which is more than indices.largest")
 
@@ -317,24 +235,13 @@ class Indexer:
         try:
             await self._reader.vouch(facts, str(data.version.key), name_index(data.name, kind, kind.usual))
             content = await self._store.content(facts.content, facts.size)
-            stored = await _store(content, product)
+            stored = await store_product(content, product)
             if stored:
                 self._store.keep(content)
         except CacheError as exc:
             log.debug("an index is not kept: %s", exc)
         if not stored:
-            self._nursery.start_soon(self._keep_for_a_while, facts.content, product)
-            self._products[facts.content] = product
-
-    async def _keep_for_a_while(self, content: ContentId, product: Product) -> None:
-        while len(self._products) > KEPT_PRODUCTS:
-            self._products.popitem(last=False)[1].close()
-        try:
-            await trio.sleep(KEPT_FOR)
-        finally:
-            if self._products.get(content) is product:
-                del self._products[content]
-            product.close()
+            self._products.put(facts.content, product)
 
     async def fetch_range(
         self, extent: Generated, start: int, stop: int, size: int, sink: RangeSink, *, account: str
@@ -367,12 +274,7 @@ class Indexer:
 
     def close(self) -> None:
         """Give back the memory of what was made."""
-        while self._products:
-            self._products.popitem()[1].close()
-
-
-class _Unfit(CannotBeMade):
-    """Data that is none of which there are such indices: tools probe, so nobody needs to be told."""
+        self._products.close()
 
 
 def facts_of(data: Located, kind: Kind, maker: str, record: Record) -> FileFacts:
@@ -386,44 +288,3 @@ def facts_of(data: Located, kind: Kind, maker: str, record: Record) -> FileFacts
 def content_of(data: ContentId, ending: str, sha256: str) -> ContentId:
     """Return the identity of an index of this data with these bytes: one that came out otherwise is another."""
     return content_id("", data, ending, sha256)
-
-
-def bounds_of(maker: str, size: int) -> Bounds:
-    """Return what making something of `size` bytes of data may take."""
-    memory = MEMORY + (3 * min(UNPACKED * size, LONGEST_SEQUENCE) if maker == "dict" else 0)
-    return Bounds(SECONDS + size / RATE, memory, min(LARGEST, SMALLEST_BOUND + size))
-
-
-async def _store(content: Content, product: Product) -> bool:
-    """Make a content resident; False where the cache has no room. Raises CacheError."""
-    run = Run(0, block_count(content.size))
-    if content.missing(run) < 0:
-        return True
-    reservation = content.reserve(run)
-    if reservation is None:
-        return False
-    with reservation:
-        crcs = await trio.to_thread.run_sync(_copy, product, content)
-        for index, crc in enumerate(crcs):
-            content.commit(index, crc, reservation)
-    return content.missing(run) < 0
-
-
-def _copy(product: Product, content: Content) -> list[int]:
-    crcs: list[int] = []
-    while data := product.read(len(crcs) * BLOCK, (len(crcs) + 1) * BLOCK):
-        content.write(len(crcs), memoryview(data))
-        crcs.append(checksum(data))
-    return crcs
-
-
-def _what(job: Job) -> str:
-    names = " and ".join(shown_index(name) for name in job.names)
-    return f"{names} of {job.data.version.key}"
-
-
-def _say(job: Job, error: RefgenfsError) -> None:
-    if isinstance(error, _Unfit):
-        log.debug("%s: there is none: %s", _what(job), error)
-    else:
-        log.warning("%s: not made: %s", _what(job), error)

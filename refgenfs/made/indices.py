@@ -32,17 +32,19 @@ LISTED = 10_000  # files of a folder that are looked at for indices of theirs wh
 class Indices:
     """The indices that are made of files (see `library.Companions`)."""
 
+    _library: Library
+
     def __init__(self, indexer: Indexer, records: Records) -> None:
         self._indexer = indexer
         self._records = records
 
     def attach(self, library: Library) -> None:
-        """Have the data read as what the library says it is."""
+        """Find data by this library, and read it as what that says it is: not before this is anything asked."""
+        self._library = library
         self._indexer.attach(lambda data: library.open(data.facts, data.version, data.name))
 
     async def child(
         self,
-        library: Library,
         version: AssetVersion,
         shown_as: str,
         prefix: str,
@@ -51,7 +53,7 @@ class Indices:
     ) -> Child | None:
         """Return the index `name` of a file of the folder `prefix`, made or not; None: it can be none."""
         for wish in wishes(name):
-            base = await self._data(library, version, shown_as, prefix, wish, listed)
+            base = await self._data(version, shown_as, prefix, wish, listed)
             if base is not None:
                 if any(rival in (listed or {}) for rival in rivals(wish)):
                     return None
@@ -60,7 +62,6 @@ class Indices:
 
     async def _data(
         self,
-        library: Library,
         version: AssetVersion,
         shown_as: str,
         prefix: str,
@@ -72,12 +73,10 @@ class Indices:
         # of endings that may be replaced there are many: others that make files are asked for the likely one only
         if child is None and (wish.spelling == BESIDE or len(wish.kind.data) == 1):
             with suppress(NotInCatalog):
-                child = await library.child(version, shown_as, prefix, wish.base)
+                child = await self._library.child(version, shown_as, prefix, wish.base)
         return child.origin_name if child is not None else None
 
-    async def beside(
-        self, library: Library, version: AssetVersion, listed: Mapping[str, Child]
-    ) -> Mapping[str, Child]:
+    async def beside(self, version: AssetVersion, listed: Mapping[str, Child]) -> Mapping[str, Child]:
         """Return the indices that were made of files of a folder."""
         data = [
             (child.name, child.origin_name)
@@ -86,9 +85,9 @@ class Indices:
         ]
         if not data:
             return {}
-        if any(library.known(version, origin_name) is None for _, origin_name in data):
-            await library.recall(version)
-        located = {name: library.known(version, name) for _, name in data}
+        if any(self._library.known(version, origin_name) is None for _, origin_name in data):
+            await self._library.recall(version)
+        located = {name: self._library.known(version, name) for _, name in data}
         await self._records.load([one.facts.content for one in located.values() if one is not None])
         found: dict[str, Child] = {}
         for shown, name in data:
@@ -103,31 +102,31 @@ class Indices:
                         found[child.name] = child
         return found
 
-    async def facts(self, library: Library, version: AssetVersion, name: str) -> FileFacts | None:
+    async def facts(self, version: AssetVersion, name: str) -> FileFacts | None:
         """Return the facts of an index, which is made if it was not; None: it is the name of none."""
         wish = parse_index(name)
         if wish is None:
             return None
-        data = await library.locate(version, wish.base)
+        data = await self._library.locate(version, wish.base)
         if not data.name.endswith(wish.kind.data):  # a link whose name says something else than its target's
             raise NotInCatalog(f"{version.key}: {wish.base} is a link to {data.name}")
         facts = await self._indexer.facts(data, wish.kind, maker_of(wish.kind, data.name))
         await self._records.note_spelling(data.facts.content, wish.kind.ending, wish.spelling)
         return facts
 
-    def known_facts(self, library: Library, version: AssetVersion, name: str, *, fresh: bool) -> FileFacts | None:
+    def known_facts(self, version: AssetVersion, name: str, *, fresh: bool) -> FileFacts | None:
         """Return such facts if they are in memory. No I/O, no wait."""
         wish = parse_index(name)
-        data = library.known(version, wish.base, fresh=fresh) if wish is not None else None
+        data = self._library.known(version, wish.base, fresh=fresh) if wish is not None else None
         if wish is None or data is None or not data.name.endswith(wish.kind.data):
             return None
         record = (self._records.known(data.facts.content) or {}).get(wish.kind.ending)
         return facts_of(data, wish.kind, maker_of(wish.kind, data.name), record) if record is not None else None
 
-    async def names(self, library: Library, version: AssetVersion) -> tuple[str, ...]:
+    async def names(self, version: AssetVersion) -> tuple[str, ...]:
         """Return the names of the indices that were made of a version's listed files, one for each."""
-        names = [name for name in await library.names(version) if can_have_index(name)]
-        located = {name: library.known(version, name) for name in names}
+        names = [name for name in await self._library.names(version) if can_have_index(name)]
+        located = {name: self._library.known(version, name) for name in names}
         await self._records.load([one.facts.content for one in located.values() if one is not None])
         return tuple(
             name_index(name, KINDS[ending], next(iter(sorted(record.spellings)), KINDS[ending].usual))

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import trio
-
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import FileFacts
-from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, RefgenfsError
+from refgenfs.core.errors import NotInCatalog, RefgenfsError
 from refgenfs.core.indices import BESIDE, KINDS, wishes
 from refgenfs.core.layout import Child
+from refgenfs.core.newest import Newest
 from refgenfs.core.regions import name_beside, parse_beside
+from refgenfs.deadlines import deadline
 from refgenfs.fetch.ticketed import Settled, TicketFetcher
 from refgenfs.library import Library
 from refgenfs.sources.htsget import HtsgetSource
@@ -50,7 +49,7 @@ class OriginIndices:
         self._deadline = lookup_deadline
         self._wall = wall
         self._library: Library | None = None
-        self._known: OrderedDict[tuple[AssetVersion, str, str], _Known] = OrderedDict()
+        self._known: Newest[tuple[AssetVersion, str, str], _Known] = Newest(KNOWN)
 
     def be_patient(self, lookup_deadline: float) -> None:
         """Take so long (seconds) for a name or a size from now on."""
@@ -108,16 +107,12 @@ class OriginIndices:
         query = source.query(version, file)
         if query is None:
             return None
-        try:
-            with trio.fail_after(self._deadline):
+        with deadline(self._deadline, f"the index of {file}"):
+            try:
                 settled = await self._tickets.sibling(query, ending, account=source.name)
-        except trio.TooSlowError:
-            raise DeadlineExceeded(f"the index of {file} did not come within {self._deadline:g} s") from None
-        except RefgenfsError as exc:
-            if known is None or not exc.transient:
-                raise
-            settled = known.settled
-        self._known[key] = _Known(settled, self._wall())
-        while len(self._known) > KNOWN:
-            self._known.popitem(last=False)
+            except RefgenfsError as exc:
+                if known is None or not exc.transient:
+                    raise
+                settled = known.settled
+        self._known.put(key, _Known(settled, self._wall()))
         return settled

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -19,36 +19,19 @@ import trio
 from refgenfs.catalog.flights import Flights
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId, FileFacts, Sliced
-from refgenfs.core.errors import DeadlineExceeded, HtsgetError, NotInCatalog, OriginNotFound, RefgenfsError
+from refgenfs.core.errors import HtsgetError, NotInCatalog, OriginNotFound, RefgenfsError
 from refgenfs.core.htsget.location import searchable
 from refgenfs.core.htsget.model import Format, Query
 from refgenfs.core.layout import Child, is_junk
 from refgenfs.core.regions import FOLDER, HEADER, UNMAPPED, References, name_slice, parse_slice, query_of
 from refgenfs.core.ticketblocks import TicketBlocks
-from refgenfs.reader.reader import OpenFile, Reader
+from refgenfs.deadlines import deadline
 
 log = logging.getLogger(__name__)
 
 KNOWN = 50_000  # slices and their blocks that are remembered, about 200 bytes each
 FOLDER_CHECKS = 8  # files of an asset whose headers are asked for whether a folder can be
 PATIENCE = 2.0  # seconds that an origin is waited for when something is known, and may be out of date
-
-
-@dataclass(frozen=True, slots=True)
-class OpenBytes:
-    """A content that is read through the cache (see `htsfiles.RangeReader`)."""
-
-    reader: Reader
-    file: OpenFile
-
-    @property
-    def size(self) -> int:
-        """How many bytes it has."""
-        return self.file.facts.size
-
-    async def read(self, start: int, stop: int) -> bytes | memoryview:
-        """Return these bytes. What comes is to be copied before anything is awaited: it may be evicted then."""
-        return await self.reader.read_checked(self.file, start, stop)
 
 
 class Slicer(Protocol):
@@ -264,17 +247,7 @@ class Regions:
         return next((slicer for slicer in self._slicers if slicer.takes(version)), None)
 
     def _in_time(self, what: str) -> AbstractContextManager[None]:
-        return _deadline(self._deadline, what)
-
-
-@contextmanager
-def _deadline(seconds: float, what: str) -> Iterator[None]:
-    """Raise DeadlineExceeded naming what was waited for when the body takes longer."""
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError:
-        raise DeadlineExceeded(f"{what} did not come within {seconds:g} s") from None
+        return deadline(self._deadline, what)
 
 
 def _base(facts: FileFacts) -> ContentId:

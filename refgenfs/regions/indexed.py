@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
-from typing import TypeVar
 
 import trio
 
@@ -18,6 +16,7 @@ from refgenfs.core.htsget.answer import Answer, BlockRange
 from refgenfs.core.htsget.indexed import IndexedFile
 from refgenfs.core.htsget.location import gzi_of, index_of
 from refgenfs.core.htsget.model import Class, Format, Query
+from refgenfs.core.newest import Newest
 from refgenfs.core.readahead import Window
 from refgenfs.core.regions import References
 from refgenfs.core.ticket import ENDINGS
@@ -25,11 +24,9 @@ from refgenfs.fetch.bridge import Bridge
 from refgenfs.fetch.pieces import PIECE, RangeSink
 from refgenfs.htsfiles import open_indexed
 from refgenfs.library import Library, Located
+from refgenfs.reader.openbytes import OpenBytes
 from refgenfs.reader.reader import Reader
-from refgenfs.regions.deriver import OpenBytes, shown_files
-
-K = TypeVar("K")
-V = TypeVar("V")
+from refgenfs.regions.deriver import shown_files
 
 REMEMBERED = 1024  # slices and headers of contents; a slice has some hundred bytes, and blocks at its edges
 BRINGING = 4  # slices that are cut at a time: each waits for flights of its file, and holds a piece
@@ -48,8 +45,8 @@ class IndexedSlicer:
         self._library: Library | None = None
         self._searching = trio.Lock()
         self._bringing = trio.CapacityLimiter(BRINGING)
-        self._headers: OrderedDict[ContentId, References] = OrderedDict()
-        self._slices: OrderedDict[tuple[ContentId, Query], FileFacts] = OrderedDict()
+        self._headers: Newest[ContentId, References] = Newest(REMEMBERED)
+        self._slices: Newest[tuple[ContentId, Query], FileFacts] = Newest(REMEMBERED)
 
     def attach(self, library: Library) -> None:
         """Take files from this library."""
@@ -95,7 +92,7 @@ class IndexedSlicer:
             async with self._searching:
                 opened = await open_indexed(await self._bytes(data), *indices)
             known = References(dict.fromkeys(opened.file.references), opened.file.lengths)
-        _remember(self._headers, data.facts.content, known)
+        self._headers.put(data.facts.content, known)
         return known
 
     async def _data(self, version: AssetVersion, file: str) -> Located:
@@ -142,7 +139,7 @@ class IndexedSlicer:
                     raise UnsupportedFormat(f"{file} is {opened.file.format}, not {query.format}")
                 answer = await opened.search(query)
             known = _facts(data, query, _parts(answer, opened.file, query))
-        _remember(self._slices, key, known)
+        self._slices.put(key, known)
         return known
 
     # -- bytes --------------------------------------------------------------------------------------------
@@ -199,10 +196,3 @@ def _facts(data: Located, query: Query, parts: tuple[tuple[int, int] | bytes, ..
         return FileFacts(cid, 0, facts.mtime, InlineData(b""), facts.source, "inline")
     extent = Sliced(parts, validator, facts, data.version, data.name)
     return FileFacts(cid, size, facts.mtime, extent, facts.source, "slice")
-
-
-def _remember(table: OrderedDict[K, V], key: K, value: V) -> None:
-    table[key] = value
-    table.move_to_end(key)
-    while len(table) > REMEMBERED:
-        table.popitem(last=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,11 +12,13 @@ from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId, FileFacts
 from refgenfs.core.errors import HtsgetError, NotInCatalog, OriginNotFound, RefgenfsError
 from refgenfs.core.htsget.model import Class, Format, Query
+from refgenfs.core.newest import Newest
 from refgenfs.core.regions import References, union_of
 from refgenfs.fetch.answers import OriginUnusable
 from refgenfs.htsfiles import open_indexed
+from refgenfs.reader.openbytes import OpenBytes
 from refgenfs.reader.reader import Reader
-from refgenfs.regions.deriver import OpenBytes, shown_files
+from refgenfs.regions.deriver import shown_files
 from refgenfs.sources.htsget import HtsgetSource
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class TicketSlicer:
     def __init__(self, sources: Mapping[str, HtsgetSource], reader: Reader) -> None:
         self._sources = sources
         self._reader = reader
-        self._headers: OrderedDict[tuple[AssetVersion, str], _Header] = OrderedDict()
+        self._headers: Newest[tuple[AssetVersion, str], _Header] = Newest(HEADERS)
         self._no_post: dict[str, float] = {}  # until when (trio time) a source is not asked by POST
 
     def takes(self, version: AssetVersion) -> bool:
@@ -105,9 +106,7 @@ class TicketSlicer:
             return known.references  # a server that is away changes nothing
         if known is None or known.content != facts.content:
             known = _Header(await self._read(version, file, facts), facts.content, now)
-        self._headers[key] = _Header(known.references, facts.content, now)
-        while len(self._headers) > HEADERS:
-            self._headers.popitem(last=False)
+        self._headers.put(key, _Header(known.references, facts.content, now))
         return known.references
 
     async def _header_facts(self, version: AssetVersion, file: str) -> FileFacts:

@@ -9,8 +9,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from refgenfs.core.catalog import Asset, AssetVersion, Genome, ListedFile, SourceCatalog
-from refgenfs.core.catalog_json import JSONValue
-from refgenfs.core.content import ArchiveRef, Extent, FileFacts, InlineData, content_id
+from refgenfs.core.content import Extent, FileFacts, InlineData, content_id
 from refgenfs.core.errors import OriginMissing, RefgenfsError, redact_url
 from refgenfs.core.htsget.model import Format, Query
 from refgenfs.core.keys import AssetKey
@@ -18,8 +17,8 @@ from refgenfs.core.ticketblocks import TicketBlocks
 from refgenfs.fetch.answers import OriginUnusable
 from refgenfs.fetch.ticketed import Settled
 from refgenfs.sources import Unchecked
-from refgenfs.sources.listed import listed_catalog
-from refgenfs.sources.refgenie import Asker
+from refgenfs.sources.asking import Asker
+from refgenfs.sources.listed import ListedFiles, find_file, listed_catalog
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ class TicketAsker(Protocol):
         ...
 
 
-class HtsgetSource:
+class HtsgetSource(ListedFiles):
     """A server of tickets and its mirrors. `assets` are keys, each with its files: name, format and id.
 
     `hold` and `timeout` are in seconds: see `Source.hold`, and `RefgenieSource`.
@@ -99,21 +98,17 @@ class HtsgetSource:
         )
         return replace(catalog, genomes=tuple(_with_seek_keys(genome) for genome in catalog.genomes))
 
-    async def listing(self, version: AssetVersion) -> tuple[str, ...] | None:
-        """Return the names of a version's files."""
-        return tuple(file.name for file in version.files or ())
-
     def unpacked(self, version: AssetVersion) -> str | None:
         """Return the URL of the server."""
         return self.url
 
     def query(self, version: AssetVersion, name: str) -> Query | None:
         """Return what a file is asked for by; None: the version has no such file."""
-        for file in version.files or ():
-            if file.name == name:
-                format_, _, id_ = file.place.partition(":")
-                return Query(id_, Format(format_))
-        return None
+        file = find_file(version, name)
+        if file is None:
+            return None
+        format_, _, id_ = file.place.partition(":")
+        return Query(id_, Format(format_))
 
     async def facts(
         self, version: AssetVersion, name: str, salt: str | None = "", *, patience: float | None = None
@@ -157,21 +152,6 @@ class HtsgetSource:
         if not isinstance(extent, TicketBlocks) or extent.suffix:
             return None
         return next((one.name for one in version.files or () if self.query(version, one.name) == extent.query), None)
-
-    def archive(self, version: AssetVersion) -> ArchiveRef | None:
-        """Return None: files are there one by one."""
-        return None
-
-    async def fresh_version(self, version: AssetVersion) -> AssetVersion | None:
-        """Return the version as it is."""
-        return version
-
-    def state(self) -> JSONValue:
-        """Return nothing: all is in the configuration."""
-        return None
-
-    def restore(self, state: object) -> None:
-        """Take nothing."""
 
 
 def _endpoint(format_: Format) -> str:

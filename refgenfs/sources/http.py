@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import quote, urljoin, urlsplit
 
-import trio
-
 from refgenfs.core.catalog import AssetVersion, ListedFile, SourceCatalog
-from refgenfs.core.catalog_json import JSONValue
-from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, Extent, FileFacts, InlineData, content_id
+from refgenfs.core.content import ByteRange, ContentId, Extent, FileFacts, InlineData, content_id
 from refgenfs.core.errors import (
-    DeadlineExceeded,
     IntegrityError,
     OriginMissing,
     SizeUnknown,
@@ -25,10 +20,11 @@ from refgenfs.core.errors import (
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.manifest import Listed
 from refgenfs.core.patterns import Arrangement, Layout, is_file_name
+from refgenfs.deadlines import deadline
 from refgenfs.fetch.http import RemoteFacts
 from refgenfs.sources import Spooler
-from refgenfs.sources.listed import listed_catalog
-from refgenfs.sources.refgenie import CATALOG_DEADLINE, Asker, Headers
+from refgenfs.sources.asking import CATALOG_DEADLINE, Asker, Headers
+from refgenfs.sources.listed import ListedFiles, find_file, listed_catalog
 from refgenfs.sources.websites import Site
 
 log = logging.getLogger(__name__)
@@ -60,7 +56,7 @@ class Wanted:
         return files
 
 
-class HttpSource:
+class HttpSource(ListedFiles):
     """A web server and its mirrors, with the assets that are named, and those that a layout finds there.
 
     With a `layout` all files below `url` that its pages of folders name, or those that the list `manifest` has, are
@@ -104,7 +100,7 @@ class HttpSource:
         """Return what the configuration names, and what is found at the server; raise what that answers."""
         del known
         named: dict[AssetKey, Sequence[ListedFile]] = {}
-        with deadline_of(CATALOG_DEADLINE, f"{redact_url(self.url)}: its list of files"):
+        with deadline(CATALOG_DEADLINE, f"{redact_url(self.url)}: its list of files"):
             for wanted in self._assets:
                 key = AssetKey.parse(wanted.key)
                 files = await self._find(wanted)
@@ -141,10 +137,6 @@ class HttpSource:
             raise IntegrityError(f"{redact_url(self.url)}: none of its {len(found)} files fits the layout{such}")
         return made.assets
 
-    async def listing(self, version: AssetVersion) -> tuple[str, ...] | None:
-        """Return the names of a version's files."""
-        return tuple(file.name for file in version.files or ())
-
     def unpacked(self, version: AssetVersion) -> str | None:
         """Return the URL below which the files are."""
         return self._bases[0]
@@ -157,7 +149,7 @@ class HttpSource:
         Where it tells no time, the mtime is now. With `patience`, only the server itself is asked, and no mirror.
         Raises SizeUnknown where it tells no size.
         """
-        file = next((one for one in version.files or () if one.name == name), None)
+        file = find_file(version, name)
         if file is None:
             return None
         urls = self._urls(file)
@@ -189,7 +181,7 @@ class HttpSource:
         self, version: AssetVersion, name: str, salt: str | None, mtime: float, spooler: Spooler
     ) -> FileFacts | None:
         """Do as `facts`, for a file whose host keeps its size to itself: all of it goes by."""
-        file = next((one for one in version.files or () if one.name == name), None)
+        file = find_file(version, name)
         if file is None:
             return None
         urls = self._urls(file)
@@ -219,21 +211,6 @@ class HttpSource:
             return None
         return next((one.name for one in version.files or () if self._urls(one) == extent.urls), None)
 
-    def archive(self, version: AssetVersion) -> ArchiveRef | None:
-        """Return None: files are there one by one."""
-        return None
-
-    async def fresh_version(self, version: AssetVersion) -> AssetVersion | None:
-        """Return the version as it is."""
-        return version
-
-    def state(self) -> JSONValue:
-        """Return nothing: all is in the catalog."""
-        return None
-
-    def restore(self, state: object) -> None:
-        """Take nothing."""
-
     def _urls(self, file: ListedFile) -> tuple[str, ...]:
         return file_urls(file.place, self._bases)
 
@@ -252,13 +229,3 @@ def _place(path: str) -> str:
 
 def _listed(path: str) -> ListedFile:
     return ListedFile(urlsplit(path).path.rpartition("/")[2], path)
-
-
-@contextmanager
-def deadline_of(seconds: float, what: str) -> Iterator[None]:
-    """Raise DeadlineExceeded naming what was waited for when the body takes longer."""
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError:
-        raise DeadlineExceeded(f"{what} did not come within {seconds:g} s") from None

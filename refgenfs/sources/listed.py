@@ -1,4 +1,4 @@
-"""Assets of files that a catalog names one by one, made of keys and files in any order."""
+"""Sources whose files the catalog names one by one; assets made of keys and files in any order."""
 
 from __future__ import annotations
 
@@ -7,9 +7,34 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from refgenfs.core.catalog import Asset, AssetVersion, Genome, ListedFile, SourceCatalog
+from refgenfs.core.catalog_json import JSONValue
+from refgenfs.core.content import ArchiveRef
 from refgenfs.core.keys import DEFAULT_TAG, AssetKey, is_seek_key
 from refgenfs.core.patterns import Arranged, Arrangement
 from refgenfs.core.shapes import show
+
+
+class ListedFiles:
+    """What the sources have in common whose files are in the catalog one by one (see `Source` for the contracts)."""
+
+    async def listing(self, version: AssetVersion) -> tuple[str, ...] | None:
+        """Return the names of a version's files."""
+        return tuple(file.name for file in version.files or ())
+
+    def archive(self, version: AssetVersion) -> ArchiveRef | None:
+        """Return None: there are no archives."""
+        return None
+
+    async def fresh_version(self, version: AssetVersion) -> AssetVersion | None:
+        """Return the version as it is: its digest says where it is, and nothing of its bytes."""
+        return version
+
+    def state(self) -> JSONValue:
+        """Return nothing: all is in the catalog, or in the configuration."""
+        return None
+
+    def restore(self, state: object) -> None:
+        """Take nothing."""
 
 
 def listed_catalog(

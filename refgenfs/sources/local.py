@@ -14,19 +14,18 @@ from pathlib import Path
 import trio
 
 from refgenfs.core.catalog import AssetVersion, SourceCatalog
-from refgenfs.core.catalog_json import JSONValue
-from refgenfs.core.content import ArchiveRef, Extent, FileFacts, InlineData, LocalFile, content_id
+from refgenfs.core.content import Extent, FileFacts, InlineData, LocalFile, content_id
 from refgenfs.core.errors import OriginDenied, OriginMissing
 from refgenfs.core.patterns import Arranged, Arrangement, Layout
 from refgenfs.fetch.local import DEADLINE, THREADS, in_thread, stat_below, validator_of, walk
-from refgenfs.sources.listed import arrange_catalog, describe_left_out, find_file
+from refgenfs.sources.listed import ListedFiles, arrange_catalog, describe_left_out, find_file
 
 LISTING_DEADLINE = 600.0  # seconds
 
 log = logging.getLogger(__name__)
 
 
-class LocalSource:
+class LocalSource(ListedFiles):
     """A folder. `assets` are keys, each with its files: paths below it; `layout` arranges what is there.
 
     `hold` is in seconds: see `Source.hold`.
@@ -78,10 +77,6 @@ class LocalSource:
                 arrangement.add(path, path, found.st_size)
         return arrange_catalog(self.name, self._root, arrangement, self._assets)
 
-    async def listing(self, version: AssetVersion) -> tuple[str, ...] | None:
-        """Return the names of a version's files."""
-        return tuple(file.name for file in version.files or ())
-
     def unpacked(self, version: AssetVersion) -> str | None:
         """Return the folder."""
         return self._root
@@ -111,18 +106,3 @@ class LocalSource:
         """Return the name of the file of this version whose bytes are there."""
         path = extent.path if isinstance(extent, LocalFile) else None
         return None if path is None else next((one.name for one in version.files or () if one.place == path), None)
-
-    def archive(self, version: AssetVersion) -> ArchiveRef | None:
-        """Return None: files are there one by one."""
-        return None
-
-    async def fresh_version(self, version: AssetVersion) -> AssetVersion | None:
-        """Return the version as it is."""
-        return version
-
-    def state(self) -> JSONValue:
-        """Return nothing: all is in the catalog."""
-        return None
-
-    def restore(self, state: object) -> None:
-        """Take nothing."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 import trio
@@ -40,62 +39,9 @@ from refgenfs.core.refgenie import (
 )
 from refgenfs.core.seekindex import SUFFIX
 from refgenfs.fetch.answers import OriginFailing, OriginUnusable
-
-K = TypeVar("K")
-V = TypeVar("V")
+from refgenfs.sources.asking import CATALOG_DEADLINE, Asker, ask_all
 
 log = logging.getLogger(__name__)
-
-CONCURRENCY = 8  # requests at a time for a catalog in pieces; the HTTP client's own limit a host, too
-CATALOG_DEADLINE = 600.0  # seconds for a whole catalog; in pieces, a large one is thousands of requests
-
-
-class Headers(Protocol):
-    """What an origin says of an object: bytes, validator (see ByteRange), Unix mtime or 0, and if it gives parts."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def validator(self) -> str: ...
-
-    @property
-    def mtime(self) -> float: ...
-
-    @property
-    def ranges(self) -> bool: ...
-
-
-class Asker(Protocol):
-    """The part of `fetch.http.Http` that a source needs; deadlines in seconds from now."""
-
-    async def get_document(
-        self,
-        urls: Sequence[str],
-        decode: Callable[[str], V],
-        *,
-        account: str,
-        deadline: float,
-        retry_for: float | None = None,
-    ) -> V: ...
-
-    async def get_json(
-        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
-    ) -> Any: ...
-
-    async def get_text(
-        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
-    ) -> str: ...
-
-    async def head(
-        self,
-        urls: Sequence[str],
-        *,
-        account: str,
-        deadline: float,
-        retry_for: float | None = None,
-        probe: bool = True,
-    ) -> Headers: ...
 
 
 class RefgenieSource:
@@ -183,17 +129,17 @@ class RefgenieSource:
         tags = parse_tags(assets)
         digests = set(parse_genome_list(genomes))
         places = [place for place in tags if place[0] in digests]
-        defaults = await _ask_all(places, self._ask_default_tag)
+        defaults = await ask_all(places, self._ask_default_tag)
         known = [(*place, tag) for place in places for tag in tags[place] or [defaults.get(place, "default")]]
-        self._recipes.update(await _ask_all([p for p in places if p not in self._recipes], self._ask_recipe))
+        self._recipes.update(await ask_all([p for p in places if p not in self._recipes], self._ask_recipe))
         answers = PublicAnswers(
             genomes,
             aliases or {},
             assets,
-            await _ask_all(digests, lambda digest: self._catalog_json(self._urls("genomes", "attrs", digest))),
+            await ask_all(digests, lambda digest: self._catalog_json(self._urls("genomes", "attrs", digest))),
             defaults,
             self._recipes,
-            await _ask_all(known, lambda place: self._ask_attrs(*place)),
+            await ask_all(known, lambda place: self._ask_attrs(*place)),
         )
         return await trio.to_thread.run_sync(parse_public, answers, self.name)
 
@@ -379,30 +325,3 @@ class RefgenieSource:
 
     def _urls(self, *segments: str, tag: str | None = None) -> list[str]:
         return [v3_url(base, *segments, tag=tag) for base in self._bases]
-
-
-async def _ask_all(items: Iterable[K], ask: Callable[[K], Awaitable[V]]) -> dict[K, V]:
-    """Ask for all items, a few at a time; those that the origin has not (404) are absent from the answer.
-
-    Raises the first other error, once everything under way has ended.
-    """
-    found: dict[K, V] = {}
-    failed: list[RefgenfsError] = []
-    pending = iter(list(items))
-
-    async def work() -> None:
-        for item in pending:
-            try:
-                found[item] = await ask(item)
-            except OriginMissing:
-                continue
-            except RefgenfsError as exc:
-                failed.append(exc)
-                nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(CONCURRENCY):
-            nursery.start_soon(work)
-    if failed:
-        raise failed[0]
-    return found

@@ -9,17 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import trio
 
 from refgenfs.core.catalog import AssetVersion, ListedFile, SourceCatalog
-from refgenfs.core.catalog_json import JSONValue
-from refgenfs.core.content import ArchiveRef, ByteRange, Extent, FileFacts, InlineData, content_id
+from refgenfs.core.content import ByteRange, Extent, FileFacts, InlineData, content_id
 from refgenfs.core.errors import DeadlineExceeded, IntegrityError, OriginMissing
 from refgenfs.core.patterns import Arrangement, Layout
 from refgenfs.core.s3 import Bucket, Page, parse_page
-from refgenfs.sources.listed import arrange_catalog, describe_left_out, find_file
+from refgenfs.sources.asking import Asker
+from refgenfs.sources.listed import ListedFiles, arrange_catalog, describe_left_out, find_file
 
 # For 10 million keys at 5 pages a second; a bucket that takes longer wants a prefix.
 LISTING_DEADLINE = 1800.0  # seconds
@@ -28,25 +27,7 @@ PATIENCE = 30.0  # seconds, of a page's retries: a million keys are a thousand p
 log = logging.getLogger(__name__)
 
 
-class Asker(Protocol):
-    """The part of `fetch.http.Http` that a bucket needs."""
-
-    async def get_document(
-        self,
-        urls: Sequence[str],
-        decode: Callable[[str], Any],
-        *,
-        account: str,
-        deadline: float,
-        retry_for: float | None = None,
-    ) -> Any: ...
-
-    async def head(
-        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
-    ) -> Any: ...
-
-
-class S3Source:
+class S3Source(ListedFiles):
     """A bucket. `assets` are keys, each with its files: paths below the prefix; `layout` arranges what is listed.
 
     `hold` and `timeout` are in seconds: see `Source.hold`, and `RefgenieSource`.
@@ -133,10 +114,6 @@ class S3Source:
 
     # -- files --------------------------------------------------------------------------------------------
 
-    async def listing(self, version: AssetVersion) -> tuple[str, ...] | None:
-        """Return the names of a version's files."""
-        return tuple(file.name for file in version.files or ())
-
     def unpacked(self, version: AssetVersion) -> str | None:
         """Return the URL of the bucket."""
         return self._bucket.base()
@@ -180,18 +157,3 @@ class S3Source:
         """Return the name of the file of this version whose bytes are there."""
         path = self._bucket.path_of(extent.urls[0]) if isinstance(extent, ByteRange) and extent.urls else None
         return None if path is None else next((one.name for one in version.files or () if one.place == path), None)
-
-    def archive(self, version: AssetVersion) -> ArchiveRef | None:
-        """Return None: files are there one by one."""
-        return None
-
-    async def fresh_version(self, version: AssetVersion) -> AssetVersion | None:
-        """Return the version as it is."""
-        return version
-
-    def state(self) -> JSONValue:
-        """Return nothing: all is in the catalog."""
-        return None
-
-    def restore(self, state: object) -> None:
-        """Take nothing."""

@@ -8,14 +8,14 @@ from urllib.parse import quote
 
 import trio
 
-from refgenfs.core.errors import IntegrityError, OriginDenied, OriginMissing, RefgenfsError
+from refgenfs.core.errors import IntegrityError, OriginDenied, OriginMissing
 from refgenfs.core.manifest import Listed, parse_manifest
 from refgenfs.core.webindex import IndexPage, parse_index
-from refgenfs.sources.refgenie import Asker
+from refgenfs.sources.asking import Asker, ask_all
 
 log = logging.getLogger(__name__)
 
-CONCURRENCY = 6  # pages at a time; two of a host's connections stay free
+AT_A_TIME = 6  # pages; two of a host's connections stay free
 DEPTH = 8  # folders below the first
 PAGES = 2_000
 FILES = 100_000
@@ -75,26 +75,16 @@ class Site:
 
     async def _pages(self, folders: Sequence[str]) -> list[tuple[str, IndexPage]]:
         """Return the pages of folders, in their order; without those that are denied or not there."""
-        found: dict[str, IndexPage] = {}
-        failed: list[RefgenfsError] = []
-        pending = iter(folders)
 
-        async def work() -> None:
-            for path in pending:
-                try:
-                    found[path] = await self.page(path)
-                except (OriginMissing, OriginDenied) as exc:
-                    log.info("%s: a folder is passed over: %s", self._account, exc)
-                except RefgenfsError as exc:
-                    failed.append(exc)
-                    nursery.cancel_scope.cancel()
+        async def look(path: str) -> IndexPage | None:
+            try:
+                return await self.page(path)
+            except (OriginMissing, OriginDenied) as exc:
+                log.info("%s: a folder is passed over: %s", self._account, exc)
+                return None
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(CONCURRENCY):
-                nursery.start_soon(work)
-        if failed:
-            raise failed[0]
-        return [(path, found[path]) for path in folders if path in found]
+        found = await ask_all(folders, look, at_a_time=AT_A_TIME)
+        return [(path, page) for path in folders if (page := found[path]) is not None]
 
     async def page(self, folder: str) -> IndexPage:
         """Return what the server's page of a folder links to. Raises the origin's errors."""

@@ -7,7 +7,6 @@ import json
 import os
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -21,6 +20,7 @@ import pytest
 from isal import isal_zlib
 
 from refgenfs.demo.answers import CATALOG
+from tests.support.children import end
 from tests.support.ecoli import ALIAS, ASSETS, SOURCE, Ecoli, Origin, at_once, genome, settled
 from tests.support.mounted import Haste, Mounted, Setup
 
@@ -63,12 +63,7 @@ def serving(root: Path, *options: str) -> Iterator[str]:
         assert ready == "READY"
         yield url
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
         if process.stdout is not None:
             process.stdout.close()
 

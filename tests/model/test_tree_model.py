@@ -210,7 +210,7 @@ class TreeMachine(RuleBasedStateMachine):
             meaning = self.meant[number]
             if meaning[0] == "file":
                 assert isinstance(inode.node, FileNode)
-                assert self.tree._numbers.get(meaning[1]) == number
+                assert self.tree.number_of(meaning[1]) == number
             elif meaning[0] == "folder":
                 assert isinstance(inode.node, FolderNode)
 

@@ -27,6 +27,7 @@ import yaml
 
 from refgenfs.demo.answers import CATALOG
 from refgenfs.demo.genome import fastq, read_fasta, simulate_reads
+from tests.support.children import end
 from tests.support.mounted import Mounted, Setup
 from tests.support.nginx import NginxFactory, NginxProxy, Served
 from tests.support.refgenieserver import RefgenieServer, test_cache
@@ -222,12 +223,7 @@ def run_server(ecoli: Ecoli, programs: Path, folder: Path, *, remotes: bool) -> 
             raise RuntimeError(f"refgenieserver does not answer:\n{(folder / 'serve.log').read_text()}") from exc
         yield EcoliServer(url, f"{url}/unpacked", remotes, ecoli)
     finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from typing import NamedTuple, Self
 
 import pytest
 
+from tests.support.children import end
+
 START_TIMEOUT = 15.0  # seconds
-STOP_TIMEOUT = 10.0
 SETTLE = 0.15  # a request is logged a moment after the client has its last byte
 
 
@@ -116,12 +117,7 @@ class NginxProxy:
         process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()  # of our own child, by its number; nginx ends its workers at once
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)  # nginx ends its workers at once
 
     def close(self) -> None:
         """Stop, and remove the log."""
@@ -201,19 +197,19 @@ class WebsiteFactory:
     """Makes websites that end with the test: `website(folder)`, with the arguments of Website."""
 
     def __init__(self) -> None:
-        self.proxies: list[Website] = []
+        self.servers: list[Website] = []
 
     def __call__(self, root: Path, locations: str = "", *, settings: str = "", options: str = "") -> Website:
         root.mkdir(parents=True, exist_ok=True)
         site = Website(root, locations, settings=settings, options=options)
-        self.proxies.append(site)
+        self.servers.append(site)
         site.start()
         return site
 
     def close(self) -> None:
         """End every website."""
-        while self.proxies:
-            self.proxies.pop().close()
+        while self.servers:
+            self.servers.pop().close()
 
 
 @pytest.fixture
@@ -299,7 +295,7 @@ class NginxFactory:
     """Makes proxies that end with the test: `nginx(upstream, deny=[…])`, with the arguments of NginxProxy."""
 
     def __init__(self) -> None:
-        self.proxies: list[NginxProxy] = []
+        self.servers: list[NginxProxy] = []
 
     def __call__(
         self,
@@ -321,14 +317,14 @@ class NginxFactory:
             limit_rate=limit_rate,
             indexes=indexes,
         )
-        self.proxies.append(proxy)
+        self.servers.append(proxy)
         proxy.start()
         return proxy
 
     def close(self) -> None:
         """End every proxy."""
-        while self.proxies:
-            self.proxies.pop().close()
+        while self.servers:
+            self.servers.pop().close()
 
 
 @pytest.fixture
@@ -349,6 +345,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     for factory in (made.get("nginx"), made.get("website")):
         if not report.failed or not isinstance(factory, NginxFactory | WebsiteFactory):
             continue
-        for proxy in factory.proxies:
+        for proxy in factory.servers:
             report.sections.append((f"nginx {proxy.url}", proxy.log_tail()))
     return report

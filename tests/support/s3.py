@@ -28,6 +28,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 
+from tests.support.children import end
+
 ACCESS, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 TIME = "%Y%m%dT%H%M%SZ"
 _CREDENTIAL = re.compile(
@@ -268,12 +270,7 @@ class Moto:
         return put
 
     def close(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
         if hasattr(self, "client"):
             self.client.close()
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.children import end
+
 START_TIMEOUT = 15.0  # seconds
 
 
@@ -53,12 +55,7 @@ class Tinyproxy:
 
     def close(self) -> None:
         """End it."""
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
         self._folder.cleanup()
 
     def _answers(self) -> bool:

@@ -1,4 +1,4 @@
-"""The tree: names, inodes and lookup counts. Knows no FUSE and no errno.
+"""From names to nodes, and what is shown of them. Knows no FUSE and no errno.
 
     /                       genomes, by every alias and digest
     /.refget/<aa>/<bb>/…    sequences by MD5, for CRAM; not listed
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -30,8 +30,9 @@ from refgenfs.core.layout import DERIVED, is_junk
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
 from refgenfs.reader.siblings import Siblings
+from refgenfs.tree.inodes import ROOT, Inodes
+from refgenfs.tree.nodes import Attributes, FileNode, FolderNode, GenomeNode, Inode, Node, RefgetNode, RootNode
 
-ROOT = 1
 REFGET = ".refget"  # at the top; resolves, and is not listed
 MD5_DIGITS = 32
 FOLDER_DIGITS = 4  # of an MD5 that are folders, two at a time, as REF_PATH=…/%2s/%2s/%s has it
@@ -54,79 +55,6 @@ AWAITED = 1024  # names of which that is remembered
 # Who may not look a name up must not find it among what the kernel remembers of others.
 GUARDED_TIMEOUT = 0.0  # seconds
 NAMES_KEPT = 64  # names remembered of one file, to tell the kernel when they mean something else
-
-
-@dataclass(frozen=True, slots=True)
-class RootNode:
-    """The top of the tree."""
-
-
-@dataclass(frozen=True, slots=True)
-class RefgetNode:
-    """The folder of sequences by MD5, or one in it: `digits` are the first of the MD5s there."""
-
-    digits: str
-
-
-@dataclass(frozen=True, slots=True)
-class GenomeNode:
-    """A genome under one of its names."""
-
-    genome: str
-
-
-@dataclass(frozen=True, slots=True)
-class FolderNode:
-    """A folder of an asset version. `spelling` tells apart `asset`, `asset:tag` and `asset/tag`."""
-
-    genome: str
-    spelling: str
-    version: AssetVersion
-    prefix: str
-
-    @property
-    def is_top(self) -> bool:
-        """Whether this is the asset's own folder, not one inside it."""
-        return not self.prefix
-
-
-@dataclass(slots=True)
-class FileNode:
-    """A file: its content, and one way to it. Facts are None until the origin was asked."""
-
-    version: AssetVersion
-    name: str
-    content: ContentId
-    facts: FileFacts | None = None
-    opened: bool = False  # the kernel may have pages of it
-    retired: bool = False  # its bytes were taken back: the name has another inode
-    names: set[tuple[int, str]] = field(default_factory=set)  # (parent inode, name)
-
-
-Node = RootNode | RefgetNode | GenomeNode | FolderNode | FileNode
-
-
-@dataclass(slots=True)
-class Inode:
-    """A node with its number, and how many lookups the kernel holds on it."""
-
-    number: int
-    node: Node
-    lookups: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What stat shows. Times in Unix seconds, timeouts in seconds; without a uid or gid it is the daemon's."""
-
-    inode: int
-    mode: int
-    size: int
-    mtime: float
-    entry_timeout: float
-    attr_timeout: float
-    uid: int | None = None
-    gid: int | None = None
 
 
 class SequencesByMd5(Protocol):
@@ -159,51 +87,29 @@ class Tree:
         self._library = library
         self._siblings = siblings
         self._born = born
-        self._inodes: dict[int, Inode] = {ROOT: Inode(ROOT, RootNode(), 1)}
-        self._numbers: dict[Node | ContentId, int] = {RootNode(): ROOT}
-        self._next = ROOT + 1
+        self._inodes = Inodes()
         self._awaited: set[tuple[AssetVersion, str]] = set()  # names that were answered without a size
 
     # -- inodes -------------------------------------------------------------------------------------------
 
     def inode(self, number: int) -> Inode:
         """Return a live inode; raise NotInCatalog for one that the kernel has forgotten."""
-        try:
-            return self._inodes[number]
-        except KeyError:
-            raise NotInCatalog(f"inode {number} is not in use") from None
+        return self._inodes[number]
 
     def remember(self, number: int) -> None:
         """Count one lookup that the kernel was told of."""
-        self.inode(number).lookups += 1
+        self._inodes[number].lookups += 1
 
     def forget(self, number: int, lookups: int) -> None:
         """Take back lookups; at none left the inode goes, and its number is never used again."""
-        inode = self._inodes.get(number)
-        if inode is None or number == ROOT:
-            return
-        inode.lookups -= lookups
-        if inode.lookups <= 0:
-            del self._inodes[number]
-            identity = _identity(inode.node)
-            if self._numbers.get(identity) == number:  # not so for one that was retired
-                del self._numbers[identity]
-
-    def __len__(self) -> int:
-        return len(self._inodes)
-
-    def _place(self, node: Node) -> Inode:
-        identity = _identity(node)
-        number = self._numbers.get(identity)
-        if number is None:
-            number, self._next = self._next, self._next + 1
-            self._numbers[identity] = number
-            self._inodes[number] = Inode(number, node)
-        return self._inodes[number]
+        self._inodes.forget(number, lookups)
 
     def discard_unused(self, number: int) -> None:
         """Drop an inode that was made for an answer that the kernel did not take."""
-        self.forget(number, 0)
+        self._inodes.forget(number, 0)
+
+    def __len__(self) -> int:
+        return len(self._inodes)
 
     # -- names --------------------------------------------------------------------------------------------
 
@@ -227,7 +133,7 @@ class Tree:
             child = await self._in_folder(node, name)
         else:
             raise NotADirectory(f"{node.name} is a file")
-        inode = self._place(child)
+        inode = self._inodes.place(child)
         if isinstance(inode.node, FileNode):
             self._adopt(inode.node, child, parent, name)
         return self._attributes(inode)
@@ -416,7 +322,7 @@ class Tree:
 
     def entry(self, parent: int, name: str, node: Node) -> Attributes:
         """Return the attributes of a listed entry, with an inode; counted only by `remember`."""
-        inode = self._place(node)
+        inode = self._inodes.place(node)
         if isinstance(inode.node, FileNode):
             self._adopt(inode.node, node, parent, name)
         attributes = self._attributes(inode)
@@ -454,7 +360,7 @@ class Tree:
         changed: list[tuple[int, str]] = []
         folders: dict[tuple[str, str], list[int]] = {}  # of each genome and spelling: one a version
         outdated: set[tuple[str, str]] = set()
-        for inode in self._inodes.values():
+        for inode in self._inodes:
             node = inode.node
             if isinstance(node, GenomeNode) and node.genome not in snapshot.genomes:
                 changed.append((ROOT, node.genome))
@@ -465,20 +371,20 @@ class Tree:
         for genome, spelling in outdated:
             # `asset` and `asset:tag` are names in the genome; `tag` of `asset/tag` is one in each folder `asset`
             asset, slash, tag = spelling.partition("/")
-            parent = self._numbers.get(GenomeNode(genome))
-            parents = folders.get((genome, asset), []) if slash else [] if parent is None else [parent]
+            parent = self._inodes.of(GenomeNode(genome))
+            parents = folders.get((genome, asset), []) if slash else [] if parent is None else [parent.number]
             changed += [(number, tag or asset) for number in parents]
         return changed
 
     def names_of(self, content: ContentId) -> list[tuple[int, str]]:
         """Return the names (parent inode, name) by which the kernel may know a content."""
-        number = self._numbers.get(content)
-        node = self._inodes[number].node if number is not None else None
-        return list(node.names) if isinstance(node, FileNode) else []
+        inode = self._inodes.of(content)
+        return list(inode.node.names) if inode is not None and isinstance(inode.node, FileNode) else []
 
     def number_of(self, content: ContentId) -> int | None:
         """Return the inode of a content, if the kernel knows it."""
-        return self._numbers.get(content)
+        inode = self._inodes.of(content)
+        return inode.number if inode is not None else None
 
     def retire(self, content: ContentId) -> int | None:
         """Give a content another inode from now on; return the one that it had, None if the kernel knows none.
@@ -486,20 +392,16 @@ class Tree:
         The kernel's pages belong to an inode: who has the old one open must not find bytes there that others
         were given of another version.
         """
-        number = self._numbers.pop(content, None)
-        if number is not None:
-            node = self._inodes[number].node
-            assert isinstance(node, FileNode)
-            node.retired = True
-        return number
+        inode = self._inodes.detach(content)
+        if inode is None:
+            return None
+        assert isinstance(inode.node, FileNode)
+        inode.node.retired = True
+        return inode.number
 
 
 def _file(located: Located) -> FileNode:
     return FileNode(located.version, located.name, located.facts.content, located.facts)
-
-
-def _identity(node: Node) -> Node | ContentId:
-    return node.content if isinstance(node, FileNode) else node
 
 
 def _still(snapshot: CatalogSnapshot, node: FolderNode) -> bool:

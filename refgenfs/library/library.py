@@ -7,13 +7,8 @@ else the asset's archive (sizes from the members' headers, once and for good).
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Protocol
-
-import trio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from refgenfs.cache.pins import Pins
 from refgenfs.catalog import Catalog
@@ -27,10 +22,13 @@ from refgenfs.core.content import (
     Sequence,
     content_id,
 )
-from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, OriginMissing, RefgenfsError, StaleContent
+from refgenfs.core.errors import NotInCatalog, OriginMissing, RefgenfsError, StaleContent
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import DERIVED, Child, Layout, build_layout
+from refgenfs.core.newest import Newest
 from refgenfs.core.tar import Member, resolve_link
+from refgenfs.deadlines import deadline
+from refgenfs.library.derived import Companions, DerivedFiles, Deriver, Located
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.openarchives import Naming
 from refgenfs.reader.reader import OpenFile, Reader
@@ -40,80 +38,6 @@ log = logging.getLogger(__name__)
 
 LAYOUTS = 512  # kept laid out in memory; one costs about 200 bytes a file
 LINKS = 8  # a link may lead to a link, but not for ever
-
-
-class Deriver(Protocol):
-    """Files that no origin lists, and that appear when they are named: made of what a version has.
-
-    Their names begin with `DERIVED`. Calls may wait for an origin, each no longer than its own deadlines.
-    """
-
-    async def child(
-        self, version: AssetVersion, shown_as: str, prefix: str, name: str, listed: Mapping[str, Child]
-    ) -> Child | None:
-        """Return the entry `name` of the folder `prefix`, which has `listed` besides; None: it is none of these.
-
-        Raises NotInCatalog for one that is not to be there, whoever else could make it.
-        """
-        ...
-
-    async def children(self, version: AssetVersion, shown_as: str, prefix: str) -> Mapping[str, Child] | None:
-        """Return what a folder shows that `child` gave; None: it is none of these."""
-        ...
-
-    async def facts(self, version: AssetVersion, name: str) -> FileFacts | None:
-        """Return the facts of a file that `child` gave; None: it is none of these. Raises what hinders it."""
-        ...
-
-    def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
-        """Return such facts if they are in memory. No I/O, no wait."""
-        ...
-
-
-class Companions(Protocol):
-    """Files that are made of files which are there, a listed or a derived one, and that stand beside them.
-
-    Their names begin with `DERIVED`. Each is listed when it was made, and not before. Calls may wait for an origin.
-    """
-
-    async def child(
-        self,
-        library: Library,
-        version: AssetVersion,
-        shown_as: str,
-        prefix: str,
-        name: str,
-        listed: Mapping[str, Child] | None,
-    ) -> Child | None:
-        """Return the entry `name` of the folder `prefix` (in which `listed` are); None: it is none of these."""
-        ...
-
-    async def beside(
-        self, library: Library, version: AssetVersion, listed: Mapping[str, Child]
-    ) -> Mapping[str, Child]:
-        """Return what was made of the files of a folder, in which `listed` are."""
-        ...
-
-    async def facts(self, library: Library, version: AssetVersion, name: str) -> FileFacts | None:
-        """Return the facts of a file that `child` gave, making it; None: it is none of these. Raises what hinders."""
-        ...
-
-    def known_facts(self, library: Library, version: AssetVersion, name: str, *, fresh: bool) -> FileFacts | None:
-        """Return such facts if they are in memory, with `fresh` only if they still hold. No I/O, no wait."""
-        ...
-
-    async def names(self, library: Library, version: AssetVersion) -> tuple[str, ...]:
-        """Return the names of all that was made of a version's files."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Located:
-    """Where a name led: the file's facts, and the version and the origin's name by which it was reached."""
-
-    facts: FileFacts
-    version: AssetVersion
-    name: str
 
 
 class Library:
@@ -134,9 +58,8 @@ class Library:
         self._reader = reader
         self._pins = pins
         self._deadline = lookup_deadline
-        self._derivers = derivers
-        self._companions = companions
-        self._layouts: OrderedDict[tuple[AssetVersion, str, bool], Layout] = OrderedDict()
+        self._derived = DerivedFiles(derivers, companions)
+        self._layouts: Newest[tuple[AssetVersion, str, bool], Layout] = Newest(LAYOUTS)
 
     def renew(self, lookup_deadline: float) -> None:
         """Take so long (seconds) for a name or a size from now on."""
@@ -159,7 +82,7 @@ class Library:
 
     async def companions(self, version: AssetVersion) -> tuple[str, ...]:
         """Return the names of what was made of a version's files, beside them."""
-        return await self._companions.names(self, version) if self._companions is not None else ()
+        return await self._derived.names(version)
 
     async def layout(self, version: AssetVersion, shown_as: str) -> Layout:
         """Return a version's folders and files as they show under one name of its genome."""
@@ -168,9 +91,7 @@ class Library:
         if layout is None:
             names = await self.names(version)
             layout = build_layout(names, version.genome_digest, shown_as)
-            self._layouts[place] = layout
-            if len(self._layouts) > LAYOUTS:
-                self._layouts.popitem(last=False)
+            self._layouts.put(place, layout)
         return layout
 
     async def child(self, version: AssetVersion, shown_as: str, prefix: str, name: str) -> Child | None:
@@ -182,27 +103,20 @@ class Library:
         child = listed.get(name) if listed is not None else None
         if child is not None:
             return child
-        for deriver in self._derivers:
-            child = await deriver.child(version, shown_as, prefix, name, listed or {})
-            if child is not None:
-                return child
-        if self._companions is not None:
-            child = await self._companions.child(self, version, shown_as, prefix, name, listed)
-            if child is not None:
-                return child
-        if listed is None:
+        child = await self._derived.child(version, shown_as, prefix, name, listed)
+        if child is None and listed is None:
             raise NotInCatalog(f"{version.key} has no folder {prefix!r} any more")
-        return None
+        return child
 
     async def children(self, version: AssetVersion, shown_as: str, prefix: str) -> Mapping[str, Child]:
         """Return what is listed in a version's folder; raise NotInCatalog for one that there is not."""
         listed: Mapping[str, Child] | None = (await self.layout(version, shown_as)).find(prefix)
-        for deriver in self._derivers:
-            listed = await deriver.children(version, shown_as, prefix) if listed is None else listed
-        if listed is not None:
-            beside = await self._companions.beside(self, version, listed) if self._companions is not None else {}
-            return {**listed, **beside} if beside else listed
-        raise NotInCatalog(f"{version.key} has no folder {prefix!r} any more")
+        if listed is None:
+            listed = await self._derived.children(version, shown_as, prefix)
+        if listed is None:
+            raise NotInCatalog(f"{version.key} has no folder {prefix!r} any more")
+        beside = await self._derived.beside(version, listed)
+        return {**listed, **beside} if beside else listed
 
     def known_layout(self, version: AssetVersion, shown_as: str) -> Layout | None:
         """Return the layout if it is in memory."""
@@ -217,7 +131,7 @@ class Library:
         return await self._listing(version) or ()
 
     async def _listing(self, version: AssetVersion) -> tuple[str, ...] | None:
-        with _deadline(self._deadline, f"the listing of {version.key}"):
+        with deadline(self._deadline, f"the listing of {version.key}"):
             return await self._catalog.listing(version)
 
     def _dead_links(self, version: AssetVersion) -> frozenset[str]:
@@ -240,7 +154,7 @@ class Library:
     def known(self, version: AssetVersion, name: str, *, fresh: bool = False) -> Located | None:
         """Return where a name leads if that is in memory, and with `fresh` need not be asked for. No I/O, no wait."""
         if name.startswith(DERIVED):
-            return self._known_derived(version, name, fresh=fresh)
+            return self._derived.known(version, name, fresh=fresh)
         for _ in range(LINKS):
             facts = self._catalog.known_facts(version, name, fresh=fresh)
             if facts is not None:
@@ -256,16 +170,6 @@ class Library:
                 return None
             version, name = sibling
         return None
-
-    def _known_derived(self, version: AssetVersion, name: str, *, fresh: bool) -> Located | None:
-        for deriver in self._derivers:
-            facts = deriver.known_facts(version, name)
-            if facts is not None:
-                return Located(facts, version, name)
-        facts = (
-            self._companions.known_facts(self, version, name, fresh=fresh) if self._companions is not None else None
-        )
-        return Located(facts, version, name) if facts is not None else None
 
     def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
         """Return a file's facts if they are in memory. No I/O, no wait."""
@@ -291,7 +195,7 @@ class Library:
 
     async def ready_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
         """Return a file's facts as `facts` does; None where an archive would have to be streamed for them."""
-        with _deadline(self._deadline, f"the size of {name}"):
+        with deadline(self._deadline, f"the size of {name}"):
             facts = await self._catalog.facts(version, name)
         return facts or self.known_facts(version, name)
 
@@ -302,9 +206,9 @@ class Library:
         origin answers.
         """
         if name.startswith(DERIVED):
-            return await self._locate_derived(version, name)
+            return await self._derived.locate(version, name)
         for _ in range(LINKS):
-            with _deadline(self._deadline, f"the size of {name}"):
+            with deadline(self._deadline, f"the size of {name}"):
                 facts = await self._catalog.facts(version, name)
             if facts is not None:
                 return Located(facts, version, name)
@@ -317,16 +221,6 @@ class Library:
                 raise NotInCatalog(f"{name} of {version.key} is no file, or a link that leads out of the tree")
             version, name = sibling
         raise NotInCatalog(f"{name} of {version.key} is a link to a link to a link …")
-
-    async def _locate_derived(self, version: AssetVersion, name: str) -> Located:
-        for deriver in self._derivers:
-            facts = await deriver.facts(version, name)
-            if facts is not None:
-                return Located(facts, version, name)
-        facts = await self._companions.facts(self, version, name) if self._companions is not None else None
-        if facts is not None:
-            return Located(facts, version, name)
-        raise NotInCatalog(f"{version.key} has no {name.removeprefix(DERIVED)}")
 
     def _meant(self, version: AssetVersion, member: Member) -> tuple[AssetVersion, str] | None:
         """Return the file that a link of an archive means: of this asset or, by the catalog, of a sibling."""
@@ -415,7 +309,7 @@ class Library:
         """Ask the origin which digest an archive has now; None when its version is gone or rebuilt."""
         try:
             version = self._catalog.version_of(ref)
-            with _deadline(self._deadline, f"the digest of {ref.key}"):
+            with deadline(self._deadline, f"the digest of {ref.key}"):
                 fresh = await self._catalog.fresh_version(version)
         except RefgenfsError as exc:
             log.warning("%s: can't ask for the archive's digest: %s", ref.key, exc)
@@ -429,13 +323,3 @@ def _member_facts(ref: ArchiveRef, member: Member) -> FileFacts:
     cid = content_id(ref.source, ref.asset_digest, member.name)
     extent = ArchiveMember(ref, member.name) if member.size else InlineData(b"")
     return FileFacts(cid, member.size, member.mtime, extent, ref.source, "archive")
-
-
-@contextmanager
-def _deadline(seconds: float, what: str) -> Iterator[None]:
-    """Raise DeadlineExceeded naming what was waited for when the body takes longer."""
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError:
-        raise DeadlineExceeded(f"{what} did not come within {seconds:g} s") from None
