@@ -23,6 +23,7 @@ import trio
 
 from refgenfs import paths
 from refgenfs.administration import Daemon, operations
+from refgenfs.administration.metrics import collect
 from refgenfs.cache.opening import open_store
 from refgenfs.cache.store import CacheLimits, Store
 from refgenfs.catalog import Catalog
@@ -32,7 +33,7 @@ from refgenfs.core.catalog import CatalogSnapshot
 from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts
 from refgenfs.core.errors import RefgenfsError
 from refgenfs.core.retry import RetryPolicy
-from refgenfs.fetch.bridge import open_bridge
+from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fuse import Mount, Operations
@@ -120,7 +121,7 @@ async def _main(config: Config, announce: Ready) -> None:
         _http(bridge, config) as http,
         trio.open_nursery() as nursery,
     ):
-        await _Running(config, store, http, nursery, announce).serve()
+        await _Running(config, store, bridge, http, nursery, announce).serve()
 
 
 @asynccontextmanager
@@ -143,8 +144,11 @@ async def _http(bridge: Any, config: Config) -> AsyncIterator[Http]:
 class _Running:
     """One run of the daemon: its parts, and how they call each other."""
 
-    def __init__(self, config: Config, store: Store, http: Http, nursery: trio.Nursery, announce: Ready) -> None:
+    def __init__(
+        self, config: Config, store: Store, bridge: Bridge, http: Http, nursery: trio.Nursery, announce: Ready
+    ) -> None:
         self._config = config
+        self._bridge = bridge
         self._mountpoint = os.fspath(config.mount.point)
         self._store = store
         self._http = http
@@ -177,6 +181,8 @@ class _Running:
             self._operations,
             self._stopping.set,
             self._forget_pages,
+            budget=budget,
+            archives=archives,
         )
 
     # -- the parts ----------------------------------------------------------------------------------------
@@ -256,6 +262,7 @@ class _Running:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.serve, listener)
             nursery.start_soon(self._greet)
+            nursery.start_soon(self._show_metrics)
             nursery.start_soon(self._operations.watch_callers)
             nursery.start_soon(give_back, lambda: self._budget.landed)
             nursery.start_soon(self._end_when_told, nursery)
@@ -271,6 +278,15 @@ class _Running:
         raise_readahead(self._config.mount.point, self._config.mount.readahead)
         raise_background(self._config.mount.point)
         self._say_ready()
+
+    async def _show_metrics(self) -> None:
+        """Let Prometheus have the metrics, where that is wanted; what goes wrong with that ends nothing else."""
+        place = self._config.web.place
+        if place is not None:
+            from refgenfs.web import MetricsPage  # what it imports is 2 MiB that a daemon without it need not hold
+
+            page = MetricsPage(self._bridge, place, self._config.web.token_file, partial(collect, self._parts))
+            await self._survive(page.serve)
 
     def _say_ready(self) -> None:
         status = self._catalog.status()

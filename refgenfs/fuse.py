@@ -11,15 +11,19 @@ import functools
 import logging
 import os
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 import pyfuse3
 import trio
 
 from refgenfs.core import errors
+from refgenfs.core.metrics import Durations
+from refgenfs.core.usage import Users
 from refgenfs.processes import is_alive, wants_to_die
 from refgenfs.reader.reader import OpenFile, Reader
 from refgenfs.tree import Attributes, Node, Tree
@@ -77,22 +81,36 @@ def answered(
     @functools.wraps(handler)
     async def wrapper(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         self.counts.requests += 1
+        began = perf_counter()
         try:
             return await handler(self, *args, **kwargs)
         except pyfuse3.FUSEError:
             raise
         except errors.RefgenfsError as exc:
             number = errno_of(exc)
+            self.errors[name, type(exc).__name__] += 1
             if number not in _QUIET:
                 self.failed(handler.__name__, exc, number)
             raise pyfuse3.FUSEError(number) from exc
         except Exception as exc:
             self.counts.unexpected += 1
+            self.errors[name, "Unexpected"] += 1
             self.failed(handler.__name__, exc, errno.EIO)
             log.exception("%s failed unexpectedly", handler.__name__)
             raise pyfuse3.FUSEError(errno_of(exc)) from exc
+        finally:
+            self.timings[name].observe(perf_counter() - began)
 
+    name = handler.__name__.removeprefix("_")
     return wrapper
+
+
+@dataclass(frozen=True, slots=True)
+class _Handle:
+    """A file that is open, and the process that opened it."""
+
+    file: OpenFile
+    pid: int
 
 
 class Operations(pyfuse3.Operations):
@@ -105,13 +123,16 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: Tree, reader: Reader, files: FileInfoOf, space: Callable[[], tuple[int, int]]) -> None:
         super().__init__()
         self.counts = FuseCounts()
+        self.timings: defaultdict[str, Durations] = defaultdict(Durations)  # by operation
+        self.errors: Counter[tuple[str, str]] = Counter()  # by operation and kind
+        self.users = Users()
         self.greeted = trio.Event()  # set when the kernel has shaken hands with us
         self.recent: list[tuple[float, str]] = []  # errors, newest last; times in Unix seconds
         self._tree = tree
         self._reader = reader
         self._info = files
         self._space = space
-        self._open: dict[int, tuple[OpenFile, int]] = {}  # with the number of the process that opened it
+        self._open: dict[int, _Handle] = {}
         self._listings: dict[int, tuple[int, list[tuple[str, Node]]]] = {}
         self._next_handle = 1
         self._waiting: dict[int, tuple[int, float, trio.CancelScope, bool]] = {}
@@ -274,26 +295,27 @@ class Operations(pyfuse3.Operations):
             raise errors.ReadOnly("the tree is read-only")
         with self._caller(ctx.pid):
             opened = await self._tree.open(inode)
+        opened.usage = self.users.account(ctx.uid)
         handle = self._next_token()
-        self._open[handle] = opened, ctx.pid
+        self._open[handle] = _Handle(opened, ctx.pid)
         return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
     @answered
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Return the bytes asked for. A direct read waits where no signal gets, so it is given up here too."""
-        opened, opener = self._open[fh]
-        data = self._reader.read_resident(opened, off, size)
+        handle = self._open[fh]
+        data = self._reader.read_resident(handle.file, off, size)
         if data is None:
-            with self._caller(opener, surely=False):
-                data = await self._reader.read_missing(opened, off, size)
+            with self._caller(handle.pid, surely=False):
+                data = await self._reader.read_missing(handle.file, off, size)
         return cast(bytes, data)
 
     @answered
     async def release(self, fh: int) -> None:
         """Close a file."""
-        entry = self._open.pop(fh, None)
-        if entry is not None:
-            self._tree.close(entry[0])
+        handle = self._open.pop(fh, None)
+        if handle is not None:
+            self._tree.close(handle.file)
 
     @answered
     async def flush(self, fh: int) -> None:

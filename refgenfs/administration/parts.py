@@ -18,6 +18,8 @@ from refgenfs.core.keys import AssetKey
 from refgenfs.fetch.http import Http
 from refgenfs.fuse import Operations
 from refgenfs.library import Library
+from refgenfs.reader.archives import Archives
+from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import Reader
 
@@ -39,6 +41,8 @@ class Daemon:
     fuse: Operations
     stop: Callable[[], None]
     forget_pages: Callable[[ContentId], Awaitable[None]]  # that the kernel has of a content
+    budget: Budget
+    archives: Archives
 
 
 async def names_of(daemon: Daemon, version: AssetVersion, seek_key: str | None) -> list[str]:

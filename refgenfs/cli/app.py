@@ -7,13 +7,26 @@ from typing import Annotated
 import typer
 
 from refgenfs import __version__
-from refgenfs.cli import cache, configuration, demonstrate, doctor, find, index, mounting, residency, state, ticket
+from refgenfs.cli import (
+    cache,
+    configuration,
+    demonstrate,
+    doctor,
+    find,
+    index,
+    mounting,
+    residency,
+    state,
+    ticket,
+    watching,
+)
 
 _MOUNT = "Mount"
 _FIND = "Find"
 _KEEP = "Keep on this machine"
 _SET_UP = "Set up"
 _OFFER = "Offer to others"
+_WATCH = "Watch"
 
 
 def _examples(*lines: str) -> str:
@@ -60,6 +73,7 @@ def build() -> typer.Typer:
     app.callback()(_root)
     _add_mount(app)
     _add_find(app)
+    _add_watch(app)
     _add_keep(app)
     _add_set_up(app)
     _add_offer(app)
@@ -107,6 +121,16 @@ def _add_find(app: typer.Typer) -> None:
             "refgenfs ticket --class header hg38/na12878  # the header",
         ),
     )(ticket.ticket)
+
+
+def _add_watch(app: typer.Typer) -> None:
+    app.command(
+        rich_help_panel=_WATCH,
+        epilog=_examples(
+            "refgenfs metrics | grep bytes_total  # what was served and fetched",
+            "refgenfs metrics > refgenfs.prom  # for a textfile collector",
+        ),
+    )(watching.metrics)
 
 
 def _add_keep(app: typer.Typer) -> None:

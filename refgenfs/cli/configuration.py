@@ -65,7 +65,8 @@ def _values(loaded: LoadedConfig) -> list[tuple[str, object, str]]:
 
 def file_problems(config: Config) -> list[str]:
     """Return what is wrong with files that a configuration names, one line each."""
-    return [
+    web = config.web.token_file
+    return [f"web.token_file: {problem}" for problem in (web and token_problem(web),) if problem] + [
         f"source.{source.name}.token_file: {problem}"
         for source in config.source
         if source.token_file and (problem := token_problem(source.token_file))

@@ -31,6 +31,8 @@ _SETTINGS = {
     "memory": "limits.memory",
     "siblings": "prefetch.siblings",
     "log_level": "log.level",
+    "web_listen": "web.listen",
+    "web_token_file": "web.token_file",
 }
 _FLAGS = frozenset({"allow_other"})
 

@@ -65,7 +65,8 @@ class Http:
     """Requests to origins. Belongs to the trio thread; its counters may be copied from there at any time.
 
     `fetched` (bytes of bodies) and `requests` count by account; `failures` are the last 50 failed requests,
-    `failing` the last one of each account of which nothing worked since (`Attempts`).
+    `failing` the last one of each account of which nothing worked since (`Attempts`). `failed` and `retried` count
+    failures and what was asked again because of them; `answered` and `queued` are how long requests took and waited.
     """
 
     def __init__(
@@ -86,6 +87,10 @@ class Http:
         self._streaming = Streaming(settings.connections)
         self.failures = self._attempts.failures
         self.failing = self._attempts.failing
+        self.failed = self._attempts.failed
+        self.retried = self._attempts.retried
+        self.answered = self._session.answered
+        self.queued = self._session.queued
 
     def takes_token(self, url: str, account: str) -> bool:
         """Say whether an account's token is sent with requests to a URL: then others can't read it by that alone."""

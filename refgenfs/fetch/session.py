@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import aiohttp
 from yarl import URL
 
 from refgenfs.core.errors import OriginDenied, OriginUnavailable
+from refgenfs.core.metrics import Durations
 from refgenfs.core.retry import Remedy
 from refgenfs.fetch.answers import AttemptFailed, OriginUnusable, connection_failure
 from refgenfs.fetch.settings import MAX_REDIRECTS, Account, HttpSettings
@@ -64,9 +66,14 @@ class _Slots:
 
 
 class Session:
-    """The aiohttp session of all accounts."""
+    """The aiohttp session of all accounts.
+
+    `answered`: from a request to the head of its answer, by account; `queued`: waits for a turn at a host.
+    """
 
     def __init__(self, settings: HttpSettings, *, requested: Callable[[str], None]) -> None:
+        self.answered: dict[str, Durations] = {}
+        self.queued = Durations()
         self._settings = settings
         self._requested = requested
         self._tokens: dict[Path, _Token] = {}
@@ -128,6 +135,7 @@ class Session:
             began = loop.time()
             await slots.take()
             waited(loop.time() - began)
+            self.queued.observe(loop.time() - began)
         else:
             await slots.take()
         return slots
@@ -139,6 +147,7 @@ class Session:
         facts = self._settings.account(account)
         credentials = self._credentials(target, facts)
         connect = min(self._settings.connect_timeout, facts.timeout)
+        began = time.perf_counter()
         answer = await self._session().request(
             method,
             target.with_user(None),
@@ -147,6 +156,7 @@ class Session:
             proxy=facts.proxy,
             timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_read=facts.timeout),
         )
+        self.answered.setdefault(account, Durations()).observe(time.perf_counter() - began)
         try:
             yield answer
         finally:

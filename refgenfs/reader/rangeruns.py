@@ -6,13 +6,14 @@ Lives on the trio thread. There is no await between looking a flight up and laun
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, Ranged, Run, block_count
 from refgenfs.core.errors import CacheError, RefgenfsError
+from refgenfs.core.metrics import Durations
 from refgenfs.reader.budget import Claim
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.ranges import LONGEST_RUN, RUN_MEMORY, RangeFlights, memory_of, split_runs
@@ -27,9 +28,12 @@ class ReadCounts:
     """What readers were given since the start, in bytes."""
 
     served: int = 0
+    by_source: dict[str, int] = field(default_factory=dict)  # the same, of each source
     reads: int = 0
-    cold_reads: int = 0
+    cold_reads: int = 0  # that had to wait, failed ones too
+    awaited: int = 0  # of the reads that were answered, those that had to wait
     uncached: int = 0
+    waits: Durations = field(default_factory=Durations)  # of reads that had to wait for bytes
 
 
 class RangeRuns:
