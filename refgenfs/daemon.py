@@ -30,11 +30,12 @@ from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
-from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts
+from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, LocalFile
 from refgenfs.core.errors import RefgenfsError
 from refgenfs.core.retry import RetryPolicy
-from refgenfs.fetch.bridge import Bridge, open_bridge
+from refgenfs.fetch.bridge import open_bridge
 from refgenfs.fetch.http import Http
+from refgenfs.fetch.local import LocalFiles
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
@@ -121,7 +122,7 @@ async def _main(config: Config, announce: Ready) -> None:
         _http(bridge, config) as http,
         trio.open_nursery() as nursery,
     ):
-        await _Running(config, store, bridge, http, nursery, announce).serve()
+        await _Running(config, store, http, LocalFiles(bridge), nursery, announce).serve()
 
 
 @asynccontextmanager
@@ -145,10 +146,15 @@ class _Running:
     """One run of the daemon: its parts, and how they call each other."""
 
     def __init__(
-        self, config: Config, store: Store, bridge: Bridge, http: Http, nursery: trio.Nursery, announce: Ready
+        self,
+        config: Config,
+        store: Store,
+        http: Http,
+        files: LocalFiles,
+        nursery: trio.Nursery,
+        announce: Ready,
     ) -> None:
         self._config = config
-        self._bridge = bridge
         self._mountpoint = os.fspath(config.mount.point)
         self._store = store
         self._http = http
@@ -162,7 +168,7 @@ class _Running:
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         self._budget = budget
-        flights = RangeFlights(Fetchers({ByteRange: http}), board, budget, nursery)
+        flights = RangeFlights(Fetchers({ByteRange: http, LocalFile: files}), board, budget, nursery)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
         self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
@@ -285,7 +291,7 @@ class _Running:
         if place is not None:
             from refgenfs.web import MetricsPage  # what it imports is 2 MiB that a daemon without it need not hold
 
-            page = MetricsPage(self._bridge, place, self._config.web.token_file, partial(collect, self._parts))
+            page = MetricsPage(self._http.bridge, place, self._config.web.token_file, partial(collect, self._parts))
             await self._survive(page.serve)
 
     def _say_ready(self) -> None:

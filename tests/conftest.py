@@ -17,7 +17,7 @@ NO_DATA = "needs the shared test data: set REFGENFS_TEST_DATA"
 NO_ROOT = "needs root"
 NO_FUSE = "needs a /dev/fuse that can be opened, and fusermount3"
 
-pytest_plugins = ("tests.support.refgenieserver", "tests.support.nginx", "tests.support.ecoli")
+pytest_plugins = ("tests.support.refgenieserver", "tests.support.nginx", "tests.support.ecoli", "tests.support.s3")
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("refgenfs", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])

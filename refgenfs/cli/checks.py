@@ -31,11 +31,11 @@ from refgenfs.mountpoint import permits_allow_other
 from refgenfs.paths import socket_path
 
 if TYPE_CHECKING:
-    from refgenfs.config import Source
+    from refgenfs.config import Source, WebSource
 
 _SOURCE_SECONDS = 8.0
 _LIST_BYTES = 64 << 20
-_PACKAGES = ("pyfuse3", "trio", "aiohttp", "pydantic", "diskcache", "isal", "pysam", "typer", "rich")
+_PACKAGES = ("pyfuse3", "trio", "aiohttp", "botocore", "pydantic", "diskcache", "isal", "pysam", "typer", "rich")
 
 
 def run_checks(machine: Machine) -> Iterator[Check]:
@@ -214,8 +214,10 @@ def check_daemon(machine: Machine) -> Check:
 
 def check_tokens(machine: Machine) -> Iterator[Check]:
     """See whether files that hold a token are readable, and by their owner only."""
+    from refgenfs.config import WebSource
+
     for source in machine.config.source:
-        if source.token_file is None:
+        if not isinstance(source, WebSource) or source.token_file is None:
             continue
         where = f"source.{source.name}.token_file"
         problem = token_problem(source.token_file)
@@ -242,6 +244,13 @@ def check_sources(machine: Machine) -> list[Check]:
 
 
 def _ask(source: Source) -> Check:
+    from refgenfs.cli.reaching import ask_files
+    from refgenfs.config import LocalSource, S3Source
+
+    return ask_files(source) if isinstance(source, S3Source | LocalSource) else _ask_server(source)
+
+
+def _ask_server(source: WebSource) -> Check:
     name, url = "source", f"{source.name}: {redact_url(source.url)}"
     request = Request(v3_url(source.url, "genomes", "list"), headers={"User-Agent": "refgenfs doctor"})  # noqa: S310
     wrong = "check that url is a refgenieserver's, without /v3"
@@ -275,14 +284,15 @@ def _is_list(body: bytes) -> bool:
         return False
 
 
-def _opener(source: Source) -> OpenerDirector:
+def _opener(source: WebSource) -> OpenerDirector:
     proxies = {"http": source.proxy, "https": source.proxy} if source.proxy else None
     return build_opener(ProxyHandler(proxies), HTTPRedirectHandler())
 
 
-def _unreachable(source: Source, why: str) -> Check:
+def _unreachable(source: Source | WebSource, why: str) -> Check:
     advice = "check url, network and proxy; what is in the cache can be read without it"
-    found = f"{source.name}: {redact_url(source.url)} doesn't answer: {why}"
+    url = getattr(source, "url", None)
+    found = f"{source.name}: {f'{redact_url(url)} ' if url else ''}doesn't answer: {why}"
     return Check("source", "fail", found, advice)
 
 

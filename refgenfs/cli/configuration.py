@@ -65,12 +65,13 @@ def _values(loaded: LoadedConfig) -> list[tuple[str, object, str]]:
 
 def file_problems(config: Config) -> list[str]:
     """Return what is wrong with files that a configuration names, one line each."""
-    web = config.web.token_file
-    return [f"web.token_file: {problem}" for problem in (web and token_problem(web),) if problem] + [
-        f"source.{source.name}.token_file: {problem}"
-        for source in config.source
-        if source.token_file and (problem := token_problem(source.token_file))
+    from refgenfs.config import WebSource
+
+    token_files = [("web.token_file", config.web.token_file)]
+    token_files += [
+        (f"source.{one.name}.token_file", one.token_file) for one in config.source if isinstance(one, WebSource)
     ]
+    return [f"{key}: {problem}" for key, file in token_files if file and (problem := token_problem(file))]
 
 
 def token_problem(path: Path) -> str:

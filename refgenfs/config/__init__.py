@@ -10,7 +10,16 @@ from refgenfs.config.model import (
     LogConfig,
     MountConfig,
 )
-from refgenfs.config.sources import SOURCE_MODELS, HttpSource, RefgenieSource, Source, SourceTable
+from refgenfs.config.sources import (
+    SOURCE_MODELS,
+    HttpSource,
+    LocalSource,
+    RefgenieSource,
+    S3Source,
+    Source,
+    SourceTable,
+    WebSource,
+)
 from refgenfs.config.values import PUBLIC_SERVER, MinFree
 
 __all__ = [
@@ -23,12 +32,15 @@ __all__ = [
     "HttpSource",
     "LimitsConfig",
     "LoadedConfig",
+    "LocalSource",
     "LogConfig",
     "MinFree",
     "MountConfig",
     "RefgenieSource",
+    "S3Source",
     "Source",
     "SourceTable",
+    "WebSource",
     "find_config",
     "load_config",
     "override_keys",

@@ -61,6 +61,8 @@ def explain(error: ErrorDetails, data: Mapping[str, Any]) -> tuple[str, str]:
             "brings": '[".sa", ".pac"]',
             "key": '"hg38/fasta"',
             "files": '["hg38.fa.gz"]',
+            "bucket": '"ngi-igenomes"',
+            "path": '"/data/genomes"',
         }
         example = examples.get(str(loc[-1]), "…")
         return key, f"missing; write {loc[-1]} = {example}"

@@ -118,7 +118,8 @@ def _absolute(text: object, base: Path, home: str) -> Path:
 def _make_paths_absolute(data: dict[str, Any], base: Path, home: str) -> None:
     tables = [(data.get(section), name) for section, name in _PATHS]
     sources = data.get("source")
-    tables += [(source, "token_file") for source in sources if sources] if isinstance(sources, list) else []
+    if isinstance(sources, list):
+        tables += [(source, name) for source in sources for name in ("token_file", "path")]
     for table, name in tables:
         if isinstance(table, dict) and name in table:
             table[name] = _absolute(table[name], base, home)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
-from refgenfs.config.sources import PUBLIC, Source
+from refgenfs.config.sources import PUBLIC, LocalSource, Source
 from refgenfs.config.values import (
     ByteCount,
     Duration,
@@ -156,6 +156,13 @@ class Config(Table):
             raise ValueError("mount.point can't be '/'; name a directory of its own, for example /genomes")
         if cache.is_relative_to(point):
             raise ValueError(f"cache.dir {str(cache)!r} can't be inside of mount.point {str(point)!r}")
+        for source in self.source:
+            if isinstance(source, LocalSource) and (
+                source.path.is_relative_to(point) or point.is_relative_to(source.path)
+            ):
+                raise ValueError(
+                    f"source.{source.name}.path {str(source.path)!r} and mount.point can't be in each other"
+                )
         if not self.source:
             raise ValueError("source is empty; leave it out for the public server, or write a [[source]]")
         names = [source.name for source in self.source]

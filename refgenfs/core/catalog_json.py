@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, Union
 
 from refgenfs.core.catalog import Asset, AssetVersion, Genome, ListedFile, SourceCatalog
-from refgenfs.core.content import ByteRange, Extent, FileFacts, InlineData
+from refgenfs.core.content import ByteRange, Extent, FileFacts, InlineData, LocalFile
 from refgenfs.core.errors import IntegrityError
 
 JSONValue: TypeAlias = Union[bool, int, float, str, "list[JSONValue]", "dict[str, JSONValue]", None]
@@ -198,6 +198,8 @@ def dump_facts(row: FactsRow) -> JSONValue:
     """Return a row of facts as a JSON value."""
     files: dict[str, JSONValue] = {}
     for name, facts in row.facts.items():
+        if isinstance(facts.extent, LocalFile):
+            continue  # asked anew at no cost
         ranges = facts.extent if isinstance(facts.extent, ByteRange) else ByteRange((), "")
         urls: list[JSONValue] = list(ranges.urls)
         files[name] = [facts.content, facts.size, facts.mtime, ranges.validator, urls]

@@ -60,6 +60,20 @@ class ByteRange:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A content that is a file of this machine, below the folder `root`.
+
+    `validator` is made of what stat(2) says; a file with another one is another version. `cached`: its blocks are
+    kept in the cache, as those of other origins; else the file is read straight.
+    """
+
+    root: str
+    path: str
+    validator: str
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ArchiveRef:
     """A `.tgz` at the origin: where it is, and the MD5 (hex) of its bytes where known.
 
@@ -91,7 +105,7 @@ class InlineData:
 
 
 # Contents any stretch of which can be fetched by itself. Each has a `validator`, as `ByteRange` has.
-Ranged = ByteRange
+Ranged = ByteRange | LocalFile
 
 Extent = Ranged | ArchiveMember | InlineData
 

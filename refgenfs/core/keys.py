@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from refgenfs.core.errors import KeyFormatError
 
+DEFAULT_TAG = "default"  # where nothing names one
 _FORM = "genome/asset[.seek_key][:tag]"
 # One path component: what refgenie allows (word characters, '-', '.', '+') and no more, so that a name can
 # never be '.', '..', hidden, or hold a '/', a ':' or white space.

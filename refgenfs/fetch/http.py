@@ -93,8 +93,14 @@ class Http:
         self.queued = self._session.queued
 
     def takes_token(self, url: str, account: str) -> bool:
-        """Say whether an account's token is sent with requests to a URL: then others can't read it by that alone."""
-        return takes_token(self._settings.account(account), parse_url(url))
+        """Say whether an account's token or signature goes with requests to a URL, which others can't read then."""
+        facts, target = self._settings.account(account), parse_url(url)
+        return takes_token(facts, target) or (facts.access is not None and facts.access.signs(target))
+
+    @property
+    def bridge(self) -> Bridge:
+        """The way to the loop that it runs on."""
+        return self._bridge
 
     async def aclose(self) -> None:
         """Close every connection. Calls still under way fail."""

@@ -20,7 +20,7 @@ from refgenfs.core.errors import OriginDenied, OriginUnavailable
 from refgenfs.core.metrics import Durations
 from refgenfs.core.retry import Remedy
 from refgenfs.fetch.answers import AttemptFailed, OriginUnusable, connection_failure
-from refgenfs.fetch.settings import MAX_REDIRECTS, Account, HttpSettings
+from refgenfs.fetch.settings import MAX_REDIRECTS, Access, Account, HttpSettings
 
 # What an answer may pile up in memory before the socket is left alone; twice this is aiohttp's high-water
 # mark, and one more read of the socket (256 KiB) can come on top.
@@ -105,13 +105,17 @@ class Session:
         connections while the body is read inside the block become AttemptFailed too.
         """
         target = parse_url(url)
+        access = self._settings.account(account).access
         for _ in range(MAX_REDIRECTS + 1):
+            target = target if access is None else access.place(target)
             slot = await self._take_turn(target, waited, leave)
             try:
                 self._requested(account)
                 async with self._send(method, target, headers, account) as answer:
                     location = answer.headers.get("Location")
                     if answer.status not in _REDIRECTS or location is None:
+                        if access is not None and await _judged(answer, access, target):
+                            continue
                         yield answer
                         return
                     target = _follow(target, location)
@@ -145,13 +149,15 @@ class Session:
         self, method: str, target: URL, headers: Mapping[str, str], account: str
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         facts = self._settings.account(account)
-        credentials = self._credentials(target, facts)
+        wanted: Mapping[str, str] = {**headers, **self._credentials(target, facts)}
+        if facts.access is not None:
+            wanted = await facts.access.sign(method, target, wanted)
         connect = min(self._settings.connect_timeout, facts.timeout)
         began = time.perf_counter()
         answer = await self._session().request(
             method,
             target.with_user(None),
-            headers={**headers, **credentials},
+            headers=wanted,
             allow_redirects=False,
             proxy=facts.proxy,
             timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_read=facts.timeout),
@@ -213,6 +219,16 @@ class _Token:
         if not self._text or not self._text.isprintable() or " " in self._text:
             raise _denied(f"the token file {self._path} holds no single token")
         return self._text
+
+
+async def _judged(answer: aiohttp.ClientResponse, access: Access, target: URL) -> bool:
+    """Show the account's access a failure; say whether the request is to be made again. Raises AttemptFailed."""
+    if answer.status < 300 or answer.status in (412, 416):
+        return False
+    body = bytearray()
+    while len(body) < _SKIM and (chunk := await answer.content.read(_SKIM - len(body))):
+        body += chunk
+    return access.judge(target, answer.status, answer.headers, bytes(body))
 
 
 def _denied(what: str) -> AttemptFailed:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import pairwise, starmap
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import trio
 
@@ -53,11 +53,14 @@ def memory_of(length: int) -> int:
     return min(2 * length, RUN_MEMORY)
 
 
-class RangeFetcher(Protocol):
+E_contra = TypeVar("E_contra", bound=Ranged, contravariant=True)
+
+
+class RangeFetcher(Protocol[E_contra]):
     """What brings stretches of contents that come by ranges."""
 
     async def fetch_range(
-        self, extent: Ranged, start: int, stop: int, size: int, sink: RangeSink, *, account: str
+        self, extent: E_contra, start: int, stop: int, size: int, sink: RangeSink, *, account: str
     ) -> None:
         """Bring the bytes `start` up to `stop` of a content of `size` bytes to the sink (see `fetch.http.Http`)."""
         ...
@@ -66,7 +69,7 @@ class RangeFetcher(Protocol):
 class Fetchers:
     """The fetcher of each kind of content that comes by ranges."""
 
-    def __init__(self, fetchers: Mapping[type[Ranged], RangeFetcher]) -> None:
+    def __init__(self, fetchers: Mapping[type[Ranged], RangeFetcher[Any]]) -> None:
         self._fetchers = fetchers
 
     async def fetch_range(
@@ -113,7 +116,7 @@ class RangeRun:
         """Change with the bytes that land; with those of all flights while this one awaits its turn."""
         return self._landed or -1 - self._budget.landed
 
-    async def fly(self, fetcher: RangeFetcher) -> None:
+    async def fly(self, fetcher: RangeFetcher[Ranged]) -> None:
         """Fetch the run; what goes wrong goes to those who wait. Raises only a cancellation."""
         start = self.run.first * BLOCK
         stop = min(self.run.stop * BLOCK, self.content.size)
@@ -163,7 +166,9 @@ class RangeRun:
 class RangeFlights:
     """The runs under way, whoever had them launched. Lives on the trio thread; `nursery` owns them."""
 
-    def __init__(self, fetcher: RangeFetcher, board: FlightBoard, budget: Budget, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, fetcher: RangeFetcher[Ranged], board: FlightBoard, budget: Budget, nursery: trio.Nursery
+    ) -> None:
         self.under_way = 0  # runs that fly or wait for memory; and runs of spans that fly
         self.budget = budget
         self._fetcher = fetcher

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -19,8 +20,10 @@ from refgenfs.cache.store import Store
 from refgenfs.core.content import (
     BLOCK,
     ArchiveMember,
+    Extent,
     FileFacts,
     InlineData,
+    LocalFile,
     Ranged,
     Run,
     block_length,
@@ -28,6 +31,7 @@ from refgenfs.core.content import (
 from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, StaleContent
 from refgenfs.core.readahead import Window, largest_window
 from refgenfs.core.usage import Usage
+from refgenfs.fetch.local import Threads, in_thread
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.assembling import assemble
 from refgenfs.reader.disk import Disk
@@ -35,12 +39,14 @@ from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import Versions
 from refgenfs.reader.rangeruns import RangeRuns, ReadCounts, missing_blocks
 from refgenfs.reader.ranges import RangeFlights
+from refgenfs.reader.straight import StraightContent
 from refgenfs.reader.stream import Archive
 from refgenfs.reader.uncached import AnyContent, UncachedContent
 
 log = logging.getLogger(__name__)
 
 D = TypeVar("D", bytes, memoryview, bytes | memoryview)
+V = TypeVar("V")
 
 # How often a read starts over because blocks went (evicted, or damaged on the disk) while it waited for others.
 ROUNDS = 16
@@ -99,12 +105,15 @@ class Reader:
         self._patience = patience
         self._nursery = nursery
         self._disk = Disk()
+        self._far = Threads()
 
     async def open(self, facts: FileFacts, archive: Archive | None = None) -> OpenFile:
         """Open a content for reading; an archive's member brings its archive."""
         if isinstance(facts.extent, InlineData):
             return OpenFile(facts, None, None, Window(facts.size))
         content: AnyContent
+        if isinstance(facts.extent, LocalFile) and not facts.extent.cached:
+            return OpenFile(facts, await self._open_straight(facts, facts.extent), None, Window(facts.size, 0))
         try:
             content = await self._store.content_to_read(facts.content, facts.size)
         except CacheError as exc:
@@ -116,12 +125,26 @@ class Reader:
         # A look at a member's head costs the spans that have it, which have more than a first window as it is.
         return OpenFile(facts, content, archive, Window(facts.size, limit, eager=False), opened=archive.generation)
 
+    async def _open_straight(self, facts: FileFacts, extent: LocalFile) -> StraightContent:
+        make = partial(StraightContent, facts.content, facts.size, extent)
+        return await self._straight(facts, make)
+
+    async def _straight(self, facts: FileFacts, call: Callable[[], V]) -> V:
+        """Return what `call` gives, in a thread: it waits for the file system of a content that is read straight."""
+        try:
+            return await in_thread(
+                call, self._patience, self._far.of(facts.source), f"{facts.source}: {facts.content}"
+            )
+        except StaleContent:
+            self._on_stale(facts)
+            raise
+
     async def vouch(self, facts: FileFacts, key: str, name: str) -> None:
         """Label a content that comes by byte ranges, before it is opened.
 
         Raises StaleContent if the bytes that are kept of it are of another version of the object.
         """
-        if isinstance(facts.extent, Ranged):
+        if isinstance(facts.extent, Ranged) and not _is_straight(facts.extent):
             try:
                 await self._versions.vouch(facts.content, facts.extent.validator, key, name)
             except StaleContent:
@@ -148,6 +171,8 @@ class Reader:
         content, archive = file.content, file.archive
         if content is None:
             return self._served(file, memoryview(_inline(file.facts))[offset : offset + length])
+        if isinstance(content, StraightContent):
+            return self._read_near(file, content, offset, length)
         if archive is not None and file.generation != archive.generation and file.stale:
             raise StaleContent(f"{file.facts.content}: what was read of it was taken back; open the file again")
         file.ahead = file.window.advance(offset, length)
@@ -178,18 +203,29 @@ class Reader:
         """Return what `read` would, after `read_resident` gave None. Raises as `read` does."""
         if file.content is None:
             raise IntegrityError(f"{file.facts.content}: inline data is never missing")
+        length = min(size, file.facts.size - offset)
+        if isinstance(file.content, StraightContent):
+            straight = partial(file.content.read, offset, length)
+            return self._served(file, await self._straight(file.facts, straight))
         self.counts.cold_reads += 1
         began = trio.current_time()
         try:
             if not self._store.is_ready:  # what is fetched before that could not be stored
                 with trio.move_on_after(self._patience):
                     await self._store.ready()
-            length = min(size, file.facts.size - offset)
             data = await self._read_cold(file, file.content, offset, length, file.ahead)
             self.counts.awaited += 1
             return self._served(file, data)
         finally:
             self.counts.waits.observe(trio.current_time() - began)
+
+    def _read_near(self, file: OpenFile, content: StraightContent, offset: int, length: int) -> memoryview | None:
+        try:
+            data = content.read_at_once(offset, length)
+        except StaleContent:
+            self._on_stale(file.facts)
+            raise
+        return None if data is None else self._served(file, data)
 
     def _served(self, file: OpenFile, data: D) -> D:
         counts, source, usage, length = self.counts, file.facts.source, file.usage, len(data)
@@ -299,7 +335,7 @@ class Reader:
         extent = facts.extent
         if isinstance(extent, ArchiveMember):
             return self._archives.can_bring(extent.archive)
-        return isinstance(extent, Ranged)
+        return isinstance(extent, Ranged) and not _is_straight(extent)
 
     async def turn(self, limit: int) -> None:
         """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""
@@ -337,8 +373,13 @@ class Reader:
 
         Raises the origin's errors, and CacheError when the cache has no room for it.
         """
-        if isinstance(facts.extent, Ranged):
+        if isinstance(facts.extent, Ranged) and not _is_straight(facts.extent):
             await self._ranges.fill(content, facts.extent, facts.source)
+
+
+def _is_straight(extent: Extent) -> bool:
+    """Say whether a content is read where it is, and never stored."""
+    return isinstance(extent, LocalFile) and not extent.cached
 
 
 def _inline(facts: FileFacts) -> bytes:

@@ -8,6 +8,7 @@ from refgenfs.cache.content import Content
 from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import ContentId, Run
 from refgenfs.core.errors import CacheError
+from refgenfs.reader.straight import StraightContent
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +52,4 @@ class UncachedContent:
         return False
 
 
-AnyContent = Content | UncachedContent
+AnyContent = Content | UncachedContent | StraightContent

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from refgenfs.core.catalog import Asset, AssetVersion, Genome, ListedFile, SourceCatalog
-from refgenfs.core.keys import AssetKey
-
-DEFAULT_TAG = "default"
+from refgenfs.core.keys import DEFAULT_TAG, AssetKey
+from refgenfs.core.patterns import Arranged, Arrangement
+from refgenfs.core.shapes import show
 
 
 def listed_catalog(
@@ -30,10 +31,45 @@ def listed_catalog(
             tag=tag,
             asset_digest=_digest(identity, key.genome, key.asset, tag),
             seek_keys=_seek_keys(key.asset, files),
-            files=tuple(files),
+            files=tuple(sorted(files, key=lambda file: file.name)),
         )
         found.setdefault(key.genome, {}).setdefault(key.asset, {})[tag] = version
     return SourceCatalog(source, tuple(_genome(name, tags) for name, tags in found.items()))
+
+
+def arrange_catalog(
+    source: str,
+    identity: str,
+    arrangement: Arrangement | None,
+    assets: Iterable[tuple[str, Sequence[str]]],
+) -> tuple[SourceCatalog, Arranged]:
+    """Return the catalog of what a layout arranged and of `assets`, which are keys and paths and win over it.
+
+    Also what was arranged, for who says what was left out.
+    """
+    arranged = Arranged((), 0, ()) if arrangement is None else arrangement.arranged()
+    named = [
+        (AssetKey.parse(key), [ListedFile(path.rpartition("/")[2], path) for path in paths]) for key, paths in assets
+    ]
+    return listed_catalog(source, identity, (*arranged.assets, *named)), arranged
+
+
+def describe_left_out(arranged: Arranged) -> str:
+    """Return a line on the files that have no place, '' for none."""
+    if not arranged.left_out:
+        return ""
+    examples = ", ".join(map(show, arranged.examples))
+    what = "1 file has" if arranged.left_out == 1 else f"{arranged.left_out:,} files have"
+    return (
+        f"{what} no place in the layout, and {'none has' if not arranged.assets else 'the others have'}: {examples}"
+    )
+
+
+def find_file(version: AssetVersion, name: str) -> ListedFile | None:
+    """Return the file of a version with this name; None: it has none."""
+    files = version.files or ()
+    at = bisect_left(files, name, key=lambda file: file.name)
+    return files[at] if at < len(files) and files[at].name == name else None
 
 
 def _genome(name: str, assets: dict[str, dict[str, AssetVersion]]) -> Genome:

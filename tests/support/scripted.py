@@ -43,7 +43,7 @@ from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.openarchives import Naming
-from refgenfs.reader.ranges import RangeFlights
+from refgenfs.reader.ranges import Fetchers, RangeFlights
 from refgenfs.reader.reader import OpenFile, Reader
 from refgenfs.reader.stream import Archive
 
@@ -351,7 +351,7 @@ class Rig:
         self.rechecks = 0
         real = cast(Http, http)
         self.budget = Budget(memory)
-        flights = RangeFlights(real, self.board, self.budget, nursery)
+        flights = RangeFlights(Fetchers({ByteRange: real}), self.board, self.budget, nursery)
         self.archives = Archives(
             store,
             real,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from refgenfs.config import SOURCE_MODELS, Config, LoadedConfig, MinFree, load_config, override_keys
 from refgenfs.config.model import PrefetchRule
-from refgenfs.config.sources import HttpAsset
+from refgenfs.config.sources import HttpAsset, Source, WebSource
 from refgenfs.core.errors import ConfigError
 from refgenfs.core.siblings import BUILT_IN
 
@@ -25,6 +25,7 @@ name = "web"
 type = "http"
 url = "http://h"
 """
+S3 = "[[source]]\nname = 'b'\ntype = 's3'\nbucket = 'genomes'\n"
 RULE = "[[prefetch.rule]]\nname = 'blast'\nopens = ['.nin']\nbrings = ['.nhr', '.nsq']\n"
 
 Write = Callable[[str], Path]
@@ -56,13 +57,18 @@ def complaint(path: Path | None, overrides: dict[str, Any] | None = None) -> lis
     return [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
 
 
+def web(source: Source) -> WebSource:
+    assert isinstance(source, WebSource)
+    return source
+
+
 # -- defaults and origins -------------------------------------------------------------------------------------
 
 
 def test_with_no_file_the_public_server_is_the_source() -> None:
     loaded = load(None)
     assert loaded.path is None
-    assert [source.url for source in loaded.config.source] == ["http://refgenomes.databio.org"]
+    assert [web(source).url for source in loaded.config.source] == ["http://refgenomes.databio.org"]
     assert loaded.config.mount.point == Path("/genomes")
     assert set(loaded.origins.values()) == {"default"}
     assert loaded.origins["source.refgenomes.url"] == "default"
@@ -153,7 +159,7 @@ def test_paths_are_from_the_file_and_the_home(write: Write, tmp_path: Path) -> N
     config = load(path).config
     assert config.mount.point == Path("/home/eve/g")
     assert config.cache.dir == tmp_path.parent / "c"
-    assert config.source[0].token_file == tmp_path / "t"
+    assert web(config.source[0]).token_file == tmp_path / "t"
 
 
 def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,14 +193,38 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
         ("[[source]]\nname = 'x'\ntype = 'refgenie'",
          'source.x.url: missing; write url = "http://refgenomes.databio.org"'),
         ("[[source]]\nname = 'x'\nurl = 'http://h'",
-         'source.x.type: missing; write type = "refgenie"; this version has: refgenie, http'),
-        ("[[source]]\nname = 'x'\ntype = 's3'\nbucket = 'b'",
-         "source.x.type: no such type of source; this version has: refgenie, http"),
+         'source.x.type: missing; write type = "refgenie"; this version has: refgenie, http, s3, local'),
+        ("[[source]]\nname = 'x'\ntype = 'ftp'\nurl = 'ftp://b'",
+         "source.x.type: no such type of source; this version has: refgenie, http, s3, local"),
+        (S3, ('source.b: has no files; write layout = "igenomes" or layout = "ncbi" or layout = "plain", '
+             "a pattern, or a [[source.asset]]")),
+        (S3 + "layout = 'igenome'", ('source.b.layout: \'igenome\' is no layout; write "igenomes", "ncbi", "plain", '
+                                    'or a pattern like "{genome}/{asset}/{file}"')),
+        (S3 + "layout = ['{genome}/{file} -> {genome}']",
+         ("source.b.layout: '{genome}/{file} -> {genome}': '{genome}' is no key; "
+         "write genome/asset or genome/asset:tag after '->'")),
+        (S3 + "layout = 3", "source.b.layout: must be text in quotes, or a list of rules, each in quotes"),
+        (S3 + "layout = 'plain'\nurl = 'http://h'",
+         ("source.b.url: unknown key; known are: name, type, layout, revalidate, asset, bucket, prefix, region, "
+         "endpoint, path_style, anonymous, profile, request_payer, timeout, proxy")),
+        (S3 + "layout = 'plain'\nregion = 'Frankfurt'",
+         "source.b.region: 'Frankfurt' is no region; write one like \"eu-west-1\""),
+        (S3 + "layout = 'plain'\nanonymous = true\nprofile = 'lab'",
+         "source.b: anonymous requests have no profile and no request_payer; leave anonymous out, or these"),
+        (S3 + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['../x']",
+         ("source.b.asset[1].files[1]: '../x' names no file: write its path below the source's own, "
+         "without '..' or '//'")),
+        (S3.replace("'genomes'", "'s3://genomes'") + "layout = 'plain'",
+         "source.b.bucket: 's3://genomes' is no name of a bucket; write it without s3:// and without a prefix"),
+        ("[[source]]\nname = 'l'\ntype = 'local'\nlayout = 'plain'",
+         'source.l.path: missing; write path = "/data/genomes"'),
         ("[[source]]\ntype = 'refgenie'\nurl = 'http://h'", 'source[1].name: missing; write name = "lab"'),
         (SOURCE + "mirors = []", "source.lab.mirors: unknown key; did you mean 'mirrors'?"),
         (SOURCE + "mirrors = ['http://h', 'ftp://x']",
          "source.lab.mirrors[2]: 'ftp://x' is no http:// or https:// URL; write one like 'http://refgenomes.databio.org'"),
         (SOURCE + SOURCE, "source.lab: two sources have this name; give each its own"),
+        ("[mount]\npoint = '/data/genomes'\n[[source]]\nname = 'l'\ntype = 'local'\npath = '/data'\nlayout = 'plain'",
+         "source.l.path '/data' and mount.point can't be in each other"),
         ("[mount]\npoint = '/'", "mount.point can't be '/'; name a directory of its own, for example /genomes"),
         ("[prefetch]\nsibling = 3", "prefetch.sibling: unknown key; did you mean 'siblings'?"),
         ("[prefetch]\nrule = [3]", "prefetch.rule[1]: must be a table; write [[prefetch.rule]]"),
@@ -260,7 +290,7 @@ def test_secrets_are_never_shown(write: Write) -> None:
     loaded = load(
         write(SOURCE.replace("http://h", "https://eve:hunter2@h:8443/x") + 'proxy = "http://p:hunter2@q:1"\n')
     )
-    assert loaded.config.source[0].url == "https://eve:hunter2@h:8443/x"
+    assert web(loaded.config.source[0]).url == "https://eve:hunter2@h:8443/x"
     shown = {key: value for key, value, _ in loaded.settings()}
     assert shown["source.lab.url"] == '"https://h:8443/x"'
     assert "hunter2" not in str(shown) + repr(loaded) + str(loaded.config)

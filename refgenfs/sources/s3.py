@@ -1,0 +1,197 @@
+"""A bucket as a source: a layout arranges what ListObjectsV2 lists; bytes come by ranges, as those of a web server.
+
+A listing tells size, ETag and time of every object, so facts cost no request until they are to be asked for anew.
+An ETag is a validator and nothing more: that of an object that was uploaded in parts is no MD5.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import trio
+
+from refgenfs.core.catalog import AssetVersion, ListedFile, SourceCatalog
+from refgenfs.core.catalog_json import JSONValue
+from refgenfs.core.content import ArchiveRef, ByteRange, Extent, FileFacts, InlineData, content_id
+from refgenfs.core.errors import DeadlineExceeded, IntegrityError, OriginMissing
+from refgenfs.core.patterns import Arrangement, Layout
+from refgenfs.core.s3 import Bucket, Page, parse_page
+from refgenfs.sources.listed import arrange_catalog, describe_left_out, find_file
+
+# For 10 million keys at 5 pages a second; a bucket that takes longer wants a prefix.
+LISTING_DEADLINE = 1800.0  # seconds
+PATIENCE = 30.0  # seconds, of a page's retries: a million keys are a thousand pages
+
+log = logging.getLogger(__name__)
+
+
+class Asker(Protocol):
+    """The part of `fetch.http.Http` that a bucket needs."""
+
+    async def get_document(
+        self,
+        urls: Sequence[str],
+        decode: Callable[[str], Any],
+        *,
+        account: str,
+        deadline: float,
+        retry_for: float | None = None,
+    ) -> Any: ...
+
+    async def head(
+        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
+    ) -> Any: ...
+
+
+class S3Source:
+    """A bucket. `assets` are keys, each with its files: paths below the prefix; `layout` arranges what is listed.
+
+    `hold` and `timeout` are in seconds: see `Source.hold`, and `RefgenieSource`.
+    """
+
+    kind = "s3"
+
+    def __init__(
+        self,
+        http: Asker,
+        bucket: Bucket,
+        *,
+        name: str,
+        layout: Layout | None = None,
+        assets: Sequence[tuple[str, Sequence[str]]] = (),
+        hold: float = 60.0,
+        timeout: float = 20.0,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self.url = bucket.shown
+        self.hold = hold
+        self._http = http
+        self._bucket = bucket
+        self._layout = layout
+        self._assets = assets
+        self._deadline = 2 * timeout
+        self._wall = wall
+        self._left_out = ""
+
+    def __repr__(self) -> str:
+        return f"S3Source({self.name!r}, {self.url!r})"
+
+    # -- the catalog --------------------------------------------------------------------------------------
+
+    async def catalog(self, known: SourceCatalog | None = None) -> SourceCatalog:
+        """List the bucket, page by page, and arrange what is there; keys that have no place are only counted.
+
+        Raises the origin's errors; IntegrityError where answers are no listing, or too much would have a place.
+        """
+        del known
+        arrangement = None
+        if self._layout is not None:
+            arrangement = Arrangement(self._layout, self.url)
+            try:
+                with trio.fail_after(LISTING_DEADLINE):
+                    await self._list(arrangement)
+            except trio.TooSlowError as exc:
+                what = f"{self.url}: not listed within {LISTING_DEADLINE:g} s; name a narrower prefix"
+                raise DeadlineExceeded(what) from exc
+        catalog, arranged = await trio.to_thread.run_sync(
+            arrange_catalog, self.name, self._bucket.identity, arrangement, self._assets
+        )
+        left_out = describe_left_out(arranged)
+        if left_out != self._left_out:
+            log.log(logging.INFO if arranged.assets else logging.WARNING, "source %s: %s", self.name, left_out)
+        self._left_out = left_out
+        return catalog
+
+    async def _list(self, arrangement: Arrangement) -> None:
+        token, prefix = "", self._bucket.prefix
+
+        def take(text: str) -> Page:  # on a thread, where the page is long
+            page = parse_page(text, self.url)
+            for one in page.objects:
+                path = one.key[len(prefix) :] if one.key.startswith(prefix) else ""
+                if path and not path.endswith("/"):  # else it stands for a folder
+                    arrangement.add(path, path, one.size, one.etag, one.mtime)
+            return Page((), page.next)
+
+        while True:
+            page = await self._http.get_document(
+                [self._bucket.page_url(token)],
+                take,
+                account=self.name,
+                deadline=self._deadline + PATIENCE,
+                retry_for=PATIENCE,
+            )
+            if page.next == "":
+                return
+            if page.next == token:
+                raise IntegrityError(f"{self.url}: a listing that goes round in circles")
+            token = page.next
+
+    # -- files --------------------------------------------------------------------------------------------
+
+    async def listing(self, version: AssetVersion) -> tuple[str, ...] | None:
+        """Return the names of a version's files."""
+        return tuple(file.name for file in version.files or ())
+
+    def unpacked(self, version: AssetVersion) -> str | None:
+        """Return the URL of the bucket."""
+        return self._bucket.base()
+
+    async def facts(
+        self, version: AssetVersion, name: str, salt: str | None = "", *, patience: float | None = None
+    ) -> FileFacts | None:
+        """Return exact size, mtime and validator: at first as the listing had them, then by HEAD.
+
+        None where the bucket has no such object. Where no time is told, the mtime is now.
+        """
+        file = find_file(version, name)
+        if file is None:
+            return None
+        if file.size is not None and file.validator and patience is None and salt is not None:
+            return self._facts(version, file, file.size, file.validator, file.mtime, salt)
+        try:
+            found = await self._http.head(
+                [self._bucket.url(file.place)],
+                account=self.name,
+                deadline=self._deadline if patience is None else patience,
+                retry_for=None if patience is None else 0,
+            )
+        except OriginMissing as exc:
+            log.debug("source %s: %s is not there: %s", self.name, name, exc)
+            return None
+        mark = found.validator or str(found.mtime) if salt is None else salt
+        return self._facts(version, file, found.size, found.validator, found.mtime, mark)
+
+    def _facts(
+        self, version: AssetVersion, file: ListedFile, size: int, validator: str, mtime: float, salt: str
+    ) -> FileFacts:
+        cid = content_id(self.name, version.asset_digest, file.name, salt)
+        when = mtime or self._wall()
+        if size == 0:
+            return FileFacts(cid, 0, when, InlineData(b""), self.name, "inline")
+        extent = ByteRange((self._bucket.url(file.place),), validator)
+        return FileFacts(cid, size, when, extent, self.name, "range")
+
+    def name_of(self, version: AssetVersion, extent: Extent) -> str | None:
+        """Return the name of the file of this version whose bytes are there."""
+        path = self._bucket.path_of(extent.urls[0]) if isinstance(extent, ByteRange) and extent.urls else None
+        return None if path is None else next((one.name for one in version.files or () if one.place == path), None)
+
+    def archive(self, version: AssetVersion) -> ArchiveRef | None:
+        """Return None: files are there one by one."""
+        return None
+
+    async def fresh_version(self, version: AssetVersion) -> AssetVersion | None:
+        """Return the version as it is."""
+        return version
+
+    def state(self) -> JSONValue:
+        """Return nothing: all is in the catalog."""
+        return None
+
+    def restore(self, state: object) -> None:
+        """Take nothing."""
