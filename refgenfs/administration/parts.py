@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,13 +53,18 @@ async def names_of(daemon: Daemon, version: AssetVersion, seek_key: str | None) 
     await daemon.store.ready()
     names = list(await daemon.library.names(version))
     await daemon.library.recall(version)  # so that sizes and residency are known in a daemon's second life, too
+    return chosen_names(version, names, seek_key)
+
+
+def chosen_names(version: AssetVersion, names: Sequence[str], seek_key: str | None) -> list[str]:
+    """Return those of a version's names that a seek key means; raise NotInCatalog for one that it does not have."""
     if seek_key is None:
-        return names
+        return list(names)
     target = version.seek_keys.get(seek_key)
     if target is None:
         raise no_seek_key(version, seek_key)
     if target == ".":
-        return names
+        return list(names)
     chosen = [name for name in names if name == target] or [name for name in names if name.startswith(target)]
     if not chosen:
         raise NotInCatalog(f"{version.key} has no file for the seek key {seek_key!r}")

@@ -12,6 +12,7 @@ from refgenfs.cli import (
     configuration,
     demonstrate,
     doctor,
+    explaining,
     find,
     index,
     mounting,
@@ -124,6 +125,14 @@ def _add_find(app: typer.Typer) -> None:
 
 
 def _add_watch(app: typer.Typer) -> None:
+    app.command(
+        rich_help_panel=_WATCH,
+        epilog=_examples(
+            "refgenfs explain /genomes/hg38/fasta/hg38.fa  # a file",
+            "refgenfs explain --offset 1GiB --length 1MiB hg38/fasta.fasta  # a part of it",
+            "refgenfs explain hg38/bwa_index  # all files of an asset",
+        ),
+    )(explaining.explain)
     app.command(
         rich_help_panel=_WATCH,
         epilog=_examples(
