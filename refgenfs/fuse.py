@@ -25,7 +25,8 @@ from refgenfs.core import errors
 from refgenfs.core.metrics import Durations
 from refgenfs.core.usage import Users
 from refgenfs.processes import is_alive, wants_to_die
-from refgenfs.reader.reader import OpenFile, Reader
+from refgenfs.reader.reader import Reader
+from refgenfs.tracing import Event, Handle, Tracing
 from refgenfs.tree import Attributes, Node, Tree
 
 log = logging.getLogger(__name__)
@@ -81,36 +82,45 @@ def answered(
     @functools.wraps(handler)
     async def wrapper(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         self.counts.requests += 1
-        began = perf_counter()
+        began, error = perf_counter(), ""
+        event = self.tracing.begin(name, args) if self.tracing.on else None
         try:
             return await handler(self, *args, **kwargs)
         except pyfuse3.FUSEError:
             raise
         except errors.RefgenfsError as exc:
             number = errno_of(exc)
-            self.errors[name, type(exc).__name__] += 1
+            error = type(exc).__name__
+            self.errors[name, error] += 1
             if number not in _QUIET:
                 self.failed(handler.__name__, exc, number)
             raise pyfuse3.FUSEError(number) from exc
         except Exception as exc:
             self.counts.unexpected += 1
-            self.errors[name, "Unexpected"] += 1
+            error = "Unexpected"
+            self.errors[name, error] += 1
             self.failed(handler.__name__, exc, errno.EIO)
             log.exception("%s failed unexpectedly", handler.__name__)
             raise pyfuse3.FUSEError(errno_of(exc)) from exc
         finally:
-            self.timings[name].observe(perf_counter() - began)
+            took = perf_counter() - began
+            self.timings[name].observe(took)
+            if event is not None:
+                self.tracing.end(event, took, error)
 
     name = handler.__name__.removeprefix("_")
     return wrapper
 
 
 @dataclass(frozen=True, slots=True)
-class _Handle:
-    """A file that is open, and the process that opened it."""
+class _Waiting:
+    """A request that may have to wait, and for whom; `surely`: that process itself waits."""
 
-    file: OpenFile
     pid: int
+    since: float  # trio's time
+    scope: trio.CancelScope
+    surely: bool
+    reading: tuple[Handle, int, int] | None  # a file, an offset and a size
 
 
 class Operations(pyfuse3.Operations):
@@ -132,10 +142,11 @@ class Operations(pyfuse3.Operations):
         self._reader = reader
         self._info = files
         self._space = space
-        self._open: dict[int, _Handle] = {}
+        self._open: dict[int, Handle] = {}
+        self.tracing = Tracing(tree, self._open)
         self._listings: dict[int, tuple[int, list[tuple[str, Node]]]] = {}
         self._next_handle = 1
-        self._waiting: dict[int, tuple[int, float, trio.CancelScope, bool]] = {}
+        self._waiting: dict[int, _Waiting] = {}
         self._uid, self._gid = os.getuid(), os.getgid()
 
     def init(self) -> None:
@@ -158,13 +169,15 @@ class Operations(pyfuse3.Operations):
     # -- callers that are being killed --------------------------------------------------------------------
 
     @contextmanager
-    def _caller(self, pid: int, *, surely: bool = True) -> Iterator[None]:
+    def _caller(
+        self, pid: int, *, surely: bool = True, reading: tuple[Handle, int, int] | None = None
+    ) -> Iterator[None]:
         """Give up the body with EINTR once its caller is being killed (the kernel would wait for ever).
 
         Who reads may not be who opened the file (not `surely`): that one's end then says nothing.
         """
         token, scope = self._next_token(), trio.CancelScope()
-        self._waiting[token] = (pid, trio.current_time(), scope, surely)
+        self._waiting[token] = _Waiting(pid, trio.current_time(), scope, surely, reading)
         try:
             with scope:
                 yield
@@ -182,9 +195,18 @@ class Operations(pyfuse3.Operations):
         while True:
             await trio.sleep(IMPATIENCE)
             now = trio.current_time()
-            for pid, since, scope, surely in list(self._waiting.values()):
-                if now - since >= IMPATIENCE and wants_to_die(pid) and (surely or is_alive(pid)):
-                    scope.cancel()
+            for one in list(self._waiting.values()):
+                if now - one.since >= IMPATIENCE and wants_to_die(one.pid) and (one.surely or is_alive(one.pid)):
+                    one.scope.cancel()
+
+    def waiting(self, longer: float) -> list[tuple[int, Event]]:
+        """Return the requests that have waited for longer than so many seconds, each with a number of its own."""
+        now = trio.current_time()
+        return [
+            (token, self.tracing.under_way(one.reading, one.pid, now - one.since))
+            for token, one in self._waiting.items()
+            if now - one.since > longer
+        ]
 
     # -- names and attributes -----------------------------------------------------------------------------
 
@@ -297,7 +319,7 @@ class Operations(pyfuse3.Operations):
             opened = await self._tree.open(inode)
         opened.usage = self.users.account(ctx.uid)
         handle = self._next_token()
-        self._open[handle] = _Handle(opened, ctx.pid)
+        self._open[handle] = Handle(opened, ctx.pid, ctx.uid, inode)
         return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
     @answered
@@ -306,7 +328,7 @@ class Operations(pyfuse3.Operations):
         handle = self._open[fh]
         data = self._reader.read_resident(handle.file, off, size)
         if data is None:
-            with self._caller(handle.pid, surely=False):
+            with self._caller(handle.pid, surely=False, reading=(handle, off, size)):
                 data = await self._reader.read_missing(handle.file, off, size)
         return cast(bytes, data)
 

@@ -7,6 +7,7 @@ pulls and evictions change only what is resident.
 from __future__ import annotations
 
 from refgenfs.administration.explaining import Explaining
+from refgenfs.administration.following import Following
 from refgenfs.administration.health import Health
 from refgenfs.administration.listing import Listing
 from refgenfs.administration.parts import Daemon
@@ -23,6 +24,7 @@ def operations(daemon: Daemon) -> dict[str, Operation]:
         **Listing(daemon).operations(),
         **Residency(daemon).operations(),
         **Tickets(daemon).operations(),
+        **Following(daemon).operations(),
     }
 
 

@@ -140,6 +140,14 @@ def _add_watch(app: typer.Typer) -> None:
             "refgenfs metrics > refgenfs.prom  # for a textfile collector",
         ),
     )(watching.metrics)
+    app.command(
+        rich_help_panel=_WATCH,
+        epilog=_examples(
+            "refgenfs trace  # all of it, as it happens",
+            "refgenfs trace --waits  # only what waits, and for what",
+            "refgenfs trace --json --for 60 > reads.jsonl  # a minute, for programs",
+        ),
+    )(watching.trace)
 
 
 def _add_keep(app: typer.Typer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refgenfs.core.content import BLOCK, ByteRange, Extent, Run
+from refgenfs.core.content import BLOCK, ArchiveMember, ByteRange, Extent, Run
 from refgenfs.core.errors import redact_url
 from refgenfs.core.units import human_bytes
 from refgenfs.reader.flights import Carrier, FlightBoard
@@ -42,4 +42,6 @@ def way_words(extent: Extent, origin: str) -> str:
     """Return how a content comes, where nothing of it is on its way."""
     if isinstance(extent, ByteRange) and extent.urls:
         return f"a range of {redact_url(extent.urls[0])}"
+    if isinstance(extent, ArchiveMember):
+        return f"the archive of {extent.archive.key}"
     return f"its {origin}" if origin != "range" else "its bytes"
