@@ -27,28 +27,51 @@ from refgenfs.administration.metrics import collect
 from refgenfs.cache.opening import open_store
 from refgenfs.cache.store import CacheLimits, Store
 from refgenfs.catalog import Catalog
+from refgenfs.catalog.flights import Flights
 from refgenfs.config import Config, LoadedConfig, load_config
 from refgenfs.control import ControlServer
 from refgenfs.core.catalog import CatalogSnapshot
-from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, FileFacts, LocalFile
-from refgenfs.core.errors import RefgenfsError
+from refgenfs.core.content import (
+    ArchiveRef,
+    ByteRange,
+    CheckedRange,
+    ContentId,
+    FileFacts,
+    Generated,
+    LocalFile,
+    Ranged,
+    Sliced,
+)
+from refgenfs.core.content import Sequence as SequenceOf
+from refgenfs.core.errors import NotInCatalog, RefgenfsError
 from refgenfs.core.retry import RetryPolicy
-from refgenfs.fetch.bridge import open_bridge
+from refgenfs.core.ticketblocks import TicketBlocks
+from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.local import LocalFiles
 from refgenfs.fetch.settings import HttpSettings
+from refgenfs.fetch.ticketed import TicketFetcher
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
+from refgenfs.made.finder import Finder
+from refgenfs.made.indexer import Indexer, IndexSettings
+from refgenfs.made.indices import Indices
+from refgenfs.made.records import Records
+from refgenfs.made.sequences import Sequences
+from refgenfs.made.servers import CheckedFetcher, RefgetServers
 from refgenfs.memory import give_back, tame_allocator, tame_collector
 from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead, why_refused
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.leftovers import kept_memory
-from refgenfs.reader.ranges import Fetchers, RangeFlights
+from refgenfs.reader.ranges import Fetchers, RangeFetcher, RangeFlights
 from refgenfs.reader.reader import Reader
+from refgenfs.reader.scratch import open_tickets
 from refgenfs.reader.siblings import Siblings
-from refgenfs.sources.making import account_of, make_sources
+from refgenfs.reader.spooling import Spooler
+from refgenfs.regions.making import make_slices
+from refgenfs.sources.making import account_of, make_sources, rules_of, ticket_servers
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
 
 log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__
@@ -120,9 +143,10 @@ async def _main(config: Config, announce: Ready) -> None:
         open_store(config.cache.dir, limits, owner=str(mountpoint), wait=False) as store,
         open_bridge() as bridge,
         _http(bridge, config) as http,
+        open_tickets(http, store, ticket_servers(config.source)) as tickets,
         trio.open_nursery() as nursery,
     ):
-        await _Running(config, store, http, LocalFiles(bridge), nursery, announce).serve()
+        await _Running(config, store, bridge, http, tickets, nursery, announce).serve()
 
 
 @asynccontextmanager
@@ -149,8 +173,9 @@ class _Running:
         self,
         config: Config,
         store: Store,
+        bridge: Bridge,
         http: Http,
-        files: LocalFiles,
+        tickets: TicketFetcher,
         nursery: trio.Nursery,
         announce: Ready,
     ) -> None:
@@ -162,17 +187,50 @@ class _Running:
         self._announce = announce
         self._stopping = trio.Event()
         self._started = time.time()
-        self._catalog = Catalog(make_sources(http, config.source), store.ledger, refresh=config.catalog.refresh)
         board = FlightBoard()
         limits = config.limits
         # some of a host's connections are left for listings and sizes
         budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
         self._budget = budget
-        flights = RangeFlights(Fetchers({ByteRange: http, LocalFile: files}), board, budget, nursery)
+        sources = make_sources(http, tickets, config.source)
+        self._catalog = Catalog(
+            sources, store.ledger, refresh=config.catalog.refresh, spooler=Spooler(store, http, budget)
+        )
+        fetchers: dict[type[Ranged], RangeFetcher[Any]] = {
+            ByteRange: http,
+            LocalFile: LocalFiles(bridge),
+            TicketBlocks: tickets,
+        }
+        flights = RangeFlights(Fetchers(fetchers), board, budget, nursery, http.manners)
         archives = self._make_archives(board, flights)
         self._reader = self._make_reader(board, flights, archives)
-        self._library = Library(self._catalog, archives, self._reader, store.pins, config.limits.lookup_deadline)
-        self._tree = Tree(self._catalog, self._library, self._started, self._make_siblings())
+        records = Records(store.ledger)
+        self._indexer = self._make_indexer(bridge, records)
+        self._indices = Indices(self._indexer, records)
+        self._sequences = self._make_sequences(bridge, records)
+        slices = make_slices(sources, tickets, self._reader, bridge, limits.lookup_deadline, nursery)
+        self._regions = slices.regions
+        fetchers |= {
+            CheckedRange: CheckedFetcher(http),
+            Generated: self._indexer,
+            SequenceOf: self._sequences,
+            Sliced: slices.cutter,
+        }
+        self._library = Library(
+            self._catalog,
+            archives,
+            self._reader,
+            store.pins,
+            config.limits.lookup_deadline,
+            derivers=(*slices.derivers, self._sequences),
+            companions=self._indices if config.indices.make else None,
+        )
+        for part in (self._indices, slices, self._sequences):
+            part.attach(self._library)
+        rules = rules_of(config.source, os.getuid())
+        self._tree = Tree(
+            self._catalog, self._library, self._started, self._make_siblings(), self._sequences, rules=rules
+        )
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
         self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
         self._parts = Daemon(
@@ -187,6 +245,7 @@ class _Running:
             self._operations,
             self._stopping.set,
             self._forget_pages,
+            self._indexer,
             budget=budget,
             archives=archives,
         )
@@ -208,7 +267,27 @@ class _Running:
 
     def _make_reader(self, board: FlightBoard, flights: RangeFlights, archives: Archives) -> Reader:
         patience = self._config.limits.read_deadline
-        return Reader(self._store, board, flights, archives, self._on_stale, patience=patience, nursery=self._nursery)
+        return Reader(
+            self._store,
+            board,
+            flights,
+            archives,
+            self._on_stale,
+            patience=patience,
+            nursery=self._nursery,
+            on_damage=self._on_damage,
+        )
+
+    def _make_indexer(self, bridge: Bridge, records: Records) -> Indexer:
+        settings = IndexSettings(self._config.indices.largest)
+        return Indexer(self._store, self._reader, records, bridge, self._budget, settings, self._nursery)
+
+    def _make_sequences(self, bridge: Bridge, records: Records) -> Sequences:
+        wanted, flights = self._config.refget, Flights()
+        flights.open(self._nursery)
+        finder = Finder(self._catalog, self._store, records, genomes=wanted.genomes, search=wanted.search)
+        servers = RefgetServers(wanted.servers, self._http, self._store, self._reader, flights, time.time)
+        return Sequences(self._reader, self._indexer, finder, servers, bridge)
 
     def _make_siblings(self) -> Siblings:
         prefetch = self._config.prefetch
@@ -358,13 +437,24 @@ class _Running:
 
     def _on_stale(self, facts: FileFacts) -> None:
         """Another version is at the origin: the next lookup must find it."""
-        self._catalog.note_stale(facts)
-        for parent, name in self._tree.names_of(facts.content):
-            self._mount.forget_name(parent, name)
+        with contextlib.suppress(NotInCatalog):  # a sequence's from a refget server
+            self._catalog.note_stale(facts)
+        for content in (facts.content, *self._indices.of(facts.content), *self._regions.forget(facts)):
+            for parent, name in self._tree.names_of(content):
+                self._mount.forget_name(parent, name)
 
-    def _on_damage(self, contents: Iterable[ContentId]) -> None:
+    def _on_damage(self, wrong: Iterable[ContentId]) -> None:
         """Bytes that were served turned out wrong: the kernel must not keep them, nor mix them with others."""
+        contents = tuple(wrong)
+        made = []
         for content in contents:
+            made += self._indices.of(content)
+            self._indices.drop(content)
+            self._sequences.forget(content)
+            self._nursery.start_soon(self._survive, partial(self._indices.forget, content))
+        for content in made:
+            self._store.evict(content)
+        for content in (*contents, *made):
             names = self._tree.names_of(content)
             number = self._tree.retire(content)
             if number is not None:

@@ -28,6 +28,7 @@ from refgenfs.processes import is_alive, wants_to_die
 from refgenfs.reader.reader import Reader
 from refgenfs.tracing import Event, Handle, Tracing
 from refgenfs.tree import Attributes, Node, Tree
+from refgenfs.users import Guard
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ ERRNOS: dict[type[Exception], int] = {
     errors.IsADirectory: errno.EISDIR,
     errors.ReadOnly: errno.EROFS,
     errors.OriginDenied: errno.EACCES,
+    errors.NotAllowed: errno.EACCES,
     errors.StaleContent: errno.ESTALE,
     errors.DeadlineExceeded: errno.ETIMEDOUT,
     Interrupted: errno.EINTR,
@@ -92,7 +94,7 @@ def answered(
             number = errno_of(exc)
             error = type(exc).__name__
             self.errors[name, error] += 1
-            if number not in _QUIET:
+            if number not in _QUIET and not isinstance(exc, errors.NotAllowed):
                 self.failed(handler.__name__, exc, number)
             raise pyfuse3.FUSEError(number) from exc
         except Exception as exc:
@@ -148,6 +150,7 @@ class Operations(pyfuse3.Operations):
         self._next_handle = 1
         self._waiting: dict[int, _Waiting] = {}
         self._uid, self._gid = os.getuid(), os.getgid()
+        self._guard = Guard()
 
     def init(self) -> None:
         """Note the kernel's FUSE_INIT; libfuse answers it before any task of ours runs again."""
@@ -215,10 +218,16 @@ class Operations(pyfuse3.Operations):
         """Resolve a name, and count the lookup."""
         if len(name) > MAX_NAME:
             raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
+        await self._admit(parent_inode, ctx)
         with self._caller(ctx.pid):
             attributes = await self._tree.lookup(parent_inode, os.fsdecode(name))
-        # no await until the answer: the inode lives by this count
+        # counted at once: the inode lives by it
         self._tree.remember(attributes.inode)
+        try:
+            await self._admit(attributes.inode, ctx)
+        except BaseException:
+            self._tree.forget(attributes.inode, 1)
+            raise
         return self._entry(attributes)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -236,7 +245,7 @@ class Operations(pyfuse3.Operations):
     @answered
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
         """Say whether a kind of access is possible; the kernel asks only without default_permissions."""
-        self._tree.inode(inode)
+        await self._admit(inode, ctx)
         if mode & os.W_OK:
             raise errors.ReadOnly("the tree is read-only")
         return True
@@ -261,6 +270,15 @@ class Operations(pyfuse3.Operations):
         data.f_namemax = MAX_NAME
         return data
 
+    async def _admit(self, number: int, ctx: pyfuse3.RequestContext) -> None:
+        """Raise NotAllowed where the configuration lets this caller not read an inode."""
+        if not await self._allows(self._tree.inode(number).node, ctx):
+            raise errors.NotAllowed(f"user {ctx.uid} may not read this")
+
+    async def _allows(self, node: Node, ctx: pyfuse3.RequestContext) -> bool:
+        rule = self._tree.rule(node)
+        return rule is None or await self._guard.allows(rule, ctx.uid, ctx.gid, ctx.pid)
+
     def _entry(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = attributes.inode
@@ -269,7 +287,8 @@ class Operations(pyfuse3.Operations):
         entry.attr_timeout = attributes.attr_timeout
         entry.st_mode = attributes.mode
         entry.st_nlink = 1
-        entry.st_uid, entry.st_gid = self._uid, self._gid
+        entry.st_uid = self._uid if attributes.uid is None else attributes.uid
+        entry.st_gid = self._gid if attributes.gid is None else attributes.gid
         entry.st_rdev = 0
         entry.st_size = attributes.size
         entry.st_blksize = 1 << 20  # what tools should read at a time
@@ -282,9 +301,12 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        """Take a folder's names as they are now, so that a listing is of one moment."""
+        """Take the names of a folder that the caller may see, as they are now: a listing is of one moment."""
+        await self._admit(inode, ctx)
         with self._caller(ctx.pid):
             listing = await self._tree.entries(inode)
+            if self._tree.is_guarded:
+                listing = [entry for entry in listing if await self._allows(entry[1], ctx)]
         handle = self._next_token()
         self._listings[handle] = (inode, listing)
         return handle
@@ -315,6 +337,7 @@ class Operations(pyfuse3.Operations):
         """Open a content; its pages stay in the kernel's cache, since a content never changes."""
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise errors.ReadOnly("the tree is read-only")
+        await self._admit(inode, ctx)
         with self._caller(ctx.pid):
             opened = await self._tree.open(inode)
         opened.usage = self.users.account(ctx.uid)
@@ -356,6 +379,7 @@ class Operations(pyfuse3.Operations):
     @answered
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         """Return one of user.refgenfs.*; all others are absent."""
+        await self._admit(inode, ctx)
         node = self._tree.inode(inode).node
         if not name.startswith(XATTR_PREFIX):
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
@@ -367,6 +391,7 @@ class Operations(pyfuse3.Operations):
     @answered
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         """Return the names of the extended attributes."""
+        await self._admit(inode, ctx)
         return [XATTR_PREFIX + name.encode() for name in self._info(self._tree.inode(inode).node)]
 
     # -- what would write ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,6 +24,7 @@ from refgenfs.core.content import (
     ContentId,
     FileFacts,
     InlineData,
+    Sequence,
     content_id,
 )
 from refgenfs.core.errors import DeadlineExceeded, NotInCatalog, OriginMissing, RefgenfsError, StaleContent
@@ -47,11 +48,16 @@ class Deriver(Protocol):
     Their names begin with `DERIVED`. Calls may wait for an origin, each no longer than its own deadlines.
     """
 
-    async def child(self, version: AssetVersion, prefix: str, name: str, listed: Mapping[str, Child]) -> Child | None:
-        """Return the entry `name` of the folder `prefix`, which has `listed` besides; None: it is none of these."""
+    async def child(
+        self, version: AssetVersion, shown_as: str, prefix: str, name: str, listed: Mapping[str, Child]
+    ) -> Child | None:
+        """Return the entry `name` of the folder `prefix`, which has `listed` besides; None: it is none of these.
+
+        Raises NotInCatalog for one that is not to be there, whoever else could make it.
+        """
         ...
 
-    async def children(self, version: AssetVersion, prefix: str) -> Mapping[str, Child] | None:
+    async def children(self, version: AssetVersion, shown_as: str, prefix: str) -> Mapping[str, Child] | None:
         """Return what a folder shows that `child` gave; None: it is none of these."""
         ...
 
@@ -61,6 +67,43 @@ class Deriver(Protocol):
 
     def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
         """Return such facts if they are in memory. No I/O, no wait."""
+        ...
+
+
+class Companions(Protocol):
+    """Files that are made of files which are there, a listed or a derived one, and that stand beside them.
+
+    Their names begin with `DERIVED`. Each is listed when it was made, and not before. Calls may wait for an origin.
+    """
+
+    async def child(
+        self,
+        library: Library,
+        version: AssetVersion,
+        shown_as: str,
+        prefix: str,
+        name: str,
+        listed: Mapping[str, Child] | None,
+    ) -> Child | None:
+        """Return the entry `name` of the folder `prefix` (in which `listed` are); None: it is none of these."""
+        ...
+
+    async def beside(
+        self, library: Library, version: AssetVersion, listed: Mapping[str, Child]
+    ) -> Mapping[str, Child]:
+        """Return what was made of the files of a folder, in which `listed` are."""
+        ...
+
+    async def facts(self, library: Library, version: AssetVersion, name: str) -> FileFacts | None:
+        """Return the facts of a file that `child` gave, making it; None: it is none of these. Raises what hinders."""
+        ...
+
+    def known_facts(self, library: Library, version: AssetVersion, name: str, *, fresh: bool) -> FileFacts | None:
+        """Return such facts if they are in memory, with `fresh` only if they still hold. No I/O, no wait."""
+        ...
+
+    async def names(self, library: Library, version: AssetVersion) -> tuple[str, ...]:
+        """Return the names of all that was made of a version's files."""
         ...
 
 
@@ -83,7 +126,8 @@ class Library:
         reader: Reader,
         pins: Pins,
         lookup_deadline: float,
-        derivers: Sequence[Deriver] = (),
+        derivers: tuple[Deriver, ...] = (),
+        companions: Companions | None = None,
     ) -> None:
         self._catalog = catalog
         self._archives = archives
@@ -91,6 +135,7 @@ class Library:
         self._pins = pins
         self._deadline = lookup_deadline
         self._derivers = derivers
+        self._companions = companions
         self._layouts: OrderedDict[tuple[AssetVersion, str, bool], Layout] = OrderedDict()
 
     # -- names --------------------------------------------------------------------------------------------
@@ -107,6 +152,10 @@ class Library:
             listing = tuple(sorted(name for name, m in members.items() if m.kind in {"file", "link", "hardlink"}))
         dead = self._dead_links(version)
         return tuple(name for name in listing if name not in dead) if dead else listing
+
+    async def companions(self, version: AssetVersion) -> tuple[str, ...]:
+        """Return the names of what was made of a version's files, beside them."""
+        return await self._companions.names(self, version) if self._companions is not None else ()
 
     async def layout(self, version: AssetVersion, shown_as: str) -> Layout:
         """Return a version's folders and files as they show under one name of its genome."""
@@ -130,7 +179,11 @@ class Library:
         if child is not None:
             return child
         for deriver in self._derivers:
-            child = await deriver.child(version, prefix, name, listed or {})
+            child = await deriver.child(version, shown_as, prefix, name, listed or {})
+            if child is not None:
+                return child
+        if self._companions is not None:
+            child = await self._companions.child(self, version, shown_as, prefix, name, listed)
             if child is not None:
                 return child
         if listed is None:
@@ -139,13 +192,12 @@ class Library:
 
     async def children(self, version: AssetVersion, shown_as: str, prefix: str) -> Mapping[str, Child]:
         """Return what is listed in a version's folder; raise NotInCatalog for one that there is not."""
-        listed = (await self.layout(version, shown_as)).find(prefix)
-        if listed is not None:
-            return listed
+        listed: Mapping[str, Child] | None = (await self.layout(version, shown_as)).find(prefix)
         for deriver in self._derivers:
-            children = await deriver.children(version, prefix)
-            if children is not None:
-                return children
+            listed = await deriver.children(version, shown_as, prefix) if listed is None else listed
+        if listed is not None:
+            beside = await self._companions.beside(self, version, listed) if self._companions is not None else {}
+            return {**listed, **beside} if beside else listed
         raise NotInCatalog(f"{version.key} has no folder {prefix!r} any more")
 
     def known_layout(self, version: AssetVersion, shown_as: str) -> Layout | None:
@@ -184,8 +236,7 @@ class Library:
     def known(self, version: AssetVersion, name: str, *, fresh: bool = False) -> Located | None:
         """Return where a name leads if that is in memory, and with `fresh` need not be asked for. No I/O, no wait."""
         if name.startswith(DERIVED):
-            found = (deriver.known_facts(version, name) for deriver in self._derivers)
-            return next((Located(facts, version, name) for facts in found if facts is not None), None)
+            return self._known_derived(version, name, fresh=fresh)
         for _ in range(LINKS):
             facts = self._catalog.known_facts(version, name, fresh=fresh)
             if facts is not None:
@@ -201,6 +252,16 @@ class Library:
                 return None
             version, name = sibling
         return None
+
+    def _known_derived(self, version: AssetVersion, name: str, *, fresh: bool) -> Located | None:
+        for deriver in self._derivers:
+            facts = deriver.known_facts(version, name)
+            if facts is not None:
+                return Located(facts, version, name)
+        facts = (
+            self._companions.known_facts(self, version, name, fresh=fresh) if self._companions is not None else None
+        )
+        return Located(facts, version, name) if facts is not None else None
 
     def known_facts(self, version: AssetVersion, name: str) -> FileFacts | None:
         """Return a file's facts if they are in memory. No I/O, no wait."""
@@ -258,6 +319,9 @@ class Library:
             facts = await deriver.facts(version, name)
             if facts is not None:
                 return Located(facts, version, name)
+        facts = await self._companions.facts(self, version, name) if self._companions is not None else None
+        if facts is not None:
+            return Located(facts, version, name)
         raise NotInCatalog(f"{version.key} has no {name.removeprefix(DERIVED)}")
 
     def _meant(self, version: AssetVersion, member: Member) -> tuple[AssetVersion, str] | None:
@@ -310,7 +374,8 @@ class Library:
             if archive is None:
                 archive = await self._open_archive(self._catalog.version_of(facts.extent.archive))
         opened = await self._reader.open(facts, archive)
-        self._pins.follow(str(version.digest_key), version.asset_digest, name, facts.content)
+        if not isinstance(facts.extent, Sequence):  # of these only what they are cut out of is pinned
+            self._pins.follow(str(version.digest_key), version.asset_digest, name, facts.content)
         return opened
 
     async def pull(self, version: AssetVersion, names: Iterable[str], on_step: Callable[[str], None]) -> None:

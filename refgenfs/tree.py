@@ -1,6 +1,7 @@
 """The tree: names, inodes and lookup counts. Knows no FUSE and no errno.
 
     /                       genomes, by every alias and digest
+    /.refget/<aa>/<bb>/…    sequences by MD5, for CRAM; not listed
     /<genome>/              <asset> (its default tag) and <asset>:<tag>
     /<genome>/<asset>/…     the files; below the default one, <tag>/ resolves too, as refgenie lays it out
 
@@ -11,20 +12,30 @@ who sits in the old one keeps it. Numbers are never used twice.
 
 from __future__ import annotations
 
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
+
+import trio
 
 from refgenfs.catalog import Catalog
+from refgenfs.core.access import Rule, union
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
-from refgenfs.core.content import ContentId, FileFacts
+from refgenfs.core.content import ContentId, FileFacts, Generated, Sliced
 from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
-from refgenfs.core.layout import is_junk
+from refgenfs.core.layout import DERIVED, is_junk
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
 from refgenfs.reader.siblings import Siblings
 
 ROOT = 1
+REFGET = ".refget"  # at the top; resolves, and is not listed
+MD5_DIGITS = 32
+FOLDER_DIGITS = 4  # of an MD5 that are folders, two at a time, as REF_PATH=…/%2s/%2s/%s has it
+NO_HEX = re.compile(r"[^0-9a-f]")
 
 # A name can come to mean another version when the catalog is refreshed; then the kernel is told, so this only
 # bounds what it may believe if that word is lost.
@@ -33,12 +44,28 @@ NAME_TIMEOUT = 60.0  # seconds
 CONTENT_TIMEOUT = 86400.0  # seconds
 # For a size that is not known yet: the kernel must ask again before it uses it.
 UNKNOWN_TIMEOUT = 0.0
+# An index that is made here goes with its data, which may be replaced in place: the name is asked for each time.
+MADE_TIMEOUT = 1.0  # seconds
+# The kernel answers one lookup of a folder at a time, and whoever waits behind it can't even be killed. So what takes
+# long to make has its name answered before its size is known: a stat, or an open, then waits for its own file alone.
+PROMPT = 1.0  # seconds that a lookup waits for what is made
+PROMPT_AGAIN = 0.02  # where another one has waited in vain already
+AWAITED = 1024  # names of which that is remembered
+# Who may not look a name up must not find it among what the kernel remembers of others.
+GUARDED_TIMEOUT = 0.0  # seconds
 NAMES_KEPT = 64  # names remembered of one file, to tell the kernel when they mean something else
 
 
 @dataclass(frozen=True, slots=True)
 class RootNode:
     """The top of the tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefgetNode:
+    """The folder of sequences by MD5, or one in it: `digits` are the first of the MD5s there."""
+
+    digits: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +103,7 @@ class FileNode:
     names: set[tuple[int, str]] = field(default_factory=set)  # (parent inode, name)
 
 
-Node = RootNode | GenomeNode | FolderNode | FileNode
+Node = RootNode | RefgetNode | GenomeNode | FolderNode | FileNode
 
 
 @dataclass(slots=True)
@@ -90,7 +117,7 @@ class Inode:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What stat shows. Times in Unix seconds, timeouts in seconds."""
+    """What stat shows. Times in Unix seconds, timeouts in seconds; without a uid or gid it is the daemon's."""
 
     inode: int
     mode: int
@@ -98,19 +125,44 @@ class Attributes:
     mtime: float
     entry_timeout: float
     attr_timeout: float
+    uid: int | None = None
+    gid: int | None = None
+
+
+class SequencesByMd5(Protocol):
+    """Sequences of the tree, and where they are."""
+
+    def place(self, md5: str) -> tuple[AssetVersion, str]:
+        """Return a version and a name by which the library finds a sequence."""
+        ...
+
+    async def locate(self, md5: str) -> Located:
+        """Return where a sequence is; raise NotInCatalog where there is none, and what hinders to find out."""
+        ...
 
 
 class Tree:
     """Resolves names to inodes. Lives on the trio thread."""
 
-    def __init__(self, catalog: Catalog, library: Library, born: float, siblings: Siblings | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        library: Library,
+        born: float,
+        siblings: Siblings | None = None,
+        sequences: SequencesByMd5 | None = None,
+        rules: Mapping[str, Rule] | None = None,
+    ) -> None:
+        self._sequences = sequences
         self._catalog = catalog
+        self._rules = rules or {}
         self._library = library
         self._siblings = siblings
         self._born = born
         self._inodes: dict[int, Inode] = {ROOT: Inode(ROOT, RootNode(), 1)}
         self._numbers: dict[Node | ContentId, int] = {RootNode(): ROOT}
         self._next = ROOT + 1
+        self._awaited: set[tuple[AssetVersion, str]] = set()  # names that were answered without a size
 
     # -- inodes -------------------------------------------------------------------------------------------
 
@@ -163,7 +215,9 @@ class Tree:
         """
         node = self.inode(parent).node
         child: Node
-        if isinstance(node, RootNode):
+        if isinstance(node, RefgetNode) or (isinstance(node, RootNode) and name == REFGET):
+            child = await self._in_refget(node, name)
+        elif isinstance(node, RootNode):
             self._check_genome(name)
             child = GenomeNode(name)
         elif isinstance(node, GenomeNode):
@@ -176,6 +230,21 @@ class Tree:
         if isinstance(inode.node, FileNode):
             self._adopt(inode.node, child, parent, name)
         return self._attributes(inode)
+
+    async def _in_refget(self, node: RootNode | RefgetNode, name: str) -> Node:
+        """Resolve `.refget`, `aa` and `aa/bb` in it, and what is the rest of an MD5."""
+        if self._sequences is None:
+            raise NotInCatalog(f"{name}: sequences are not served")
+        if isinstance(node, RootNode):
+            return RefgetNode("")
+        digits = (node.digits + name).lower()
+        if len(digits) == MD5_DIGITS:
+            if NO_HEX.search(digits):
+                raise NotInCatalog(f"{digits!r} is no MD5")
+            return await self._promptly(*self._sequences.place(digits), partial(self._sequences.locate, digits))
+        if len(name) != 2 or len(digits) > FOLDER_DIGITS or NO_HEX.search(digits):
+            raise NotInCatalog(f"{name!r} is no part of an MD5")
+        return RefgetNode(digits)
 
     def _check_genome(self, name: str) -> None:
         """Raise NotInCatalog for a genome that no source has; OriginUnavailable while one might."""
@@ -198,7 +267,22 @@ class Tree:
         if child.origin_name is None:
             prefix = f"{folder.prefix}/{name}" if folder.prefix else name
             return FolderNode(folder.genome, folder.spelling, folder.version, prefix)
+        if child.origin_name.startswith(DERIVED):
+            find = partial(self._library.locate, folder.version, child.origin_name)
+            return await self._promptly(folder.version, child.origin_name, find)
         return _file(await self._library.locate(folder.version, child.origin_name))
+
+    async def _promptly(self, version: AssetVersion, name: str, find: Callable[[], Awaitable[Located]]) -> FileNode:
+        """Return a file that is made, or cut out of another; before its size is known, if that takes long."""
+        key = (version, name)
+        with trio.move_on_after(PROMPT_AGAIN if key in self._awaited else PROMPT):
+            found = await find()
+            self._awaited.discard(key)
+            return _file(found)
+        if len(self._awaited) >= AWAITED:
+            self._awaited.clear()
+        self._awaited.add(key)
+        return FileNode(version, name, self._library.provisional_id(version, name))
 
     def _tag_folder(self, folder: FolderNode, name: str) -> FolderNode:
         """Resolve refgenie's own `asset/tag`, which is not listed."""
@@ -213,6 +297,37 @@ class Tree:
             known.facts = fresh.facts
         if len(known.names) < NAMES_KEPT:
             known.names.add((parent, name))
+
+    # -- access -------------------------------------------------------------------------------------------
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether there is anything that not everybody may read."""
+        return bool(self._rules)
+
+    def rule(self, node: Node) -> Rule | None:
+        """Return who may read a node; None: everybody. A genome is for whom anything in it is."""
+        if not self._rules or isinstance(node, RootNode | RefgetNode):
+            return None
+        if isinstance(node, FileNode | FolderNode):
+            return self._rules.get(node.version.source)
+        genome = self._catalog.snapshot.genomes.get(node.genome)
+        assets = genome.assets.values() if genome is not None else ()
+        return union(self._rules.get(version.source) for asset in assets for version in asset.tags.values())
+
+    def _owned(self, attributes: Attributes, rule: Rule | None) -> Attributes:
+        """Return attributes as a rule has them; the kernel asks for such a name anew each time, for each user."""
+        if rule is None:
+            return attributes
+        shown = rule.ownership
+        mode = shown.mode if stat.S_ISDIR(attributes.mode) else shown.file_mode()
+        return replace(
+            attributes,
+            mode=stat.S_IFMT(attributes.mode) | mode,
+            entry_timeout=GUARDED_TIMEOUT,
+            uid=shown.uid,
+            gid=shown.gid,
+        )
 
     # -- attributes ---------------------------------------------------------------------------------------
 
@@ -229,6 +344,10 @@ class Tree:
         return node.facts
 
     def _attributes(self, inode: Inode) -> Attributes:
+        return self._owned(self._open_attributes(inode), self.rule(inode.node))
+
+    def _open_attributes(self, inode: Inode) -> Attributes:
+        """Return what stat shows of what everybody may read."""
         node = inode.node
         if not isinstance(node, FileNode):
             mode = stat.S_IFDIR | 0o555
@@ -237,7 +356,11 @@ class Tree:
         if node.facts is None:
             return Attributes(inode.number, mode, 0, self._born, UNKNOWN_TIMEOUT, UNKNOWN_TIMEOUT)
         facts = node.facts
-        return Attributes(inode.number, mode, facts.size, facts.mtime, NAME_TIMEOUT, CONTENT_TIMEOUT)
+        hold = self._catalog.hold(node.version)  # from then on, who looks the name up has the origin asked
+        believed = NAME_TIMEOUT if hold is None else min(NAME_TIMEOUT, hold)
+        if isinstance(facts.extent, Generated | Sliced):
+            believed = min(believed, MADE_TIMEOUT)
+        return Attributes(inode.number, mode, facts.size, facts.mtime, believed, CONTENT_TIMEOUT)
 
     # -- listings -----------------------------------------------------------------------------------------
 
@@ -246,6 +369,8 @@ class Tree:
         node = self.inode(number).node
         if isinstance(node, RootNode):
             return [(name, GenomeNode(name)) for name in self._catalog.snapshot.names]
+        if isinstance(node, RefgetNode):
+            return []  # they are asked for, and not listed
         if isinstance(node, GenomeNode):
             return list(self._list_genome(node.genome))
         if isinstance(node, FolderNode):
@@ -341,6 +466,8 @@ class Tree:
         node = self.inode(number).node
         if isinstance(node, RootNode):
             return ""
+        if isinstance(node, RefgetNode):
+            return "/".join(["", REFGET, *(node.digits[at : at + 2] for at in range(0, len(node.digits), 2))])
         if isinstance(node, GenomeNode):
             return f"/{node.genome}"
         if isinstance(node, FolderNode):

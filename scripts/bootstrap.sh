@@ -30,6 +30,7 @@ runtime_packages=(fuse3 libfuse3-dev 'pkg-config|pkgconf' gcc libc6-dev python3-
 dev_packages=(
     samtools bowtie2 tabix bcftools                    # read the mount as users do
     nginx-light                                        # serves byte ranges to the tests
+    tinyproxy-bin                                      # a forward proxy between the daemon and the tests' servers
     git rsync curl attr strace util-linux procps iproute2  # look at the mount, and at the daemon
     mount e2fsprogs                                    # disks of a test's own, to fill and to break
     debootstrap                                        # makes the bare root that the install test starts from

@@ -17,7 +17,13 @@ NO_DATA = "needs the shared test data: set REFGENFS_TEST_DATA"
 NO_ROOT = "needs root"
 NO_FUSE = "needs a /dev/fuse that can be opened, and fusermount3"
 
-pytest_plugins = ("tests.support.refgenieserver", "tests.support.nginx", "tests.support.ecoli", "tests.support.s3")
+pytest_plugins = (
+    "tests.support.refgenieserver",
+    "tests.support.nginx",
+    "tests.support.ecoli",
+    "tests.support.s3",
+    "tests.support.tinyproxy",
+)
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("refgenfs", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -57,6 +63,9 @@ def data_dir() -> Path:
 def pytest_configure(config: pytest.Config) -> None:
     # A shell starts what runs in the background with SIGINT ignored, and programs that are tested would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):  # the tests' servers are on this machine
+        os.environ.pop(name, None)
+        os.environ.pop(name.upper(), None)
     config.stash[_skips] = []
     config.pluginmanager.register(_SkipWatch(config.stash[_skips]))
 

@@ -17,16 +17,22 @@ from refgenfs.core.content import (
     BLOCK,
     ArchiveMember,
     ByteRange,
+    CheckedRange,
+    Derived,
     FileFacts,
+    Generated,
     InlineData,
     LocalFile,
     Run,
     block_count,
 )
 from refgenfs.core.errors import ControlError, NotInCatalog, RefgenfsError, redact_url
+from refgenfs.core.layout import DERIVED
+from refgenfs.core.ticketblocks import TicketBlocks
 from refgenfs.core.units import human_age, human_bytes
 from refgenfs.reader.ranges import LONGEST_RUN
 from refgenfs.reader.stream import Archive
+from refgenfs.tree import REFGET
 
 MOST_FILES = 1000  # of an answer
 MOST_RANGES = 1000  # resident stretches that are told of one file
@@ -82,7 +88,7 @@ class Explaining:
             listing = await self._listing(version)
             folder = self._folder(key.genome, version)
             return [
-                Target(version, name, f"{folder}/{name.replace(version.genome_digest, key.genome)}")
+                Target(version, name, f"{folder}/{_shown(version, name, key.genome)}")
                 for name in chosen_names(version, listing, key.seek_key)
             ]
         if not isinstance(path, str):
@@ -96,19 +102,21 @@ class Explaining:
     async def _listing(self, version: AssetVersion) -> Sequence[str]:
         """Return a version's names, unless all of its archive would have to be read for them."""
         library = self._daemon.library
-        names = await library.listing(version)
+        names = list(await library.listing(version))
         await library.recall(version)
         if not names:
             raise NotInCatalog(
                 f"{version.key}: its server has no listing, so its files are known once its archive has been read "
                 f"(`refgenfs pull {version.key}`)"
             )
-        return names
+        return [*names, *await library.companions(version)]
 
     async def _below(self, parts: list[str]) -> list[Target]:
         """Return the file at a path below the mountpoint, or all files of the folder there."""
         if len(parts) < 2:
             raise NotInCatalog("name a file or an asset's folder below the mountpoint: genome/asset/file")
+        if parts[0] == REFGET:
+            raise NotInCatalog("a sequence by MD5 is a part of a FASTA: that can be explained")
         genome, spelling, *rest = parts
         asset, colon, tag = spelling.partition(":")
         found = self._daemon.catalog.snapshot.asset(genome, asset)
@@ -135,7 +143,7 @@ class Explaining:
         base = "/".join([genome, spelling, *rest])
         if rest and not prefix:  # asset/tag
             base = "/".join([genome, spelling, rest[0]])
-        names = [(name, name.replace(version.genome_digest, genome)) for name in await self._listing(version)]
+        names = [(name, _shown(version, name, genome)) for name in await self._listing(version)]
         inside = [(name, shown) for name, shown in names if shown.startswith(f"{prefix}/" if prefix else "")]
         return [Target(version, name, f"{base}/{shown[len(prefix) :].lstrip('/')}") for name, shown in inside]
 
@@ -150,17 +158,25 @@ class Explaining:
             "source": version.source,
             "error": None,
         }
+        if name.startswith(DERIVED):  # to ask for it would make it
+            facts = d.library.known_facts(version, name)
+            if facts is None:
+                return {**row, **self._unmade(version, name)}
+            return {**row, **await self._known(facts, wanted)}
         try:
             facts = await d.library.ready_facts(version, name)
         except RefgenfsError as exc:
             facts, row["error"] = d.library.known_facts(version, name), str(exc)
         if facts is None:
             return {**row, **self._unknown(version, name, asked=row["error"] is None)}
-        content = facts.content
+        return {**row, **await self._known(facts, wanted)}
+
+    async def _known(self, facts: FileFacts, wanted: Wanted) -> dict[str, Any]:
+        """Return what there is to say of a file whose facts are known."""
+        d, content = self._daemon, facts.content
         held = d.store.resident_bytes(content)
         resident = await self._resident(facts)
         return {
-            **row,
             "source": facts.source,
             "route": self._route(facts),
             "origin": facts.origin,
@@ -182,15 +198,33 @@ class Explaining:
     def _unknown(self, version: AssetVersion, name: str, *, asked: bool) -> dict[str, Any]:
         """Return what there is to say of a file whose size is not known."""
         ref = self._daemon.catalog.archive(version)
-        content = self._daemon.library.provisional_id(version, name)
-        by_archive = ref is not None and asked
         slow = self._trouble(version.source)
-        if ref is not None and by_archive:
-            slow += self._streams(self._daemon.archives.known(ref))
+        if ref is None or not asked:
+            return self._bare(version, name, "unknown", None, (), "its size is not known", slow)
+        slow += self._streams(self._daemon.archives.known(ref))
+        how = "what has the size is the archive: the first `stat` streams it up to there"
+        return self._bare(version, name, "stream", "archive", ref.urls, how, slow)
+
+    def _unmade(self, version: AssetVersion, name: str) -> dict[str, Any]:
+        """Return what there is to say of a file that is made when it is asked for."""
+        how = "it is made when it is first asked for, and what it is made of is read for that"
+        return self._bare(version, name, "made", None, (), how, self._trouble(version.source))
+
+    def _bare(
+        self,
+        version: AssetVersion,
+        name: str,
+        route: str,
+        origin: str | None,
+        urls: Sequence[str],
+        how: str,
+        slow: list[str],
+    ) -> dict[str, Any]:
+        content = self._daemon.library.provisional_id(version, name)
         return {
-            "route": "stream" if by_archive else "unknown",
-            "origin": "archive" if by_archive else None,
-            "from": [redact_url(url) for url in ref.urls] if ref is not None and by_archive else [],
+            "route": route,
+            "origin": origin,
+            "from": [redact_url(url) for url in urls],
             "content": content,
             "size": None,
             "resident_bytes": self._daemon.store.resident_bytes(content),
@@ -199,11 +233,7 @@ class Explaining:
             "more_ranges": 0,
             "pinned_by": self._daemon.store.pins.holders(content),
             "on_its_way": 0,
-            "read": _cost(
-                None, None, None, "what has the size is the archive: the first `stat` streams it up to there"
-            )
-            if by_archive
-            else _cost(None, None, None, "its size is not known"),
+            "read": _cost(None, None, None, how),
             "slow": slow,
         }
 
@@ -213,6 +243,8 @@ class Explaining:
             return "spans" if self._daemon.archives.can_bring(extent.archive) else "stream"
         if isinstance(extent, LocalFile) and not extent.cached:
             return "straight"
+        if isinstance(extent, ByteRange) and not self._daemon.reader.can_bring(facts):
+            return "whole"
         return "inline" if isinstance(extent, InlineData) else facts.origin
 
     async def _resident(self, facts: FileFacts) -> list[Run]:
@@ -233,6 +265,12 @@ class Explaining:
             return _cost(0, 0, 0, "nothing: all of it is here")
         if isinstance(extent, ArchiveMember):
             return await self._read_member(extent, missing, lacking)
+        if isinstance(extent, Derived):
+            data = f"{shown_name(extent.version, extent.name)} of {extent.version.key}"
+            how = f"it is made again of {data}" if isinstance(extent, Generated) else f"it is cut out of {data}"
+            return _cost(lacking, None, None, f"{how}, which is read for it")
+        if self._route(facts) == "whole":
+            return _cost(lacking, 1, facts.size, "all of it from its beginning, for its host gives no parts")
         requests = sum(-(-len(gap) // LONGEST_RUN) for gap in missing)
         return _cost(lacking, requests, lacking, "byte ranges; who reads in order has more fetched ahead")
 
@@ -295,7 +333,16 @@ def _places(facts: FileFacts) -> list[str]:
         return [redact_url(url) for url in extent.archive.urls]
     if isinstance(extent, LocalFile):
         return [f"{extent.root}/{extent.path}"]
-    return [redact_url(url) for url in extent.urls] if isinstance(extent, ByteRange) else []
+    if isinstance(extent, Derived):
+        return [f"{shown_name(extent.version, extent.name)} of {extent.version.key}"]
+    if isinstance(extent, TicketBlocks):
+        return [f"the ticket of {extent.query.id}"]
+    return [redact_url(url) for url in extent.urls] if isinstance(extent, ByteRange | CheckedRange) else []
+
+
+def _shown(version: AssetVersion, name: str, genome: str) -> str:
+    """Return a file's name below a genome's alias."""
+    return shown_name(None, name).replace(version.genome_digest, genome)
 
 
 def _gaps(run: Run, resident: Sequence[Run]) -> list[Run]:

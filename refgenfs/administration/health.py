@@ -19,6 +19,7 @@ from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import BLOCK
 from refgenfs.core.metrics import exposition
 from refgenfs.fetch.attempts import FetchFailure
+from refgenfs.made.indexer import Job
 from refgenfs.memory import resident_memory
 from refgenfs.reader.indexes import INDEX_LABEL
 
@@ -58,7 +59,7 @@ class Health:
             "uptime": time.time() - d.started,
             "state": "mounted",
             "cache": _cache_status(store),
-            "sources": [_source_status(source, d.http.failing.get(source.name)) for source in d.catalog.status()],
+            "sources": [self._source_status(source) for source in d.catalog.status()],
             "served": counts.served,
             "fetched": fetched,
             "requests": sum(d.http.requests.values()),
@@ -66,9 +67,22 @@ class Health:
             "hit_ratio": warm / counts.reads if counts.reads else None,
             "open_files": d.fuse.open_files,
             "flights": len(d.board),
+            "making": [_job_row(job) for job in d.indexer.jobs],
             "errors": [{"when": when, "what": what} for when, what in sorted(failures)[-20:]],
             "memory": resident_memory(),
             "users": [{"uid": uid, **asdict(usage)} for uid, usage in islice(d.fuse.users, SHOWN_USERS)],
+        }
+
+    def _source_status(self, source: SourceStatus) -> dict[str, Any]:
+        http = self._daemon.http
+        served = self._daemon.reader.counts.by_source.get(source.name, 0)
+        fetched = http.fetched.get(source.name, 0)
+        return {
+            **_source_status(source, http.failing.get(source.name)),
+            "served": served,
+            "fetched": fetched,
+            "requests": http.requests.get(source.name, 0),
+            "saved": max(0, served - fetched),
         }
 
     async def metrics(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
@@ -160,6 +174,16 @@ def _source_status(source: SourceStatus, failure: FetchFailure | None) -> dict[s
     if failure is not None and not error:
         error = f"{failure.url}: {failure.what}"
     return {**asdict(source), "healthy": source.healthy and failure is None, "error": error, "age": age}
+
+
+def _job_row(job: Job) -> dict[str, Any]:
+    return {
+        "key": str(job.data.version.key),
+        "files": [shown_name(job.data.version, name) for name in job.names],
+        "done": job.done,
+        "total": job.total,
+        "seconds": job.age,
+    }
 
 
 def _cache_status(store: Store) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from refgenfs.administration.parts import Daemon, content_labels, names_of, no_seek_key, parse_key, percent
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
+from refgenfs.core.indices import shown_index
 from refgenfs.core.keys import AssetKey
 
 
@@ -104,7 +105,7 @@ class Listing:
         content = facts.content if facts else d.library.provisional_id(version, name)
         held = d.store.resident_bytes(content)
         return {
-            "name": name.replace(version.genome_digest, genome),
+            "name": shown_index(name).replace(version.genome_digest, genome),
             "size": facts.size if facts else None,
             "resident": percent(held, facts.size) if facts else None,
             "resident_bytes": held,

@@ -14,10 +14,12 @@ from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId
 from refgenfs.core.errors import ControlError, KeyFormatError, NotInCatalog
+from refgenfs.core.indices import shown_index
 from refgenfs.core.keys import AssetKey
 from refgenfs.fetch.http import Http
 from refgenfs.fuse import Operations
 from refgenfs.library import Library
+from refgenfs.made.indexer import Indexer
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
@@ -41,28 +43,29 @@ class Daemon:
     fuse: Operations
     stop: Callable[[], None]
     forget_pages: Callable[[ContentId], Awaitable[None]]  # that the kernel has of a content
+    indexer: Indexer
     budget: Budget
     archives: Archives
 
 
 async def names_of(daemon: Daemon, version: AssetVersion, seek_key: str | None) -> list[str]:
-    """Return the origin's names of a version's files, or of those that a seek key means.
+    """Return the origin's names of a version's files with the indices made of them, or of those of a seek key.
 
     Raises NotInCatalog for a seek key that the version does not have, and what the origin answers.
     """
     await daemon.store.ready()
     names = list(await daemon.library.names(version))
     await daemon.library.recall(version)  # so that sizes and residency are known in a daemon's second life, too
+    if seek_key is None or version.seek_keys.get(seek_key) == ".":
+        names += await daemon.library.companions(version)
     return chosen_names(version, names, seek_key)
 
 
 def chosen_names(version: AssetVersion, names: Sequence[str], seek_key: str | None) -> list[str]:
     """Return those of a version's names that a seek key means; raise NotInCatalog for one that it does not have."""
-    if seek_key is None:
-        return list(names)
-    target = version.seek_keys.get(seek_key)
+    target = "." if seek_key is None else version.seek_keys.get(seek_key)
     if target is None:
-        raise no_seek_key(version, seek_key)
+        raise no_seek_key(version, seek_key or "")
     if target == ".":
         return list(names)
     chosen = [name for name in names if name == target] or [name for name in names if name.startswith(target)]
@@ -89,6 +92,7 @@ async def content_labels(daemon: Daemon) -> dict[str, tuple[AssetVersion | None,
 
 def shown_name(version: AssetVersion | None, name: str) -> str:
     """Return a file's name as people see it."""
+    name = shown_index(name)
     return name.replace(version.genome_digest, version.alias) if version is not None else name
 
 

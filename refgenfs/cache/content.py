@@ -119,6 +119,10 @@ class Content:
         self.touch(run)
         return data
 
+    def agrees(self, index: int, crc: int) -> bool:
+        """Say whether a resident block has this CRC-32."""
+        return self.map.crcs[index] == crc
+
     def touch(self, run: Run) -> None:
         """Count as used what is resident of these blocks, so that it is evicted after what was used before."""
         shelf = self._shelf

@@ -138,9 +138,10 @@ class OpenContents:
         if row is None or row.resident != entry.resident:  # also where its rows are those of a ledger made anew
             self._rewrite(content)
         if image.agreed:  # its file was left alone
-            content.give_back_holes()
-            used = disk_use(shelf.handles.directory / entry.cid)
-            image.excess[entry.cid] = max(0, used - file_cost(entry.resident))
+            path, charged = shelf.handles.directory / entry.cid, file_cost(entry.resident)
+            if disk_use(path) > charged:  # or there is nothing in its holes, of which there may be 100,000
+                content.give_back_holes()
+            image.excess[entry.cid] = max(0, disk_use(path) - charged)
 
     async def mend(self, reason: LedgerDamaged, generation: int) -> None:
         """Have a damaged ledger made anew, and all that is known here written to it."""

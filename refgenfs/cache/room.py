@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import trio
+
 from refgenfs.cache.opened import OpenContents
 from refgenfs.cache.shelf import Reservation, Shelf, file_cost
 from refgenfs.core.content import BLOCK, ContentId, Run
@@ -12,6 +14,7 @@ from refgenfs.core.eviction import WHOLE, Segment
 
 FLUSH_GROWTH = 128 * 1024  # bytes of ledger that may be owed before it is written sooner
 SPACE_PATIENCE = 1.0  # seconds until the disk's free space is fought for again
+SHRINK_STEP = 1 << 20  # bytes that are evicted at a time at the start: of the smallest contents, some milliseconds
 
 
 class Room:
@@ -22,14 +25,15 @@ class Room:
         self._contents = contents
         self._hurry = hurry
         self._space_retry = float("-inf")
+        self._shrinking = False
 
     def reserve(self, nbytes: int, older_than: int | None) -> Reservation | None:
         """Make room for `nbytes` and return it (see `Store.reserve`)."""
         shelf = self._shelf
         account, free = shelf.account, shelf.free
-        if shelf.errors.waiting or not shelf.known:
+        if shelf.errors.waiting or not shelf.known or self._shrinking:
             return None
-        if not self.make(account.used + nbytes - account.quota, older_than):
+        if not self.make(self._over(nbytes), older_than):
             return None
         room = free.room(unwritten=account.reserved)
         if room < nbytes and not self._make_free(nbytes, nbytes - room, older_than):
@@ -55,7 +59,7 @@ class Room:
     def admit(self, nbytes: int) -> None:
         """Make room for a value in the ledger; raises CacheError when there is none."""
         account = self._shelf.account
-        if not self.make(account.used + nbytes - account.quota):
+        if not self.make(self._short(nbytes)):
             raise CacheError(
                 f"the cache in {self._shelf.directory} has no room for {nbytes} bytes of its ledger; "
                 "raise cache.size, or unpin what is not needed"
@@ -67,6 +71,27 @@ class Room:
         shortage = -self._shelf.free.room(unwritten=self._shelf.account.reserved)
         if shortage > 0:
             self._make_free(0, shortage, None)
+
+    async def shrink(self) -> None:
+        """Evict what an earlier life has left above the quota, a little at a time: reads are answered meanwhile.
+
+        No room is reserved before it is done, or finds that the rest is pinned.
+        """
+        self._shrinking = True  # also after a cancel: closing the cache evicts no more, and the next life goes on
+        while (short := self._over(0)) > 0 and self.make(min(short, SHRINK_STEP)):
+            await trio.lowlevel.checkpoint()
+        self._shrinking = False
+
+    def hold_quota(self) -> None:
+        """Evict what is above the quota; the ledger, which was measured, may be larger than was thought."""
+        self.make(self._short(0))
+
+    def _short(self, nbytes: int) -> int:
+        """Return how much is to be evicted for `nbytes`: while the cache shrinks, no more than takes their place."""
+        return min(self._over(nbytes), nbytes) if self._shrinking else self._over(nbytes)
+
+    def _over(self, nbytes: int) -> int:
+        return self._shelf.account.used + nbytes - self._shelf.account.quota
 
     def make(self, short: int, older_than: int | None = None) -> bool:
         """Evict until `short` bytes are freed; return False if they can't be: before all is known, nothing is."""

@@ -76,14 +76,15 @@ class Stock:
         self._contents.adopt(image)
         self._keeping.adopt()
         self._pins.adopt()
-        self._reckon(image)
+        await self._reckon(image)
 
-    def _reckon(self, image: Image) -> None:
+    async def _reckon(self, image: Image) -> None:
+        """Know what the directory takes, and have it within the quota. No await before the cache shrinks."""
         for cid, nbytes in image.excess.items():
             self._shelf.set_excess(cid, nbytes)
         self._writeback.measure()
         if not self._shelf.errors.barred:
-            self._room.make(self._shelf.account.used - self._shelf.account.quota)
+            await self._room.shrink()
 
     async def take_again(self) -> None:
         """Try whether a disk that could not be written when the cache was opened can be now."""
@@ -106,5 +107,5 @@ class Stock:
         self._pins.adopt()
         self._contents.rewrite_all()
         self._shelf.errors.barred = False
-        self._reckon(image)
         self._shelf.errors.clear()
+        await self._reckon(image)

@@ -75,7 +75,7 @@ class Store:
             opened, lock, shelf, self._contents, self._keeping, self._pins, self._room, self._writeback
         )
         self._wake = trio.Event()
-        self._known = trio.Event()  # what is resident has been read
+        self._known = trio.Event()  # what is resident has been read, and is within the quota
         self._asked = trio.Event()  # somebody wants to know it
         if self.ledger.size_bytes() < SMALL:
             self.look()
@@ -88,7 +88,7 @@ class Store:
         return self._known.is_set()
 
     async def ready(self) -> None:
-        """Wait until it is known what is resident: before that nothing is stored or evicted.
+        """Wait until it is known what is resident, and that is within the quota: before that nothing is stored.
 
         `content` and `flush` do so by themselves, `content_to_read` and `holds` need not; all else is for afterwards.
         """
@@ -209,13 +209,16 @@ class Store:
 
         What is resident of it can be read then; it has no room for more until the store is `ready`.
         """
-        if not self._known.is_set() and (early := await self._contents.open_early(cid, size)) is not None:
+        shelf = self._shelf
+        if not shelf.known and (early := await self._contents.open_early(cid, size)) is not None:
             return early
+        if shelf.known:  # though the cache may still have to shrink
+            return await self._contents.open(cid, size)
         return await self.content(cid, size)
 
     async def holds(self, cid: ContentId) -> bool:
         """Say whether anything of a content is resident; its own row is read while all of them are not known yet."""
-        if not self._known.is_set() and self.open_content(cid) is None:
+        if not self._shelf.known and self.open_content(cid) is None:
             try:
                 row = await trio.to_thread.run_sync(read_row, self.ledger, cid)
             except CacheError:  # whoever reads all of it has it made anew
@@ -335,7 +338,7 @@ class Store:
     async def _flush(self) -> bool:
         self._keeping.trim()
         written = await self._writeback.flush()
-        self._room.make(self.used - self.quota)  # the ledger was measured, and may be larger than was thought
+        self._room.hold_quota()
         return written
 
     async def look_after(self) -> None:

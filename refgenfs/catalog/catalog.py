@@ -15,6 +15,7 @@ import trio
 from refgenfs.catalog.details import Details
 from refgenfs.catalog.flights import Flights
 from refgenfs.catalog.notebook import LedgerLike, Notebook
+from refgenfs.catalog.originals import Originals
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot, SourceCatalog, iter_versions, keep_known, merge
 from refgenfs.core.catalog_json import JSONValue, dump_catalog, load_catalog
 from refgenfs.core.content import ArchiveRef, FileFacts
@@ -26,7 +27,7 @@ from refgenfs.core.errors import (
     StaleContent,
     redact_url,
 )
-from refgenfs.sources import Source
+from refgenfs.sources import Source, Spooler, Unchecked
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ class Catalog:
     """The sources, in order, and the current `snapshot`, which is replaced whole.
 
     `load` needs no origin; everything else that may ask one needs `run` to be running. `refresh` is the
-    interval in seconds; `wall` gives Unix seconds and `dice` numbers from 0 to 1.
+    interval in seconds; `spooler` settles sizes that hosts keep to themselves; `wall` gives Unix seconds and `dice`
+    numbers from 0 to 1.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Catalog:
         ledger: LedgerLike,
         *,
         refresh: float = 3600.0,
+        spooler: Spooler | None = None,
         wall: Callable[[], float] = time.time,
         dice: Callable[[], float] = random.random,
     ) -> None:
@@ -99,8 +102,14 @@ class Catalog:
         self._dice = dice
         self._callbacks: list[OnChange] = []
         self._warm_up = trio.Event()
+        self._originals = Originals()
         self._details = Details(
-            {source.name: source for source in sources}, self._notebook, self._flights, keep=refresh, wall=wall
+            {source.name: source for source in sources},
+            self._notebook,
+            self._flights,
+            keep=refresh,
+            wall=wall,
+            spooler=spooler,
         )
 
     # -- the snapshot -------------------------------------------------------------------------------------
@@ -172,19 +181,25 @@ class Catalog:
     async def _ask(self, feed: _Feed) -> None:
         try:
             await self._accept(feed, await feed.source.catalog(feed.catalog))
+        except Unchecked as exc:
+            failures = feed.failures
+            await self._accept(feed, exc.catalog, checked=False)
+            feed.failures = failures
+            self._note_failure(feed, str(exc))
         except RefgenfsError as exc:
             self._note_failure(feed, str(exc))
         except Exception as exc:
             log.exception("source %s: the refresh failed unexpectedly", feed.source.name)
             self._note_failure(feed, f"the refresh failed unexpectedly ({type(exc).__name__}); see the log")
 
-    async def _accept(self, feed: _Feed, catalog: SourceCatalog) -> None:
+    async def _accept(self, feed: _Feed, catalog: SourceCatalog, *, checked: bool = True) -> None:
         name = feed.source.name
-        if feed.failures:
+        if feed.failures and checked:
             log.info("source %s: answers again", name)
         if feed.catalog is not None and feed.catalog.genomes and not catalog.genomes:
             log.warning("source %s: says that it has no genomes any more", name)
-        feed.failures, feed.error, feed.last_refresh = 0, "", self._wall()
+        feed.failures, feed.error = 0, ""
+        feed.last_refresh = self._wall() if checked else feed.last_refresh
         feed.schedule(trio.current_time() + self._interval * (1 + JITTER * (2 * self._dice() - 1)))
         known = feed.catalog
         if known is not None:  # in a thread: comparing large catalogs takes long enough for a reader to notice
@@ -216,6 +231,7 @@ class Catalog:
         if new == old:
             return
         self.snapshot = new
+        self._originals.clear()
         for callback in self._callbacks:
             try:
                 callback(old, new)
@@ -246,11 +262,13 @@ class Catalog:
 
         The first time, its siblings are asked for too, in the background. Raises the origin's errors.
         """
-        return await self._details.facts(version, name)
+        facts = await self._details.facts(version, name)
+        return None if facts is None else self._originals.choose(facts)
 
     def known_facts(self, version: AssetVersion, name: str, *, fresh: bool = False) -> FileFacts | None:
         """Return a file's facts if they are in memory, with `fresh` only if they still hold. No I/O, no wait."""
-        return self._details.known_facts(version, name, fresh=fresh)
+        facts = self._details.known_facts(version, name, fresh=fresh)
+        return None if facts is None else self._originals.choose(facts)
 
     async def recall(self, version: AssetVersion) -> None:
         """Bring the facts that the ledger has of a version's files to memory; asks no origin."""
@@ -262,10 +280,14 @@ class Catalog:
         They are asked for anew when next wanted, and the content's identity then carries the new validator,
         so no bytes of the two meet.
         """
+        known = self._details.known_facts(version, name)
+        if known is not None:
+            self._originals.forget(known.content)
         await self._details.forget_facts(version, name)
 
     def note_stale(self, facts: FileFacts) -> None:
         """Do as `forget_facts` for the file that these facts are about: at once, or soon if they aren't in memory."""
+        self._originals.forget(facts.content)
         versions = iter_versions(self._feed(facts.source).catalog or SourceCatalog(facts.source, ()))
         found = self._details.find(facts, versions)
         if found is not None and not self._details.forget_known(*found, facts):
@@ -281,6 +303,11 @@ class Catalog:
             await self._details.forget_facts(version, name, facts)
         except RefgenfsError as exc:
             log.warning("%s of %s was replaced, which can't be noted: %s", name, version.key, exc)
+
+    def hold(self, version: AssetVersion) -> float | None:
+        """Return for how long (seconds) it is believed that a version's files are what they were; None: for good."""
+        feed = self._feeds.get(version.source)
+        return None if feed is None else feed.source.hold
 
     def archive(self, version: AssetVersion) -> ArchiveRef | None:
         """Return where a version's archive is; None: it has none, its files are there one by one."""

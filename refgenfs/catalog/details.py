@@ -8,16 +8,16 @@ raises, and changes nothing that is known.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Generic, TypeVar
 
 import trio
 
 from refgenfs.catalog.flights import Flights
 from refgenfs.catalog.notebook import Notebook
+from refgenfs.catalog.recent import Recent
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.catalog_json import (
     FactsRow,
@@ -28,10 +28,8 @@ from refgenfs.core.catalog_json import (
     load_listing,
 )
 from refgenfs.core.content import FileFacts, Ranged
-from refgenfs.core.errors import CacheError, NotInCatalog, RefgenfsError
-from refgenfs.sources import Source
-
-V = TypeVar("V")
+from refgenfs.core.errors import CacheError, NotInCatalog, RefgenfsError, SizeUnknown
+from refgenfs.sources import DEAR_KINDS, SettlesSizes, Source, Spooler
 
 log = logging.getLogger(__name__)
 
@@ -43,44 +41,6 @@ SWEEP = 2_000  # siblings that are asked for unasked
 SAVE_AFTER = 0.25  # seconds; the facts of one folder come close together, and are one row
 CHUNK = 256  # versions that one thread call looks up
 PATIENCE = 2.0  # seconds that a host is waited for when something is known, and may be out of date
-
-
-class _Recent(Generic[V]):
-    """Values by key, the least recently used dropped when their weights exceed `limit`."""
-
-    def __init__(self, limit: int, weigh: Callable[[V], int], busy: Callable[[V], bool]) -> None:
-        self._limit = limit
-        self._weigh = weigh
-        self._busy = busy
-        self._values: OrderedDict[str, V] = OrderedDict()
-        self._total = 0
-
-    def get(self, key: str) -> V | None:
-        value = self._values.get(key)
-        if value is not None:
-            self._values.move_to_end(key)
-        return value
-
-    def put(self, key: str, value: V) -> None:
-        old = self._values.pop(key, None)
-        self._total += self._weigh(value) - (0 if old is None else self._weigh(old))
-        self._values[key] = value
-        self.trim()
-
-    def grow(self, weight: int) -> None:
-        """Note that a value that is kept became heavier."""
-        self._total += weight
-        self.trim()
-
-    def trim(self) -> None:
-        if self._total <= self._limit:
-            return
-        for key, value in list(self._values.items())[:-1]:
-            if self._total <= self._limit:
-                break
-            if not self._busy(value):
-                del self._values[key]
-                self._total -= self._weigh(value)
 
 
 class _Row:
@@ -108,15 +68,17 @@ class Details:
         *,
         keep: float,
         wall: Callable[[], float],
+        spooler: Spooler | None = None,
     ) -> None:
+        self._spooler = spooler
         self._sources = sources
         self._notebook = notebook
         self._flights = flights
         self._keep = keep
         self._wall = wall
         self._away: dict[str, float] = {}  # when a source last failed to say whether a file is what it was
-        self._listings: _Recent[KeptListing] = _Recent(NAMES, _count_names, lambda _: False)
-        self._rows: _Recent[_Row] = _Recent(
+        self._listings: Recent[KeptListing] = Recent(NAMES, _count_names, lambda _: False)
+        self._rows: Recent[_Row] = Recent(
             FACTS, lambda row: row.weight, lambda row: row.users > 0 or row.dirty or row.saving
         )
 
@@ -211,11 +173,15 @@ class Details:
             return known
         if known is None and asked is not None and 0 <= self._wall() - asked < self._keep:
             return None
-        if not background:
+        if not background and self._source(version).kind not in DEAR_KINDS:
             self._start_sweep(version, row)
         ask = partial(self._ask_facts, version, name, row)
         try:
             return await self._flights.join((facts_key(version), name), ask, background=background)
+        except SizeUnknown as exc:
+            if background:  # nobody asked for it, and all of it would have to come
+                raise
+            return await self._settle_size(version, name, row, exc)
         except RefgenfsError as exc:
             if asked is None or not exc.transient:
                 raise
@@ -231,21 +197,46 @@ class Details:
         row.users += 1
         try:
             found = await self._ask_host(version, name, row)
-            row.facts.asked[name] = self._wall()
-            if found is not None and found == row.facts.facts.get(name):
-                return found
-            if found is None:
-                row.facts.facts.pop(name, None)
-                row.facts.absent[name] = self._wall()
-            else:
-                row.facts.facts[name] = found
-                row.facts.absent.pop(name, None)
-            row.weight += 1
-            self._rows.grow(1)
-            self._save_soon(version, row)
-            return found
+            return self._note_found(version, name, row, found)
         finally:
             row.users -= 1
+
+    def _note_found(self, version: AssetVersion, name: str, row: _Row, found: FileFacts | None) -> FileFacts | None:
+        row.facts.asked[name] = self._wall()
+        known = row.facts.facts.get(name)
+        if found is None:
+            row.facts.facts.pop(name, None)
+            row.facts.absent[name] = self._wall()
+        else:
+            if known is not None and not _version_of(found) and _same_object(known, found):
+                found = replace(found, mtime=known.mtime)  # its host told none, perhaps, and then it is not now
+            if found == known:
+                return found
+            row.facts.facts[name] = found
+            row.facts.absent.pop(name, None)
+        row.weight += 1
+        self._rows.grow(1)
+        self._save_soon(version, row)
+        return found
+
+    async def _settle_size(
+        self, version: AssetVersion, name: str, row: _Row, unknown: SizeUnknown
+    ) -> FileFacts | None:
+        """Have a file whose host keeps its size to itself go by, once for all who ask."""
+        source, spooler = self._source(version), self._spooler
+        if spooler is None or not isinstance(source, SettlesSizes):
+            raise unknown
+
+        async def settle() -> FileFacts | None:
+            row.users += 1
+            try:
+                salt = None if name in row.facts.replaced else ""
+                found = await source.settle(version, name, salt, unknown.mtime, spooler)
+                return self._note_found(version, name, row, found)
+            finally:
+                row.users -= 1
+
+        return await self._flights.join(("size", facts_key(version), name), settle)
 
     async def _ask_host(self, version: AssetVersion, name: str, row: _Row) -> FileFacts | None:
         """Ask until the answer is one to what is asked now: the folder or the salt can change meanwhile.
@@ -258,12 +249,19 @@ class Details:
             patience = None if known is None else PATIENCE
             try:
                 found = await self._source(version).facts(version, name, asked[1], patience=patience)
+            except SizeUnknown as exc:
+                if known is None:
+                    raise
+                if exc.validator != _version_of(known):
+                    self._replace(version, name, row, known)
+                    continue
+                found = known
             except RefgenfsError as exc:
                 if known is None or not exc.transient:
                     raise
                 log.debug("whether %s of %s is what it was can't be asked: %s", name, version.key, exc)
                 self._away[version.source] = self._wall()  # or every file of a folder would be waited for
-                return known
+                found = known
             if asked != (row.facts.folder, None if name in row.facts.replaced else ""):
                 continue
             if known is None or found is None or _same_object(known, found):
@@ -397,8 +395,11 @@ def _identity(version: AssetVersion) -> str:
 
 def _same_object(known: FileFacts, found: FileFacts) -> bool:
     """Say whether two answers of a host are about the same version of an object."""
-    versions = [one.extent.validator if isinstance(one.extent, Ranged) else "" for one in (known, found)]
-    return known.size == found.size and versions[0] == versions[1]
+    return known.size == found.size and _version_of(known) == _version_of(found)
+
+
+def _version_of(facts: FileFacts) -> str:
+    return facts.extent.validator if isinstance(facts.extent, Ranged) else ""
 
 
 def _count_names(listing: KeptListing) -> int:

@@ -20,7 +20,7 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Re
 from refgenfs.cache.disk import punch_hole
 from refgenfs.cache.lock import PASSING
 from refgenfs.cli.check import Check, Machine, State
-from refgenfs.cli.configuration import token_problem
+from refgenfs.cli.configuration import secret_files, token_problem
 from refgenfs.cli.kernel_checks import check_background, check_readahead
 from refgenfs.control_client import ControlClient
 from refgenfs.core.errors import ControlError, redact_url
@@ -217,14 +217,16 @@ def check_tokens(machine: Machine) -> Iterator[Check]:
     from refgenfs.config import WebSource
 
     for source in machine.config.source:
-        if not isinstance(source, WebSource) or source.token_file is None:
+        if not isinstance(source, WebSource):
             continue
-        where = f"source.{source.name}.token_file"
-        problem = token_problem(source.token_file)
-        if problem:
-            yield Check("token", "fail", f"{where}: {problem}", "`refgenfs mount` refuses it as it is")
-        else:
-            yield Check("token", "ok", f"{where}: {source.token_file} can be read by this user only")
+        for name, path in secret_files(source):
+            where = f"source.{source.name}.{name}"
+            what = "token" if name == "token_file" else "password"
+            problem = token_problem(path)
+            if problem:
+                yield Check(what, "fail", f"{where}: {problem}", "`refgenfs mount` refuses it as it is")
+            else:
+                yield Check(what, "ok", f"{where}: {path} can be read by this user only")
 
 
 def check_sources(machine: Machine) -> list[Check]:
@@ -244,10 +246,12 @@ def check_sources(machine: Machine) -> list[Check]:
 
 
 def _ask(source: Source) -> Check:
-    from refgenfs.cli.reaching import ask_files
-    from refgenfs.config import LocalSource, S3Source
+    from refgenfs.cli.reaching import ask_files, ask_htsget
+    from refgenfs.config import HtsgetSource, RefgenieSource
 
-    return ask_files(source) if isinstance(source, S3Source | LocalSource) else _ask_server(source)
+    if isinstance(source, HtsgetSource):
+        return ask_htsget(source)
+    return _ask_server(source) if isinstance(source, RefgenieSource) else ask_files(source)
 
 
 def _ask_server(source: WebSource) -> Check:
@@ -286,6 +290,8 @@ def _is_list(body: bytes) -> bool:
 
 def _opener(source: WebSource) -> OpenerDirector:
     proxies = {"http": source.proxy, "https": source.proxy} if source.proxy else None
+    if source.proxy == "none":
+        proxies = {}
     return build_opener(ProxyHandler(proxies), HTTPRedirectHandler())
 
 

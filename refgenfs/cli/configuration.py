@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from refgenfs.cli.options import AsJson, ConfigFile
 from refgenfs.cli.output import Column, Table, note, write, write_json, write_table
 from refgenfs.core.errors import ConfigError
+from refgenfs.paths import home_dir
 
 if TYPE_CHECKING:
-    from refgenfs.config import Config, LoadedConfig
+    from refgenfs.config import Config, LoadedConfig, WebSource
 
 PLACES = "none of $REFGENFS_CONFIG, ~/.config/refgenfs/config.toml and /etc/refgenfs/config.toml is there"
 
@@ -67,11 +68,25 @@ def file_problems(config: Config) -> list[str]:
     """Return what is wrong with files that a configuration names, one line each."""
     from refgenfs.config import WebSource
 
-    token_files = [("web.token_file", config.web.token_file)]
-    token_files += [
-        (f"source.{one.name}.token_file", one.token_file) for one in config.source if isinstance(one, WebSource)
-    ]
-    return [f"{key}: {problem}" for key, file in token_files if file and (problem := token_problem(file))]
+    page = config.web.token_file
+    problems = [f"web.token_file: {problem}"] if page and (problem := token_problem(page)) else []
+    for source in config.source:
+        if not isinstance(source, WebSource):
+            continue
+        found = [(name, token_problem(path)) for name, path in secret_files(source)]
+        if source.ca_file and not os.access(source.ca_file, os.R_OK):
+            found.append(("ca_file", f"{source.ca_file} can't be read by this user"))
+        problems += [f"source.{source.name}.{name}: {problem}" for name, problem in found if problem]
+    return problems
+
+
+def secret_files(source: WebSource) -> list[tuple[str, Path]]:
+    """Return the files with secrets that a source names, by the keys that name them."""
+    named = [(name, getattr(source, name)) for name in ("token_file", "password_file", "netrc_file")]
+    found = [(name, path) for name, path in named if path]
+    if source.netrc and source.netrc_file is None:
+        found.append(("netrc", Path(home_dir(os.environ, os.geteuid()), ".netrc")))
+    return found
 
 
 def token_problem(path: Path) -> str:

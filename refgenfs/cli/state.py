@@ -50,6 +50,7 @@ def status(
     _write_cache(answer["cache"])
     _write_traffic(answer)
     _write_users(answer.get("users", []))
+    _write_making(answer.get("making") or [])
     _write_errors(answer["errors"], time.time())
 
 
@@ -135,7 +136,7 @@ def _write_cache(cache: dict[str, Any]) -> None:
 
 
 def _write_traffic(answer: dict[str, Any]) -> None:
-    _heading("Traffic")
+    _heading("Traffic since it was mounted")
     served, fetched = answer["served"], answer["fetched"]
     hits = answer["hit_ratio"]
     flights = answer["flights"] if isinstance(answer["flights"], int) else len(answer["flights"])
@@ -146,6 +147,31 @@ def _write_traffic(answer: dict[str, Any]) -> None:
         ("" if hits is None else f", {human_percent(hits, 1)} of reads from the cache", ""),
     )
     _line((f"{answer['open_files']:,} files open, {flights:,} transfers under way", ""))
+    if len(answer["sources"]) > 1:
+        _write_savings(answer["sources"])
+
+
+def _write_savings(sources: list[dict[str, Any]]) -> None:
+    """Write what each source was asked for, and what the cache saved of it."""
+    columns = (Column("NAME", style="cyan"), *(Column(title, right=True) for title in ("SERVED", "FETCHED", "SAVED")))
+    table = Table(columns)
+    for source in sources:
+        amounts = (source.get(key) for key in ("served", "fetched", "saved"))
+        table.add(source["name"], *("–" if amount is None else human_bytes(amount) for amount in amounts))
+    write_table(table)
+
+
+def _write_making(jobs: list[dict[str, Any]]) -> None:
+    """Write what is being made: nothing if nothing is."""
+    if not jobs:
+        return
+    _heading("Being made")
+    for job in jobs:
+        share = human_percent(job["done"], job["total"])
+        what = f"{' and '.join(job['files'])} of {job['key']}"
+        _line(
+            (what, "cyan"), (f"  {share} of {human_bytes(job['total'])} read, {human_duration(job['seconds'])}", "")
+        )
 
 
 def _write_users(users: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ from refgenfs.config.model import (
 )
 from refgenfs.config.sources import (
     SOURCE_MODELS,
+    HtsgetSource,
     HttpSource,
     LocalSource,
     RefgenieSource,
@@ -29,6 +30,7 @@ __all__ = [
     "CacheConfig",
     "CatalogConfig",
     "Config",
+    "HtsgetSource",
     "HttpSource",
     "LimitsConfig",
     "LoadedConfig",

@@ -66,6 +66,8 @@ def explain(error: ErrorDetails, data: Mapping[str, Any]) -> tuple[str, str]:
         }
         example = examples.get(str(loc[-1]), "…")
         return key, f"missing; write {loc[-1]} = {example}"
+    if kind == "literal_error" and loc[-1] == "format":
+        return key, "must be one of: BAM, CRAM, VCF, BCF"
     if kind == "literal_error":
         return key, f"must be one of: {', '.join(LOG_LEVELS)}"
     for table in (("prefetch", "rule"), ("source", "asset")):

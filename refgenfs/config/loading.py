@@ -18,6 +18,7 @@ from refgenfs.core.errors import ConfigError
 from refgenfs.paths import config_places, home_dir
 
 _PATHS = {("mount", "point"), ("cache", "dir"), ("web", "token_file")}
+_SOURCE_PATHS = ("token_file", "password_file", "netrc_file", "ca_file", "path")
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -119,7 +120,7 @@ def _make_paths_absolute(data: dict[str, Any], base: Path, home: str) -> None:
     tables = [(data.get(section), name) for section, name in _PATHS]
     sources = data.get("source")
     if isinstance(sources, list):
-        tables += [(source, name) for source in sources for name in ("token_file", "path")]
+        tables += [(source, name) for source in sources for name in _SOURCE_PATHS]
     for table, name in tables:
         if isinstance(table, dict) and name in table:
             table[name] = _absolute(table[name], base, home)

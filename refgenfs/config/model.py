@@ -16,6 +16,7 @@ from refgenfs.config.values import (
     Name,
     PlainPath,
     Table,
+    Url,
     Wait,
     at_least,
     at_most,
@@ -110,6 +111,26 @@ class PrefetchConfig(Table):
         return (*(rule.rule() for rule in self.rule), *BUILT_IN)
 
 
+class IndicesConfig(Table):
+    """Indices that tools look for beside files that have none."""
+
+    make: bool = True
+    largest: Annotated[ByteCount, at_least(MIB, "1MiB")] = 20 * 10**9
+
+
+def _split(value: object) -> object:
+    """Return the words of a text, and anything else as it is: `-o` has no lists."""
+    return tuple(value.split()) if isinstance(value, str) else value
+
+
+class RefgetConfig(Table):
+    """Sequences by their MD5."""
+
+    genomes: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    servers: Annotated[tuple[Url, ...], BeforeValidator(_split)] = ()
+    search: ByteCount = 4 * 10**9
+
+
 class LogConfig(Table):
     """What the daemon writes down."""
 
@@ -145,6 +166,8 @@ class Config(Table):
     catalog: CatalogConfig = CatalogConfig()
     limits: LimitsConfig = LimitsConfig()
     prefetch: PrefetchConfig = PrefetchConfig()
+    indices: IndicesConfig = IndicesConfig()
+    refget: RefgetConfig = RefgetConfig()
     log: LogConfig = LogConfig()
     web: WebConfig = WebConfig()
     source: tuple[Source, ...] = (PUBLIC,)

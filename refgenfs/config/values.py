@@ -85,6 +85,14 @@ def _check_url(url: str) -> str:
     return url
 
 
+def _check_proxy(text: str) -> str:
+    return text if text == "none" else _check_url(text)
+
+
+def _show_proxy(text: str) -> str:
+    return text if text == "none" else redact_url(text)
+
+
 def check_name(name: str) -> str:
     """Return a name of a source or a rule; raise ValueError for what is none."""
     if not is_name(name):
@@ -101,6 +109,7 @@ ByteCount = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_s
 Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(format_duration, when_used="json")]
 Url = Annotated[str, AfterValidator(_check_url), PlainSerializer(redact_url, when_used="json")]
 FreeSpace = Annotated[MinFree, BeforeValidator(MinFree.parse), PlainSerializer(str, when_used="json")]
+Proxy = Annotated[str, AfterValidator(_check_proxy), PlainSerializer(_show_proxy, when_used="json")]
 Wait = Annotated[Duration, at_least(0.1, "100ms")]
 
 

@@ -15,7 +15,8 @@ from typing import Any, TypeAlias, Union
 
 from refgenfs.core.catalog import Asset, AssetVersion, Genome, ListedFile, SourceCatalog
 from refgenfs.core.content import ByteRange, Extent, FileFacts, InlineData, LocalFile
-from refgenfs.core.errors import IntegrityError
+from refgenfs.core.errors import HtsgetError, IntegrityError
+from refgenfs.core.ticketblocks import TicketBlocks, dump_blocks, load_blocks
 
 JSONValue: TypeAlias = Union[bool, int, float, str, "list[JSONValue]", "dict[str, JSONValue]", None]
 
@@ -202,7 +203,10 @@ def dump_facts(row: FactsRow) -> JSONValue:
             continue  # asked anew at no cost
         ranges = facts.extent if isinstance(facts.extent, ByteRange) else ByteRange((), "")
         urls: list[JSONValue] = list(ranges.urls)
-        files[name] = [facts.content, facts.size, facts.mtime, ranges.validator, urls]
+        told: list[JSONValue] = [facts.content, facts.size, facts.mtime, ranges.validator, urls, ranges.whole]
+        if isinstance(facts.extent, TicketBlocks):
+            told.append(dump_blocks(facts.extent))
+        files[name] = told
     absent: dict[str, JSONValue] = dict(row.absent)
     replaced: list[JSONValue] = [*sorted(row.replaced)]
     return {"folder": row.folder, "files": files, "absent": absent, "replaced": replaced}
@@ -213,12 +217,15 @@ def load_facts(value: object, source: str) -> FactsRow | None:
     try:
         fields: Any = value
         row = FactsRow(_text(fields["folder"]))
-        for name, (content, size, mtime, validator, urls) in fields["files"].items():
-            extent: Extent = ByteRange(tuple(map(_text, urls)), _text(validator)) if size else InlineData(b"")
+        for name, (content, size, mtime, validator, urls, *more) in fields["files"].items():
+            ranges = ByteRange(tuple(map(_text, urls)), _text(validator), whole=more == [True])
+            extent: Extent = ranges if size else InlineData(b"")
             origin = "range" if size else "inline"
+            if more and isinstance(more[-1], dict):
+                extent, origin = load_blocks(more[-1]), "htsget"
             row.facts[name] = FileFacts(_text(content), int(size), float(mtime), extent, source, origin)
         row.absent.update((name, float(at)) for name, at in fields["absent"].items())
         row.replaced.update(map(_text, fields["replaced"]))
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, HtsgetError):
         return None
     return row

@@ -7,7 +7,11 @@ into blocks of `BLOCK` bytes; a block is what is fetched, stored, checked and fo
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from refgenfs.core.catalog import AssetVersion
+from refgenfs.core.fasta import Line
+from refgenfs.core.ticketblocks import TicketBlocks
 
 # A random reader costs one block at the least, so small; a sequential reader asks for runs of many, and a
 # checksum a block must not make the maps large: 64 KiB is 80,000 blocks (400 KB of map) for hg38's index.
@@ -53,10 +57,12 @@ class ByteRange:
     """A content that is a plain file at a URL (mirrors in order), read by byte ranges.
 
     `validator` tells its version from others (`core/httprange.py`); it is empty where the host gives none.
+    `whole`: its host did not say that it gives parts of it (`core/manners.py`).
     """
 
     urls: tuple[str, ...]
     validator: str
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +110,66 @@ class InlineData:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A content that `maker` makes of another file, as the one of its results with this `ending`.
+
+    The file is `name` of `version`, and had these facts (`data`). `validator` is the SHA-256 (hex) of what was made:
+    should it come out otherwise when it is made again, that is another content.
+    """
+
+    maker: str
+    ending: str
+    validator: str
+    data: FileFacts = field(repr=False)
+    version: AssetVersion = field(repr=False)
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A content that is a sequence of a FASTA: `name` of `version`, which had these facts (`data`).
+
+    `line` says where in it, unpacked; `validator` is the sequence's MD5.
+    """
+
+    validator: str
+    line: Line
+    data: FileFacts = field(repr=False)
+    version: AssetVersion = field(repr=False)
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """A content that is parts of another file, joined: its bytes `start` up to, not including, `stop`, or own bytes.
+
+    The file is `name` of `version`, and had these facts (`data`). `validator` is made of those and of the parts.
+    """
+
+    parts: tuple[tuple[int, int] | bytes, ...] = field(repr=False)
+    validator: str
+    data: FileFacts = field(repr=False)
+    version: AssetVersion = field(repr=False)
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRange:
+    """A content at URLs whose every block was seen, and is to be what it was.
+
+    `checks` are 8 bytes of each block's BLAKE2b, in order; `validator` is as in `ByteRange`.
+    """
+
+    urls: tuple[str, ...]
+    validator: str
+    checks: bytes = field(repr=False)
+
+
+# Contents that are made of the bytes of other contents: who brings them reads those.
+Derived = Generated | Sequence | Sliced
 # Contents any stretch of which can be fetched by itself. Each has a `validator`, as `ByteRange` has.
-Ranged = ByteRange | LocalFile
+Ranged = ByteRange | CheckedRange | LocalFile | TicketBlocks | Derived
 
 Extent = Ranged | ArchiveMember | InlineData
 
@@ -119,4 +183,4 @@ class FileFacts:
     mtime: float
     extent: Extent
     source: str  # the name of the source that has it
-    origin: str  # how its bytes come, for people: "archive", "range", "inline"
+    origin: str  # how its bytes come, for people: "archive", "range", "inline", "generated", "sequence"

@@ -29,12 +29,20 @@ class NotInCatalog(RefgenfsError):
     """No source has this genome, asset, tag or file."""
 
 
+class CannotBeMade(NotInCatalog):
+    """A file that would be made of another can't be made of that one: so there is none."""
+
+
 class NotADirectory(RefgenfsError):
     """A directory was asked for, and the name is a file's."""
 
 
 class IsADirectory(RefgenfsError):
     """A file was asked for, and the name is a directory's."""
+
+
+class NotAllowed(RefgenfsError):
+    """The configuration lets this user not read it."""
 
 
 class ReadOnly(RefgenfsError):
@@ -47,6 +55,22 @@ class OriginDenied(RefgenfsError):
 
 class OriginMissing(RefgenfsError):
     """The origin answered 404 for something that its catalog names."""
+
+
+class OriginNotFound(OriginMissing):
+    """The origin says that it has no such thing, or nothing of the part that was asked for."""
+
+
+class SizeUnknown(RefgenfsError):
+    """The origin has an object and does not tell its size; all of it has to come to settle that.
+
+    `validator` and `mtime` are what it tells (see `content.ByteRange` and `content.FileFacts`).
+    """
+
+    def __init__(self, message: str, validator: str = "", mtime: float = 0.0) -> None:
+        super().__init__(message)
+        self.validator = validator
+        self.mtime = mtime
 
 
 class OriginUnavailable(RefgenfsError):
@@ -65,6 +89,10 @@ class IntegrityError(RefgenfsError):
 
 class ArchiveError(IntegrityError):
     """An archive is damaged, or holds what a reference archive must not hold."""
+
+
+class GenerateFailed(RefgenfsError):
+    """What makes a file of another one failed, or was ended; it says nothing about the data."""
 
 
 class HtsgetError(RefgenfsError):

@@ -139,10 +139,43 @@ def judge(request: RangeRequest, status: int, headers: Mapping[str, str]) -> Jud
     coding = content_coding(headers)
     if coding:
         return Judgement(Verdict.ERROR, f"the body is coded ({coding}), which was not asked for")
-    changed = _changed_validator(request.validator, headers)
+    changed = changed_validator(request.validator, headers)
     if changed:
         return Judgement(Verdict.STALE, changed)
     return _judge_whole(request, headers) if status == 200 else _judge_part(request, headers)
+
+
+def judge_slice(
+    start: int, stop: int, validator: str, status: int, headers: Mapping[str, str], total: int = UNKNOWN
+) -> Judgement:
+    """Decide as `judge` does for an object of which only its validator and perhaps its size (`total`) are known.
+
+    IGNORE_RANGE: the body is the object itself, or as much of it as was asked for; its length says which.
+    """
+    if status == 412:
+        return Judgement(Verdict.STALE, "the origin has another version (HTTP 412)")
+    if status not in (200, 206):
+        return Judgement(Verdict.ERROR, f"HTTP {status}")
+    coding = content_coding(headers)
+    if coding:
+        return Judgement(Verdict.ERROR, f"the body is coded ({coding}), which was not asked for")
+    changed = changed_validator(validator, headers)
+    if changed:
+        return Judgement(Verdict.STALE, changed)
+    if status == 200:
+        return Judgement(Verdict.IGNORE_RANGE)
+    text = header(headers, "content-range")
+    got = parse_content_range(text)
+    if got is None or got.start == UNKNOWN:
+        return Judgement(Verdict.ERROR, f"HTTP 206 with Content-Range {text[:80]!r}")
+    if UNKNOWN not in (total, got.total) and got.total != total:
+        return Judgement(Verdict.STALE, f"the size was {total} bytes and is {got.total}")
+    if (got.start, got.stop) != (start, stop):
+        return Judgement(Verdict.ERROR, f"asked for bytes {start}-{stop - 1}, got {got}")
+    length = content_length(headers)
+    if length not in (UNKNOWN, stop - start):
+        return Judgement(Verdict.ERROR, f"Content-Length {length} for {got}")
+    return Judgement(Verdict.ACCEPT)
 
 
 def _judge_part(request: RangeRequest, headers: Mapping[str, str]) -> Judgement:
@@ -164,8 +197,8 @@ def _judge_part(request: RangeRequest, headers: Mapping[str, str]) -> Judgement:
 
 def _judge_whole(request: RangeRequest, headers: Mapping[str, str]) -> Judgement:
     length = content_length(headers)
-    if length == UNKNOWN and not is_strong_etag(request.validator):
-        return Judgement(Verdict.ERROR, "the origin ignores ranges and tells no size")
+    if length == UNKNOWN and request.start and not request.validator:  # what came before may be of another version
+        return Judgement(Verdict.ERROR, "the origin ignores ranges, and tells neither size nor version")
     if length not in (UNKNOWN, request.size):
         return Judgement(Verdict.STALE, f"the size was {request.size} bytes and is {length}")
     return Judgement(Verdict.IGNORE_RANGE)
@@ -179,7 +212,7 @@ def _judge_unsatisfiable(request: RangeRequest, headers: Mapping[str, str]) -> J
     return Judgement(Verdict.ERROR, "HTTP 416 for a range within the known size")
 
 
-def _changed_validator(validator: str, headers: Mapping[str, str]) -> str:
+def changed_validator(validator: str, headers: Mapping[str, str]) -> str:
     """Return '' when the answer carries the validator, else what is different."""
     if not validator:
         return ""

@@ -20,6 +20,11 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+def is_seek_key(text: str) -> bool:
+    """Say whether `text` can be a seek key."""
+    return _SEEK_KEY.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class AssetKey:
     """One asset of one genome; without a tag, the default tag's.

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import ClassVar
-from urllib.parse import urlsplit
+
+from refgenfs.core.manners import host_of
 
 
 class Remedy(Enum):
@@ -186,23 +187,15 @@ class Health:
 
     def failed(self, url: str, now: float) -> None:
         """Note that the host of `url` did not answer, or not usably."""
-        self._failed[_host(url)] = now
+        self._failed[host_of(url)] = now
 
     def worked(self, url: str) -> None:
         """Note that the host of `url` answered as it should."""
-        self._failed.pop(_host(url), None)
+        self._failed.pop(host_of(url), None)
 
     def order(self, urls: Sequence[str], now: float) -> list[str]:
         """Return `urls`, those of hosts that failed of late last, else as given."""
-        return sorted(urls, key=lambda url: now - self._failed.get(_host(url), float("-inf")) < self.memory)
-
-
-def _host(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url  # no URL: it fails where it is asked
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        return sorted(urls, key=lambda url: now - self._failed.get(host_of(url), float("-inf")) < self.memory)
 
 
 def parse_retry_after(text: str | None, wall: float) -> float | None:

@@ -9,6 +9,7 @@
 | 401, 403, 407, an unreadable token file | OriginDenied | no |
 | 404, 410 | OriginMissing | no |
 | 412, another validator or size | StaleContent | no |
+| the whole object for a part of it | RangesIgnored | no |
 | other 4xx, redirects without end, TLS that fails | OriginUnusable | no |
 
 "No" means not at the same URL: mirrors are asked all the same.
@@ -45,6 +46,10 @@ class OriginUnusable(OriginUnavailable):
 
     transient = False
     status = 0
+
+
+class RangesIgnored(OriginUnusable):
+    """The origin sends the whole object whatever is asked for; it was not taken. No failure: there is another way."""
 
 
 class AttemptFailed(Exception):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from refgenfs.core.content import BLOCK
 from refgenfs.core.errors import DeadlineExceeded, OriginUnavailable, redact_url, without_frames
 from refgenfs.core.retry import Ask, Health, Outages, Remedy, Retry, RetryPolicy
-from refgenfs.fetch.answers import AttemptFailed
+from refgenfs.fetch.answers import AttemptFailed, RangesIgnored
 
 T = TypeVar("T")
 Attempt = Callable[[str, Retry], Awaitable[T]]
@@ -83,7 +83,8 @@ class Attempts:
                 result = await attempt(ask.url, retry)
             except AttemptFailed as failure:
                 failed[ask.url] = (without_frames(failure), ask)  # its frames are this one and the buffers' own
-                self._note(failure, ask, account)
+                if failure.kind is not RangesIgnored:
+                    self._note(failure, ask, account)
                 retry.failed(ask.url, failure.remedy, loop.time(), failure.retry_after)
                 if failure.remedy is not Remedy.ELSEWHERE:
                     self._health.failed(ask.url, loop.time())

@@ -13,13 +13,13 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import aiohttp
 
 from refgenfs.core.content import BLOCK, ByteRange
-from refgenfs.core.errors import IntegrityError
+from refgenfs.core.errors import IntegrityError, SizeUnknown, redact_url
 from refgenfs.core.httprange import (
     UNKNOWN,
     RangeRequest,
@@ -29,17 +29,20 @@ from refgenfs.core.httprange import (
     parse_content_range,
     parse_http_date,
 )
+from refgenfs.core.manners import Manners
 from refgenfs.core.retry import Remedy, Retry
 from refgenfs.fetch.answers import AttemptFailed
 from refgenfs.fetch.attempts import Attempts
 from refgenfs.fetch.bridge import Bridge
+from refgenfs.fetch.credentials import takes_secret
 from refgenfs.fetch.legs import Lender, Streaming
 from refgenfs.fetch.parts import Part, PartTransfer, read_beginning
 from refgenfs.fetch.pieces import RangeSink, SinkFailed, StreamSink, read_body
-from refgenfs.fetch.session import Session, parse_url, takes_token
+from refgenfs.fetch.session import Session
 from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fetch.streams import StreamTransfer
 from refgenfs.fetch.transfers import Line, RangeTransfer, check_plain
+from refgenfs.fetch.urls import parse_url
 
 JSONValue = None | bool | int | float | str | list["JSONValue"] | dict[str, "JSONValue"]
 
@@ -52,13 +55,14 @@ SHORT_TEXT = 64 * 1024  # characters; decoded on the spot, in less than a millis
 class RemoteFacts:
     """What an origin says of an object: exact size in bytes, validator (see ByteRange), Unix mtime or 0.0.
 
-    `url` is the one, of those asked, that answered.
+    `url` is the one, of those asked, that answered; `ranges`: it said that it gives parts of it.
     """
 
     url: str
     size: int
     validator: str
     mtime: float
+    ranges: bool = True
 
 
 class Http:
@@ -77,6 +81,7 @@ class Http:
         jitter: Callable[[], float] = random.random,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        self.manners = Manners()
         self.fetched: dict[str, int] = dict.fromkeys(settings.accounts, 0)
         self.requests: dict[str, int] = dict.fromkeys(settings.accounts, 0)
         self._bridge = bridge
@@ -93,9 +98,9 @@ class Http:
         self.queued = self._session.queued
 
     def takes_token(self, url: str, account: str) -> bool:
-        """Say whether an account's token or signature goes with requests to a URL, which others can't read then."""
+        """Say whether an account's secret or signature goes with requests to a URL, which others can't read then."""
         facts, target = self._settings.account(account), parse_url(url)
-        return takes_token(facts, target) or (facts.access is not None and facts.access.signs(target))
+        return takes_secret(facts, target) or (facts.access is not None and facts.access.signs(target))
 
     @property
     def bridge(self) -> Bridge:
@@ -158,26 +163,39 @@ class Http:
         return await self._bridge.run(lambda: make(deadline, urls, account, attempt, retry_for))
 
     async def head(
-        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
+        self,
+        urls: Sequence[str],
+        *,
+        account: str,
+        deadline: float,
+        retry_for: float | None = None,
+        probe: bool = True,
     ) -> RemoteFacts:
         """Return the exact size and the validator of an object; the arguments are those of `get_json`.
 
-        Raises IntegrityError where the origin tells no size, or sends the object in a content coding.
+        Where a HEAD tells no size the first byte is asked for, which has an origin that gives no parts begin to send
+        all of it; not without `probe`.
+        Raises SizeUnknown where the origin tells no size, and IntegrityError where it sends the object in a content
+        coding.
         """
 
         async def attempt(url: str, retry: Retry) -> RemoteFacts:
             told = await self._probe_head(url, retry, account)
-            if told is not None and told.size > 0:
+            if told is not None and (told.size > 0 or (told.size == UNKNOWN and not probe)):
                 return told
             # Some servers answer every HEAD with length 0, or with none.
             facts = await self._probe_get(url, retry, account)
             if told is None or facts.size:
                 return facts
             # It is empty: a 416 says no more than that.
-            return RemoteFacts(url, 0, facts.validator or told.validator, facts.mtime or told.mtime)
+            return replace(facts, validator=facts.validator or told.validator, mtime=facts.mtime or told.mtime)
 
         make = self._attempts.make_within
-        return await self._bridge.run(lambda: make(deadline, urls, account, attempt, retry_for))
+        found = await self._bridge.run(lambda: make(deadline, urls, account, attempt, retry_for))
+        if found.size == UNKNOWN:
+            what = f"{redact_url(found.url)}: the origin tells no exact size"
+            raise SizeUnknown(what, found.validator, found.mtime)
+        return found
 
     async def _read_text(self, url: str, retry: Retry, account: str) -> str:
         body = bytearray()
@@ -215,7 +233,7 @@ class Http:
             check_plain(answer, self._wall(), also=206)
             if answer.status == 200:
                 size = content_length(answer.headers)
-            if size == UNKNOWN:
+            elif size == UNKNOWN:
                 raise AttemptFailed(IntegrityError, "the origin tells no exact size", Remedy.DOUBTFUL)
             return _facts(url, answer, size)
 
@@ -228,7 +246,8 @@ class Http:
 
         `start` and `stop` lie on block borders, but for a `stop` at the end. A connection that breaks is
         taken up again at the first byte that was not received, there or at a mirror. What the sink raises
-        passes through, and is not retried.
+        passes through, and is not retried. Raises RangesIgnored where a part is wanted, no URL gives parts, and one
+        would send all of it.
         """
         if start % BLOCK or (stop % BLOCK and stop != size) or not 0 <= start <= stop <= size:
             raise ValueError(f"no whole blocks: {start} to {stop} of {size}")
@@ -237,9 +256,12 @@ class Http:
 
         async def transfer() -> None:
             wanted = RangeRequest(start, stop, size, extent.validator)
-            ranged = RangeTransfer(self._line(account), wanted, sink)
+            ranged = RangeTransfer(self.line(account), extent.urls[0], wanted, sink)
+            urls = extent.urls
+            if stop - start < size:
+                urls = tuple(self.manners.order(account, urls, time.monotonic()))
             try:
-                await self._attempts.make(extent.urls, account, ranged.attempt)
+                await self._attempts.make(urls, account, ranged.attempt, authority=ranged.authority)
                 await ranged.finish()
             finally:
                 await ranged.aclose()
@@ -264,7 +286,7 @@ class Http:
 
         async def transfer() -> Part:
             wanted = RangeRequest(start, stop, size, extent.validator)
-            part = PartTransfer(self._line(account), wanted, moved)
+            part = PartTransfer(self.line(account), wanted, moved)
             return await self._attempts.make(extent.urls, account, part.attempt)
 
         return await self._bridge.run(transfer)
@@ -278,7 +300,7 @@ class Http:
         """
 
         async def attempt(url: str, retry: Retry) -> Part | None:
-            return await read_beginning(self._line(account), url, length, retry)
+            return await read_beginning(self.line(account), url, length, retry)
 
         make = self._attempts.make_within
         return await self._bridge.run(lambda: make(deadline, urls, account, attempt, 0))
@@ -298,7 +320,7 @@ class Http:
 
         async def transfer() -> None:
             with self._streaming.counted(urls[0]) as share:
-                whole = StreamTransfer(self._line(account), urls[0], sink, lender, share)
+                whole = StreamTransfer(self.line(account), urls[0], sink, lender, share)
                 try:
                     await self._attempts.make(urls, account, whole.attempt, authority=lambda: whole.origin)
                 finally:
@@ -306,14 +328,26 @@ class Http:
 
         await self._bridge.run(lambda: _unwrap(transfer()))
 
-    def _line(self, account: str) -> Line:
-        return Line(self._session, account, self._counter(account), self._wall)
+    # ---- for other kinds of transfers
+
+    @property
+    def attempts(self) -> Attempts:
+        """What makes attempts; for the asyncio loop."""
+        return self._attempts
+
+    async def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run `call()` on the asyncio loop, and return its result; what a sink raised passes through as it is."""
+        return await self._bridge.run(lambda: _unwrap(call()))
+
+    def line(self, account: str) -> Line:
+        """Return what the requests for an account need; for the asyncio loop."""
+        return Line(self._session, account, self._counter(account), self._wall, self.manners)
 
     def _counter(self, account: str) -> Callable[[int], None]:
         return lambda count: _add(self.fetched, account, count)
 
 
-async def _unwrap(call: Coroutine[Any, Any, None]) -> None:
+async def _unwrap(call: Coroutine[Any, Any, T]) -> T:
     try:
         return await call
     except SinkFailed as failure:
@@ -323,7 +357,8 @@ async def _unwrap(call: Coroutine[Any, Any, None]) -> None:
 
 def _facts(url: str, answer: aiohttp.ClientResponse, size: int) -> RemoteFacts:
     mtime = parse_http_date(header(answer.headers, "last-modified")) or 0.0
-    return RemoteFacts(url, size, choose_validator(answer.headers), mtime)
+    ranges = answer.status == 206 or "bytes" in header(answer.headers, "accept-ranges").lower()
+    return RemoteFacts(url, size, choose_validator(answer.headers), mtime, ranges)
 
 
 def _add(counters: dict[str, int], account: str, count: int) -> None:

@@ -19,11 +19,11 @@ from refgenfs.core.errors import IntegrityError, OriginUnavailable, redact_url, 
 from refgenfs.core.httprange import RangeRequest, Verdict, range_headers
 from refgenfs.core.lanes import KEPT_FREE, share
 from refgenfs.core.retry import Remedy
-from refgenfs.fetch.answers import AttemptFailed, check_range
-from refgenfs.fetch.parts import RangesIgnored
+from refgenfs.fetch.answers import AttemptFailed, RangesIgnored, check_range
 from refgenfs.fetch.pieces import read_body
-from refgenfs.fetch.session import NoneToSpare, host_of, parse_url
+from refgenfs.fetch.session import NoneToSpare
 from refgenfs.fetch.transfers import Line
+from refgenfs.fetch.urls import host_of, parse_url
 
 log = logging.getLogger(__name__)
 

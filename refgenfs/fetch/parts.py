@@ -23,14 +23,10 @@ from refgenfs.core.httprange import (
     range_headers,
 )
 from refgenfs.core.retry import Remedy, Retry
-from refgenfs.fetch.answers import BUSY, AttemptFailed, OriginUnusable, check_range
+from refgenfs.fetch.answers import BUSY, AttemptFailed, RangesIgnored, check_range
 from refgenfs.fetch.attempts import Progress
 from refgenfs.fetch.pieces import read_body
 from refgenfs.fetch.transfers import Line, check_plain
-
-
-class RangesIgnored(OriginUnusable):
-    """The origin sends the whole object whatever is asked for; it was not taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +81,10 @@ class PartTransfer:
         async with line.session.request(
             "GET", url, range_headers(request), account=line.account, waited=progress.excluded
         ) as answer:
-            if check_range(request, answer.status, answer.headers, line.wall()) is Verdict.IGNORE_RANGE and (
-                request.start or request.stop < request.size
-            ):
+            whole = check_range(request, answer.status, answer.headers, line.wall()) is Verdict.IGNORE_RANGE
+            if answer.status == 206 or request.start or request.stop < request.size:
+                line.gives(url, ranges=not whole)
+            if whole and (request.start or request.stop < request.size):
                 raise AttemptFailed(RangesIgnored, "it knows no ranges", Remedy.ELSEWHERE)
             self._validator = choose_validator(answer.headers)
             async with aclosing(read_body(answer, request.stop - request.start, line.received)) as chunks:

@@ -42,15 +42,22 @@ class Access(Protocol):
 class Account:
     """One source, as far as requests go.
 
-    `origin` is any URL of the source's own host: the token is sent to that scheme, host and port, nowhere
-    else, and not after a redirect to another. `timeout` in seconds is how long a connection may take to
-    come about, and how long an origin may be silent. `access` is for an origin with rules of its own.
+    `origin` is any URL of the source's own host, `mirrors` one of each mirror: what is in the files is sent to their
+    schemes, hosts and ports (never to a mirror without TLS of an origin that has it), nowhere else, and not after a
+    redirect to another. `timeout` in seconds is how long a connection may take to come about, and how long an origin
+    may be silent. `proxy` None is what the environment says, "none" no proxy. `access` is for an origin with rules of
+    its own.
     """
 
     origin: str = ""
     timeout: float = 20.0
     proxy: str | None = None
     token_file: Path | None = None
+    mirrors: tuple[str, ...] = ()
+    user: str = ""
+    password_file: Path | None = None
+    netrc_file: Path | None = None
+    ca_file: Path | None = None
     access: Access | None = None
 
 

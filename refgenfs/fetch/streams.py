@@ -9,8 +9,8 @@ Everything runs on the asyncio loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 
 import aiohttp
 
@@ -28,10 +28,9 @@ from refgenfs.core.httprange import (
 )
 from refgenfs.core.lanes import FIRST, Lanes
 from refgenfs.core.retry import Remedy, Retry
-from refgenfs.fetch.answers import AttemptFailed, check_range
+from refgenfs.fetch.answers import AttemptFailed, RangesIgnored, check_range
 from refgenfs.fetch.attempts import Progress
 from refgenfs.fetch.legs import Leg, Lender
-from refgenfs.fetch.parts import RangesIgnored
 from refgenfs.fetch.pieces import FEED, StreamSink, deliver, read_body
 from refgenfs.fetch.session import NoneToSpare
 from refgenfs.fetch.transfers import Line, check_plain
@@ -70,7 +69,7 @@ class StreamTransfer:
         self._ranges = lender is not None  # as far as is known, the origin answers them
         self._progress = Progress(0)
         self._lanes = Lanes(0, several=False)
-        self._own_stop = 0  # where the request of the front's own ends; 0: there is none
+        self._own_stop = 0  # where the request of the front's own ends, also before it is answered; 0: there is none
         self._legs: list[Leg] = []  # that are to be fed, in order
         self._under_way: set[Leg] = set()  # also such as were dropped, and have not ended yet
 
@@ -109,6 +108,10 @@ class StreamTransfer:
 
     async def _begin_by_range(self, url: str) -> bool:
         """Feed the beginning, or all of it where the origin sends that; False: it doesn't answer ranges well."""
+        with self._asked_to(FIRST):
+            return await self._ask_for_first(url)
+
+    async def _ask_for_first(self, url: str) -> bool:
         async with self._request(url, {"Range": f"bytes=0-{FIRST - 1}"}) as answer:
             if answer.status in _NO_RANGE:
                 return False
@@ -139,6 +142,10 @@ class StreamTransfer:
         now = asyncio.get_running_loop().time()
         stop = self._legs[0].start if self._legs else self._lanes.stretch(self._fed, now)
         request = RangeRequest(self._fed, stop, self._size, self._validator)
+        with self._asked_to(stop):
+            await self._ask_for(url, request)
+
+    async def _ask_for(self, url: str, request: RangeRequest) -> None:
         by_range = self._ranges or self._lender is None
         async with self._request(url, range_headers(request) if by_range else {}) as answer:
             try:
@@ -153,26 +160,32 @@ class StreamTransfer:
                 self._alone()
                 await self._feed(url, answer, 0, self._size)
             else:
-                await self._feed(url, answer, request.start, stop)
+                await self._feed(url, answer, request.start, request.stop)
+
+    @contextmanager
+    def _asked_to(self, stop: int) -> Iterator[None]:
+        """Note that the front asks for all before `stop` itself while the block lasts: no leg may begin before it."""
+        self._own_stop = stop
+        try:
+            yield
+        finally:
+            self._own_stop = 0
 
     async def _feed(self, url: str, answer: aiohttp.ClientResponse, at: int, stop: int) -> None:
         """Feed a body of the bytes from `at` up to `stop`, leaving out what was fed before."""
         expected = None if stop == UNKNOWN else stop - at
-        self._own_stop = stop
         loop = asyncio.get_running_loop()
         since = loop.time()
-        try:
-            async with aclosing(read_body(answer, expected, self._line.received)) as chunks:
-                async for chunk in chunks:
-                    part = memoryview(chunk)[max(0, self._fed - at) :]
-                    at += len(chunk)
-                    await self._hand_over(url, part, loop.time() - since)
-                    since = loop.time()
-        finally:
-            self._own_stop = 0
+        async with aclosing(read_body(answer, expected, self._line.received)) as chunks:
+            async for chunk in chunks:
+                part = memoryview(chunk)[max(0, self._fed - at) :]
+                at += len(chunk)
+                await self._hand_over(url, part, loop.time() - since)
+                since = loop.time()
 
     async def _feed_leg(self, leg: Leg) -> None:
         """Feed what a leg has, to its end, which may come early."""
+        assert leg.start == self._fed  # or bytes would be fed twice
         loop = asyncio.get_running_loop()
         since = loop.time()
         try:

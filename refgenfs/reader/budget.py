@@ -68,8 +68,9 @@ class Budget:
     `STREAM_MEMORY` each, or in a small budget one with half of it. A flight that is larger than what all streams
     leave (`largest`) is counted as that much, and what nobody waits for as no more than three quarters.
 
-    Nobody waits for ever, since nobody who holds memory waits for memory. A run of spans pays for the parts of the
-    index that it reads, and those claim none. A batch of spans waits for another batch before it claims anything; an
+    Nobody waits for ever, since nobody who holds memory waits for memory. A flight of a content that is made of
+    others claims none (`ranges.flight_memory`): it waits for theirs. A run of spans pays for the parts of the index
+    that it reads, and those claim none. A batch of spans waits for another batch before it claims anything; an
     index is parsed before its spans are planned. So whoever holds some waits for an origin, a disk, or a lock whose
     holder does the same; all of these end. And whoever is first in the queue gets what it wants when all flights that
     are under way have ended, whatever streams.

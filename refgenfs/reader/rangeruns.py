@@ -6,6 +6,7 @@ Lives on the trio thread. There is no await between looking a flight up and laun
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -14,10 +15,11 @@ from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, Ranged, Run, block_count
 from refgenfs.core.errors import CacheError, RefgenfsError
 from refgenfs.core.metrics import Durations
-from refgenfs.reader.budget import Claim
-from refgenfs.reader.flights import FlightBoard
-from refgenfs.reader.ranges import LONGEST_RUN, RUN_MEMORY, RangeFlights, memory_of, split_runs
+from refgenfs.reader.flights import Arrival, FlightBoard
+from refgenfs.reader.ranges import LONGEST_RUN, RUN_MEMORY, RangeFlights, flight_memory, memory_of, split_runs
 from refgenfs.reader.uncached import AnyContent
+from refgenfs.reader.wholes import Wholes
+from refgenfs.reader.wholestream import Rerouted
 
 ROUNDS = 4  # how often a file that is to be resident is fetched anew, as far as it was evicted meanwhile
 EVICTED = "what came was evicted again as it came, by `refgenfs evict` or for what others read; pull it once more"
@@ -40,14 +42,30 @@ class RangeRuns:
     """What is wanted of files that come by byte ranges, as runs."""
 
     def __init__(
-        self, store: Store, board: FlightBoard, flights: RangeFlights, counts: ReadCounts, *, patience: float
+        self,
+        store: Store,
+        board: FlightBoard,
+        flights: RangeFlights,
+        counts: ReadCounts,
+        wholes: Wholes,
+        *,
+        patience: float,
     ) -> None:
         self._store = store
         self._board = board
         self._flights = flights
         self._budget = flights.budget
         self._counts = counts
+        self._wholes = wholes
         self._patience = patience
+
+    def find(self, content: AnyContent, index: int) -> Arrival | None:
+        """Return a block's flight, or the block if it has just landed and could not be stored."""
+        return self._board.find(content.id, index) or self._wholes.passed(content.id, index)
+
+    def gives_parts(self, extent: Ranged, source: str) -> bool:
+        """Say whether stretches of a file can be had by themselves, as far as that is known."""
+        return not self._wholes.takes(extent, source)
 
     def affordable(
         self, content: AnyContent, ahead: Run | None, asked: int = 0, longest: int = LONGEST_RUN
@@ -70,8 +88,11 @@ class RangeRuns:
     ) -> None:
         """Launch a flight of each block that has none; those beyond what was asked only into the cache.
 
-        A request has at most `longest` blocks.
+        A request has at most `longest` blocks. A file that comes whole only passes by.
         """
+        if self._wholes.takes(extent, source):
+            self._wholes.join(content, extent, source, asked)
+            return
         must = {i for i in asked if self._board.find(content.id, i) is None}
         may = {i for i in beyond if self._board.find(content.id, i) is None}
         full = False
@@ -87,7 +108,8 @@ class RangeRuns:
             for short in split_runs(wanted):
                 if not self._start_stored(content, extent, source, short, wanted=True):
                     self._counts.uncached += length_of(content, short)
-                    self._flights.start(content, extent, short, None, source, self._claim(content, short))
+                    claim = self._budget.claim(flight_memory(extent, length_of(content, short)))
+                    self._flights.start(content, extent, short, None, source, claim)
 
     def _start_stored(
         self,
@@ -103,7 +125,8 @@ class RangeRuns:
 
         With `older_than`, only what was last used before that stamp of the store makes room for it.
         """
-        claim = self._claim(content, run) if wanted else self._budget.take(memory_of(length_of(content, run)))
+        nbytes = flight_memory(extent, length_of(content, run))
+        claim = self._budget.claim(nbytes) if wanted else self._budget.take(nbytes)
         if claim is None:
             return False
         reservation = content.reserve(run, older_than=older_than)
@@ -112,9 +135,6 @@ class RangeRuns:
             return False
         self._flights.start(content, extent, run, reservation, source, claim)
         return True
-
-    def _claim(self, content: AnyContent, run: Run) -> Claim:
-        return self._budget.claim(memory_of(length_of(content, run)))
 
     # -- what nobody waits for yet ------------------------------------------------------------------------
 
@@ -128,6 +148,8 @@ class RangeRuns:
 
         Only what was last used before the stamp `older_than` makes room for it. Raises the origin's errors.
         """
+        if self._wholes.takes(extent, source):
+            return False
         missing = missing_blocks(content, run)
         for part in split_runs(i for i in missing if self._board.find(content.id, i) is None):
             # it had its turn: for a run that is in pieces, it may take a little more than there was to spare
@@ -152,7 +174,11 @@ class RangeRuns:
             if not self._store.fits({content.id: content.size}):
                 raise not_kept(self._store)
             content.touch(whole)  # or room for the rest of it would be made of what is there already
-            await self._fill_missing(content, extent, source, whole)
+            if self._wholes.takes(extent, source):
+                with suppress(Rerouted):
+                    await self._wholes.fill(content, extent, source)
+            else:
+                await self._fill_missing(content, extent, source, whole)
         if content.missing(whole) >= 0:
             raise CacheError(EVICTED)
 

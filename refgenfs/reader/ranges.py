@@ -12,9 +12,11 @@ import trio
 
 from refgenfs.cache.content import checksum
 from refgenfs.cache.shelf import Reservation
-from refgenfs.core.content import BLOCK, Ranged, Run
+from refgenfs.core.content import BLOCK, Derived, Ranged, Run
 from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError, without_frames
+from refgenfs.core.manners import Manners
 from refgenfs.core.readahead import LONGEST_REQUEST
+from refgenfs.fetch.answers import RangesIgnored
 from refgenfs.fetch.pieces import PIECE, RangeSink
 from refgenfs.reader.budget import Budget, Claim
 from refgenfs.reader.flights import FlightBoard
@@ -53,16 +55,28 @@ def memory_of(length: int) -> int:
     return min(2 * length, RUN_MEMORY)
 
 
+def flight_memory(extent: Ranged, length: int) -> int:
+    """Return what a request of `length` bytes claims of the budget.
+
+    One for a content that is made of others claims nothing: it waits for the flights of those, which do, and nobody
+    who holds memory may wait for memory. Who brings it sees to it that few are brought at a time.
+    """
+    return 0 if isinstance(extent, Derived) else memory_of(length)
+
+
 E_contra = TypeVar("E_contra", bound=Ranged, contravariant=True)
 
 
 class RangeFetcher(Protocol[E_contra]):
-    """What brings stretches of contents that come by ranges."""
+    """What brings stretches of contents that come by ranges, of one kind of extent."""
 
     async def fetch_range(
         self, extent: E_contra, start: int, stop: int, size: int, sink: RangeSink, *, account: str
     ) -> None:
-        """Bring the bytes `start` up to `stop` of a content of `size` bytes to the sink (see `fetch.http.Http`)."""
+        """Bring the bytes `start` up to `stop` of a content of `size` bytes to the sink (see `fetch.http.Http`).
+
+        `extent` is of the kind of `Ranged` that the fetcher is for.
+        """
         ...
 
 
@@ -117,8 +131,11 @@ class RangeRun:
         """Change with the bytes that land; with those of all flights while this one awaits its turn."""
         return self._landed or -1 - self._budget.landed
 
-    async def fly(self, fetcher: RangeFetcher[Ranged]) -> None:
-        """Fetch the run; what goes wrong goes to those who wait. Raises only a cancellation."""
+    async def fly(self, fetcher: RangeFetcher[Ranged], reroute: Reroute) -> None:
+        """Fetch the run; what goes wrong goes to those who wait. Raises only a cancellation.
+
+        `reroute` is called where the origin gives no parts, and may hand over the flights.
+        """
         start = self.run.first * BLOCK
         stop = min(self.run.stop * BLOCK, self.content.size)
         self._token = trio.lowlevel.current_trio_token()
@@ -126,6 +143,9 @@ class RangeRun:
         try:
             await fetcher.fetch_range(self._extent, start, stop, self.content.size, self, account=self._account)
             self._error = OriginUnavailable(f"the origin ended before byte {stop}")
+        except RangesIgnored as exc:
+            self._error = without_frames(exc)
+            reroute(self, self._extent, self._account)
         except RefgenfsError as exc:
             self._error = without_frames(exc)
         except Exception as exc:
@@ -165,18 +185,32 @@ class RangeRun:
             self._board.land(self.content.id, first + number, data[at : at + BLOCK])
 
 
+Reroute = Callable[[RangeRun, Ranged, str], None]
+
+
+def _let_fail(_run: RangeRun, _extent: Ranged, _account: str) -> None:
+    """Have those who wait told that the origin gives no parts."""
+
+
 class RangeFlights:
     """The runs under way, whoever had them launched. Lives on the trio thread; `nursery` owns them."""
 
     def __init__(
-        self, fetcher: RangeFetcher[Ranged], board: FlightBoard, budget: Budget, nursery: trio.Nursery
+        self,
+        fetcher: RangeFetcher[Ranged],
+        board: FlightBoard,
+        budget: Budget,
+        nursery: trio.Nursery,
+        manners: Manners | None = None,
     ) -> None:
         self.under_way = 0  # runs that fly or wait for memory; and runs of spans that fly
         self.budget = budget
-        self._fetcher = fetcher
+        self.fetcher = fetcher
+        self.manners = manners or Manners()  # what is known of hosts
+        self.reroute: Reroute = _let_fail
+        self.writes = Writes()
         self._board = board
         self._nursery = nursery
-        self._writes = Writes()
 
     def start(
         self,
@@ -192,7 +226,7 @@ class RangeFlights:
 
         What is given (room in the cache or None, memory or None where somebody else pays) is given back at its end.
         """
-        flight = RangeRun(content, extent, run, room, self._board, self._writes, self.budget, account, moved)
+        flight = RangeRun(content, extent, run, room, self._board, self.writes, self.budget, account, moved)
         self._board.launch(content.id, range(run.first, run.stop), flight)
         self.under_way += 1
         self._nursery.start_soon(self._fly, flight, claim)
@@ -201,7 +235,7 @@ class RangeFlights:
         try:
             if claim is not None:
                 await claim.wait()
-            await flight.fly(self._fetcher)
+            await flight.fly(self.fetcher, self.reroute)
         finally:
             self.under_way -= 1
             flight.abandon()

@@ -7,8 +7,8 @@ are resident and copying them, nor between looking a flight up and launching it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -20,6 +20,7 @@ from refgenfs.cache.store import Store
 from refgenfs.core.content import (
     BLOCK,
     ArchiveMember,
+    ContentId,
     Extent,
     FileFacts,
     InlineData,
@@ -42,6 +43,8 @@ from refgenfs.reader.ranges import RangeFlights
 from refgenfs.reader.straight import StraightContent
 from refgenfs.reader.stream import Archive
 from refgenfs.reader.uncached import AnyContent, UncachedContent
+from refgenfs.reader.wholes import LINGER, Wholes
+from refgenfs.reader.wholestream import Rerouted
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +97,16 @@ class Reader:
         *,
         patience: float,
         nursery: trio.Nursery,
+        on_damage: Callable[[Iterable[ContentId]], None] = lambda _: None,
+        linger: float = LINGER,
     ) -> None:
         self.counts = ReadCounts()
         self._store = store
         self._versions = Versions(store)
         self._board = board
         self._archives = archives
-        self._ranges = RangeRuns(store, board, flights, self.counts, patience=patience)
+        wholes = Wholes(store, board, flights, nursery, on_damage, patience=patience, linger=linger)
+        self._ranges = RangeRuns(store, board, flights, self.counts, wholes, patience=patience)
         self._on_stale = on_stale
         self._patience = patience
         self._nursery = nursery
@@ -280,7 +286,8 @@ class Reader:
             joined = self._join(file, content, run, landed, ahead)
         try:
             for index, arrival in joined.items():
-                await arrival.wait(self._patience, file.facts.content)
+                with suppress(Rerouted):
+                    await arrival.wait(self._patience, file.facts.content)
                 if arrival.data is not None:
                     _check_length(content, index, arrival.data)
                     landed[index] = arrival.data
@@ -301,7 +308,7 @@ class Reader:
             longest = file.window.request
             beyond = self._ranges.affordable(content, ahead, len(missing), longest)
             self._ranges.launch(content, extent, file.facts.source, missing, beyond, longest=longest)
-            flights = {index: self._board.find(content.id, index) for index in missing}
+            flights = {index: self._ranges.find(content, index) for index in missing}
         elif isinstance(extent, ArchiveMember) and file.archive is not None:
             archive, name = file.archive, extent.name
             flights = {i: self._archives.join(archive, content.id, name, i) for i in missing}
@@ -335,7 +342,9 @@ class Reader:
         extent = facts.extent
         if isinstance(extent, ArchiveMember):
             return self._archives.can_bring(extent.archive)
-        return isinstance(extent, Ranged) and not _is_straight(extent)
+        if not isinstance(extent, Ranged) or _is_straight(extent):
+            return False
+        return self._ranges.gives_parts(extent, facts.source)
 
     async def turn(self, limit: int) -> None:
         """Wait until fewer than `limit` runs are under way, and memory is to spare: readers come first."""

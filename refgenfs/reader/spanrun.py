@@ -14,8 +14,9 @@ from refgenfs.core.content import BLOCK, ByteRange
 from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError, StaleContent
 from refgenfs.core.seekindex import WINDOW
 from refgenfs.core.spanplan import MemberMap, packed_size
+from refgenfs.fetch.answers import RangesIgnored
 from refgenfs.fetch.http import Http
-from refgenfs.fetch.parts import Part, RangesIgnored
+from refgenfs.fetch.parts import Part
 from refgenfs.fetch.spans import inflate_span
 from refgenfs.reader.archive import NO_VALIDATOR
 from refgenfs.reader.budget import Claim

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Protocol
 
 import trio
 
@@ -42,15 +43,23 @@ class StreamIdle(RefgenfsError):
     """Nobody waits for this stream any more, and there is no room to store what it brings."""
 
 
+class Idle(Protocol):
+    """A stream that may wait for somebody."""
+
+    def give_up(self) -> None:
+        """End if nobody waits."""
+        ...
+
+
 class IdleStreams:
-    """Streams that wait for somebody, of all archives, oldest first: each holds a connection that others need."""
+    """Streams that wait for somebody, oldest first: each holds a connection that others need."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._streams: dict[ArchiveStream, float] = {}  # and since when
+        self._streams: dict[Idle, float] = {}  # and since when
 
     @contextmanager
-    def waiting(self, stream: ArchiveStream) -> Iterator[None]:
+    def waiting(self, stream: Idle) -> Iterator[None]:
         """Note that a stream waits while the block lasts; the oldest beyond the limit are given up."""
         self._streams[stream] = trio.current_time()
         for oldest in list(self._streams)[: -self._limit]:

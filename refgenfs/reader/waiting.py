@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from refgenfs.core.content import BLOCK, ArchiveMember, ByteRange, Extent, Run
+from refgenfs.core.content import BLOCK, ArchiveMember, ByteRange, Derived, Extent, Run
 from refgenfs.core.errors import redact_url
+from refgenfs.core.indices import shown_index
 from refgenfs.core.units import human_bytes
 from refgenfs.reader.flights import Carrier, FlightBoard
 from refgenfs.reader.ranges import RangeRun
 from refgenfs.reader.reader import OpenFile
 from refgenfs.reader.spanbatch import SpanBatch
 from refgenfs.reader.stream import ArchiveStream
+from refgenfs.reader.wholestream import WholeStream
 
 
 def waits_for(board: FlightBoard, file: OpenFile, offset: int, size: int) -> str:
@@ -33,6 +35,8 @@ def carrier_words(carrier: Carrier) -> str:
         return f"bytes {carrier.run.first * BLOCK:,} to {carrier.run.stop * BLOCK - 1:,} by range"
     if isinstance(carrier, ArchiveStream):
         return f"the stream of {carrier.archive.ref.key}, at {human_bytes(carrier.position)} of what is unpacked"
+    if isinstance(carrier, WholeStream):
+        return f"all of a file whose host gives no parts, at {human_bytes(carrier.next * BLOCK)}"
     if isinstance(carrier, SpanBatch):
         return f"spans of the archive of {carrier.archive.ref.key}"
     return "bytes on their way"
@@ -44,4 +48,6 @@ def way_words(extent: Extent, origin: str) -> str:
         return f"a range of {redact_url(extent.urls[0])}"
     if isinstance(extent, ArchiveMember):
         return f"the archive of {extent.archive.key}"
-    return f"its {origin}" if origin != "range" else "its bytes"
+    if isinstance(extent, Derived):
+        return f"what is made of {shown_index(extent.name)} of {extent.version.key}"
+    return f"bytes of origin {origin!r}"

@@ -6,11 +6,24 @@ keeping answers is the catalog's work.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from refgenfs.core.catalog import AssetVersion, SourceCatalog
 from refgenfs.core.catalog_json import JSONValue
-from refgenfs.core.content import ArchiveRef, Extent, FileFacts
+from refgenfs.core.content import ArchiveRef, ByteRange, ContentId, Extent, FileFacts
+from refgenfs.core.errors import OriginUnavailable
+
+# Asking for a file's size costs a server of these work, and may cost its bytes: no file is asked for unasked.
+DEAR_KINDS = frozenset({"htsget"})
+
+
+class Unchecked(OriginUnavailable):
+    """An origin that can't be asked how it is; `catalog` holds all the same: the configuration says it."""
+
+    def __init__(self, message: str, catalog: SourceCatalog) -> None:
+        super().__init__(message)
+        self.catalog = catalog
 
 
 class Source(Protocol):
@@ -43,6 +56,7 @@ class Source(Protocol):
         """Ask for all that the source has, and for where its unpacked copies are (see `unpacked`).
 
         `known` is what it had before; of what is the same still, the answer may have the very same values.
+        Raises Unchecked where it is known what there is, and the origin does not answer.
         """
         ...
 
@@ -89,4 +103,39 @@ class Source(Protocol):
 
     def restore(self, state: object) -> None:
         """Take what `state` gave in an earlier life; anything else is passed over."""
+        ...
+
+
+class Whole(Protocol):
+    """What an object turned out to be when all of it had gone by."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def validator(self) -> str: ...
+
+    @property
+    def content(self) -> ContentId: ...
+
+
+class Spooler(Protocol):
+    """What has all of an object go by (and keeps it, as far as there is room) to settle its size."""
+
+    async def settle(self, extent: ByteRange, source: str, identify: Callable[[str], ContentId]) -> Whole:
+        """Return what an object is; `identify` says which content a validator makes it.
+
+        Raises the origin's errors.
+        """
+        ...
+
+
+@runtime_checkable
+class SettlesSizes(Protocol):
+    """A source whose hosts may keep sizes to themselves: its `facts` raises SizeUnknown then."""
+
+    async def settle(
+        self, version: AssetVersion, name: str, salt: str | None, mtime: float, spooler: Spooler
+    ) -> FileFacts | None:
+        """Return what `facts` would, with a size that was settled by having all of the file go by."""
         ...

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from refgenfs.core.catalog import Asset, AssetVersion, Genome, ListedFile, SourceCatalog
-from refgenfs.core.keys import DEFAULT_TAG, AssetKey
+from refgenfs.core.keys import DEFAULT_TAG, AssetKey, is_seek_key
 from refgenfs.core.patterns import Arranged, Arrangement
 from refgenfs.core.shapes import show
 
@@ -78,11 +78,47 @@ def _genome(name: str, assets: dict[str, dict[str, AssetVersion]]) -> Genome:
 
 
 def _seek_keys(asset: str, files: Sequence[ListedFile]) -> dict[str, str]:
-    """Return refgenie's `dir`, and the asset's own name for the only file of an asset that has but one."""
+    """Return what refgenie would call the files: `dir`, the asset's own name for the main one, endings for others.
+
+    The main file is the only one, or the one whose name most others go on from (`g.fa` of `g.fa.fai`); an index whose
+    files have only their beginning in common goes by that, which is what its tools take.
+    """
     keys = {"dir": "."}
-    if len(files) == 1:
-        keys[asset] = files[0].name
+    names = [file.name for file in files]
+    main = _main_of(names)
+    if main:
+        keys[asset] = main
+    for name in names:
+        ending = name[len(main) + 1 :] if main and name.startswith(f"{main}.") else _last_ending(name)
+        key = ending.replace(".", "_")
+        if name != main and is_seek_key(key):
+            keys.setdefault(key, name)
     return keys
+
+
+def _main_of(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    followers = dict.fromkeys(names, 0)
+    for name in names:
+        parts = name.split(".")
+        for count in range(1, len(parts)):
+            beginning = ".".join(parts[:count])
+            if beginning in followers:
+                followers[beginning] += 1
+    best = max(names, key=lambda name: followers[name], default="")
+    if best and followers[best]:
+        return best
+    low, high = min(names, default=""), max(names, default="")  # what these have in common all have
+    same = next((at for at, pair in enumerate(zip(low, high, strict=False)) if len(set(pair)) > 1), len(low))
+    return low[:same].rpartition(".")[0]
+
+
+def _last_ending(name: str) -> str:
+    base, dot, ending = name.rpartition("/")[2].rpartition(".")
+    if dot and ending in ("gz", "bgz"):
+        base, dot, ending = base.rpartition(".")
+    return ending if dot and base else ""
 
 
 def _digest(*parts: str) -> str:

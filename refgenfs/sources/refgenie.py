@@ -51,7 +51,7 @@ CATALOG_DEADLINE = 600.0  # seconds for a whole catalog; in pieces, a large one 
 
 
 class Headers(Protocol):
-    """What an origin says of an object: bytes, validator (see ByteRange), Unix mtime or 0."""
+    """What an origin says of an object: bytes, validator (see ByteRange), Unix mtime or 0, and if it gives parts."""
 
     @property
     def size(self) -> int: ...
@@ -61,6 +61,9 @@ class Headers(Protocol):
 
     @property
     def mtime(self) -> float: ...
+
+    @property
+    def ranges(self) -> bool: ...
 
 
 class Asker(Protocol):
@@ -85,7 +88,13 @@ class Asker(Protocol):
     ) -> str: ...
 
     async def head(
-        self, urls: Sequence[str], *, account: str, deadline: float, retry_for: float | None = None
+        self,
+        urls: Sequence[str],
+        *,
+        account: str,
+        deadline: float,
+        retry_for: float | None = None,
+        probe: bool = True,
     ) -> Headers: ...
 
 

@@ -125,7 +125,7 @@ def test_a_wait_is_told_of_while_it_lasts_and_why(tmp_path: Path) -> None:
                 assert "by range, from origin" in waits["waits_for"]
                 assert "503" in waits["trouble"]
                 site.reset()
-                ended = trace.until(lambda event: event["over"] and event["path"].endswith("two/a.big"), 60)
+                ended = trace.until(lambda event: event["over"] and event["operation"] == "read", 60)
                 assert (ended["error"], ended["seconds"] > 1) == ("", True)
                 reading.join(60)
 

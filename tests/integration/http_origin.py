@@ -52,6 +52,8 @@ class Origin:
         span = self.span(request)
         start, stop = span or (0, len(self.data))
         headers = {**self.validators(), "Content-Length": str(stop - start)}
+        if self.ranges:
+            headers["Accept-Ranges"] = "bytes"
         if span is not None:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(self.data)}"
         for name, value in changes.items():

@@ -28,6 +28,7 @@ from refgenfs.core.errors import (
     OriginMissing,
     OriginUnavailable,
     RefgenfsError,
+    SizeUnknown,
     StaleContent,
 )
 
@@ -631,6 +632,33 @@ async def test_a_file_replaced_in_place_becomes_another_content(setup: Setup, by
         assert await catalog.facts(version, "sub/d1.txt") == new
 
 
+async def test_two_objects_that_are_one_content_are_read_as_one_of_them(setup: Setup) -> None:
+    """Tags of one digest, each with a copy at the host, whose validators differ as their dates do."""
+    (genome,) = setup.source.says.genomes
+    first = genome.assets["asset0"].tags["default"]
+    tags = {"default": first, "second": replace(first, tag="second")}
+    assets = {"asset0": replace(genome.assets["asset0"], tags=tags)}
+    setup.source.says = SourceCatalog("lab", (replace(genome, assets=assets),))
+    async with setup.running() as catalog:
+        await catalog.refresh()
+        one, other = (catalog.snapshot.asset("d1", "asset0").version(tag) for tag in ("default", "second"))
+        old = await catalog.facts(one, "d1.fa")
+        assert old is not None
+        setup.source.validator = '"2"'
+        assert await catalog.facts(other, "d1.fa") == old == catalog.known_facts(other, "d1.fa")
+        await settle()
+        catalog.note_stale(old)  # the one that was chosen has been replaced
+        await settle()
+        new = await catalog.facts(one, "d1.fa")
+        assert new is not None
+        assert new.content != old.content
+        own = await catalog.facts(other, "d1.fa")
+        assert own is not None
+        assert own.content == old.content
+        assert own.extent != old.extent
+        assert await catalog.facts(one, "d1.fa") == new
+
+
 async def test_what_may_be_replaced_is_asked_for_again_when_its_time_is_over(setup: Setup) -> None:
     setup.source.hold = 60.0
     async with setup.running() as catalog:
@@ -672,6 +700,38 @@ async def test_a_host_that_is_away_changes_nothing_of_what_is_known(setup: Setup
         assert {name: await catalog.facts(version, name) for name in FILES} == known
         await settle()
         assert sum(setup.source.asked[f"facts {name} again"] for name in FILES) > asked
+
+
+@pytest.mark.parametrize("answer", [AWAY, SizeUnknown("its size is not told", '"1"')])
+async def test_a_host_that_is_away_brings_nothing_back_that_was_replaced_meanwhile(
+    setup: Setup, answer: RefgenfsError
+) -> None:
+    setup.source.hold = 60.0
+    async with setup.running() as catalog, trio.open_nursery() as nursery:
+        await catalog.refresh()
+        version, name = version_of(catalog), "d1.fa"
+        old = await catalog.facts(version, name)
+        assert old is not None
+        await settle()
+        await setup.pass_time(61)
+        setup.source.gate = trio.Event()
+
+        async def ask() -> None:
+            with pytest.raises(type(answer)):
+                await catalog.facts(version, name)
+
+        nursery.start_soon(ask)
+        await settle()
+        await catalog.forget_facts(version, name)  # a reader has found that out
+        setup.source.away = answer
+        setup.source.gate.set()
+        await settle()
+        assert catalog.known_facts(version, name) is None
+        assert catalog.outdated(old, version, name)
+        setup.source.away, setup.source.validator = None, '"2"'
+        new = await catalog.facts(version, name)
+        assert new is not None
+        assert new.content != old.content
 
 
 async def test_files_that_the_catalog_names_are_asked_of_nobody(setup: Setup) -> None:

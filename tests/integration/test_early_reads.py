@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from refgenfs.cache import opened, startup, stock
+from refgenfs.cache import content as content_module
+from refgenfs.cache import opened, room, startup, stock
 from refgenfs.cache import store as store_module
 from refgenfs.cache.blockmap import DOUBTFUL, RESIDENT, BlockMap
 from refgenfs.cache.content import Content
@@ -83,6 +84,19 @@ def held(step: str) -> Iterator[Held]:
             yield holding
         finally:
             holding.go()
+
+
+def damage_once(monkeypatch: pytest.MonkeyPatch) -> list[LedgerDamaged]:
+    """Have the reading of all rows find the ledger damaged, once; what is returned is empty then."""
+    table, damage = startup._table, [LedgerDamaged("the ledger is damaged")]
+
+    def read_table(ledger: Ledger) -> Table:
+        if damage:
+            raise damage.pop()
+        return table(ledger)
+
+    monkeypatch.setattr(startup, "_table", read_table)
+    return damage
 
 
 async def make(cache: Path, count: int = 6, *, clean: bool = True) -> None:
@@ -341,7 +355,9 @@ async def test_a_file_that_is_not_what_was_left_there(tmp_path: Path, how: str, 
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_a_ledger_that_turns_out_to_be_damaged(tmp_path: Path, lost: bool) -> None:
+async def test_a_ledger_that_turns_out_to_be_damaged(
+    tmp_path: Path, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is made anew from what its journal has, and what is read already stays, whether that is in it or not."""
     await make(tmp_path)
     journal = tmp_path / "contents" / "journal"
@@ -349,15 +365,8 @@ async def test_a_ledger_that_turns_out_to_be_damaged(tmp_path: Path, lost: bool)
         lines = journal.read_bytes().splitlines(keepends=True)
         ends = next(i for i, line in enumerate(lines) if f'"content/{name_of(3)}'.encode() in line)
         journal.write_bytes(b"".join(lines[: ends + 1]))
-    table, damage = startup._table, [LedgerDamaged("the ledger is damaged")]
-
-    def read_table(ledger: Ledger) -> Table:
-        if damage:
-            raise damage.pop()
-        return table(ledger)
-
-    with pytest.MonkeyPatch.context() as monkeypatch, held("before") as holding:
-        monkeypatch.setattr(startup, "_table", read_table)
+    damage = damage_once(monkeypatch)
+    with held("before") as holding:
         async with open_store(tmp_path, LIMITS, owner="/genomes", wait=False) as store:
             await holding.there()
             contents = [await store.content_to_read(name_of(number), SIZE) for number in range(1, 6)]
@@ -381,7 +390,9 @@ async def test_a_ledger_that_turns_out_to_be_damaged(tmp_path: Path, lost: bool)
                 assert_reads_right(content, index)
 
 
-async def test_a_hole_is_not_punched_where_an_older_map_has_one(tmp_path: Path) -> None:
+async def test_a_hole_is_not_punched_where_an_older_map_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A ledger made anew may have an earlier map of what is read already; its blocks stay."""
     rows: list[bytes] = []
     async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
@@ -393,15 +404,8 @@ async def test_a_hole_is_not_punched_where_an_older_map_has_one(tmp_path: Path) 
         rows.append((tmp_path / "contents" / "journal").read_bytes())
         assert fill(content, range(5, 20))
     (tmp_path / "contents" / "journal").write_bytes(rows[0])
-    table, damage = startup._table, [LedgerDamaged("the ledger is damaged")]
-
-    def read_table(ledger: Ledger) -> Table:
-        if damage:
-            raise damage.pop()
-        return table(ledger)
-
-    with pytest.MonkeyPatch.context() as monkeypatch, held("before") as holding:
-        monkeypatch.setattr(startup, "_table", read_table)
+    damage = damage_once(monkeypatch)
+    with held("before") as holding:
         async with open_store(tmp_path, LIMITS, owner="/genomes", wait=False) as store:
             await holding.there()
             content = await store.content_to_read(name_of(0), SIZE)
@@ -585,6 +589,36 @@ async def test_a_kill_while_all_the_others_are_read(tmp_path: Path) -> None:
     assert served > 500
 
 
+@pytest.mark.parametrize("patient", [True, False])
+async def test_reads_are_answered_while_a_cache_that_is_too_large_shrinks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: bool
+) -> None:
+    await make(tmp_path)
+    monkeypatch.setattr(room, "SHRINK_STEP", 1)
+    limits = CacheLimits(3 * MIB)
+    turns = 0
+    with held("before") as holding:
+        async with open_store(tmp_path, limits, owner="/genomes", wait=False) as store:
+            await holding.there()
+            content = await store.content_to_read(name_of(5), SIZE)
+            holding.go()
+            while not store.is_ready and (patient or turns < 3):
+                await trio.lowlevel.checkpoint()
+                if store._shelf.known and store.used > store.quota:
+                    turns += 1
+                    assert_reads_right(content, 19)
+                    assert content.reserve(Run(0, 1)) is None
+                    assert (await store.content_to_read(name_of(99), SIZE)).missing(Run(0, 20)) == 0
+                    assert not store.is_ready
+            assert turns >= 3
+            assert (store.used <= store.quota) == patient
+            assert bool(content.reserve(Run(0, 1))) == patient
+    async with open_store(tmp_path, limits, owner="/genomes") as store:
+        assert store.used <= store.quota
+        assert disk_use(tmp_path) <= store.quota
+        assert_reads_right(await store.content(name_of(5), SIZE), 19)
+
+
 # ---- readers
 
 
@@ -716,14 +750,7 @@ async def test_a_ledger_is_made_anew_while_an_early_open_reads_its_rows(
     """What it has read counts for nothing: its file may have been taken for a stray one since."""
     await make(tmp_path)
     (tmp_path / "contents" / "journal").unlink()
-    table, damage = startup._table, [LedgerDamaged("the ledger is damaged")]
-
-    def read_table(ledger: Ledger) -> Table:
-        if damage:
-            raise damage.pop()
-        return table(ledger)
-
-    monkeypatch.setattr(startup, "_table", read_table)
+    damage_once(monkeypatch)
     read, go = _held_early(monkeypatch)
     with held("after") as holding:
         monkeypatch.setattr(store_module, "SMALL", 0)
@@ -765,6 +792,25 @@ async def test_what_a_kill_left_unrecorded_in_an_early_content_is_given_back(tmp
             assert_reads_right(content, 1)
             assert file.stat().st_blocks * 512 <= file_cost(2 * BLOCK)
             assert disk_use(tmp_path) <= store.used
+
+
+async def test_what_takes_no_more_than_it_should_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert fill(await store.content(name_of(1), SIZE), range(0, 20, 2))
+        store._shelf.sound = False
+    punched: list[int] = []
+    monkeypatch.setattr(content_module, "punch_hole", lambda _fd, offset, _length: punched.append(offset))
+    with held("before") as holding:
+        async with open_store(tmp_path, LIMITS, owner="/genomes", wait=False) as store:
+            await holding.there()
+            content = await store.content_to_read(name_of(1), SIZE)
+            holding.go()
+            await store.ready()
+            assert_reads_right(content, 2)
+            assert store._shelf.excess == {}
+    assert not punched
 
 
 async def test_what_a_kill_left_unrecorded_counts_where_it_can_not_be_given_back(

@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,10 +29,9 @@ from refgenfs.core.errors import (
     StaleContent,
 )
 from refgenfs.core.retry import Outages, RetryPolicy
-from refgenfs.fetch.answers import OriginFailing, OriginUnusable
+from refgenfs.fetch.answers import OriginFailing, OriginUnusable, RangesIgnored
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import SHORT_TEXT, Http, RemoteFacts
-from refgenfs.fetch.parts import RangesIgnored
 from refgenfs.fetch.pieces import FEED, PIECE
 from refgenfs.fetch.settings import Account, HttpSettings
 from tests.integration.http_origin import (
@@ -342,10 +342,56 @@ async def test_a_chunked_body_that_is_right_is_used(http: Http, origin: Origin) 
     assert len(origin.requests) == 1
 
 
-@pytest.mark.parametrize(("start", "stop"), [(0, BLOCK), (PIECE, 2 * PIECE), (3 * PIECE, SIZE), (0, SIZE)])
-async def test_a_server_that_ignores_ranges_is_cut(http: Http, origin: Origin, start: int, stop: int) -> None:
+@pytest.mark.parametrize(("start", "stop"), [(0, BLOCK), (PIECE, 2 * PIECE), (3 * PIECE, SIZE)])
+async def test_a_server_that_ignores_ranges_is_no_failure(http: Http, origin: Origin, start: int, stop: int) -> None:
     origin.ranges = False
-    assert await fetch(http, origin.url, start=start, stop=stop) == DATA[start:stop]
+    with pytest.raises(RangesIgnored):
+        await fetch(http, origin.url, start=start, stop=stop)
+    assert len(origin.requests) == 1
+    assert (list(http.failures), http.failing, http.fetched) == ([], {}, {"lab": 0})
+    assert http.manners.whole("lab", [origin.url], time.monotonic(), said=False)
+
+
+async def test_a_server_that_ignores_ranges_gives_the_whole(http: Http, origin: Origin) -> None:
+    origin.ranges = False
+    assert await fetch(http, origin.url) == DATA
+
+
+async def test_a_mirror_that_gives_parts_stands_in_for_a_server_that_does_not(
+    bridge: Bridge, http: Http, origin: Origin
+) -> None:
+    mirror = Origin(DATA)
+    origin.ranges = False
+    async with serve(bridge, mirror):
+        for _ in range(3):
+            assert await fetch(http, origin.url, mirror.url, start=BLOCK, stop=PIECE) == DATA[BLOCK:PIECE]
+        assert (len(origin.requests), len(mirror.requests)) == (1, 3)
+
+
+async def test_a_mirror_that_gives_no_parts_is_known_at_once_while_the_server_is_away(
+    http: Http, origin: Origin
+) -> None:
+    origin.ranges = False
+    with pytest.raises(RangesIgnored):
+        await fetch(http, closed_port(), origin.url, start=BLOCK, stop=PIECE)
+    assert len(http.failures) <= 2
+    assert await fetch(http, closed_port(), origin.url) == DATA
+
+
+@pytest.mark.parametrize("body", [DATA + b"more", DATA[:-1]])
+async def test_a_whole_of_another_length_that_was_not_told_is_stale(http: Http, origin: Origin, body: bytes) -> None:
+    origin.ranges = False
+    origin.script.append(chunked(lambda _: body))
+    with pytest.raises(StaleContent, match=f"the size was {SIZE} bytes"):
+        await fetch(http, origin.url, validator="")
+    assert len(origin.requests) == 1
+
+
+async def test_what_has_neither_version_nor_length_is_not_taken_up_in_the_middle(http: Http, origin: Origin) -> None:
+    origin.ranges = False
+    origin.script += [truncate_after(2 * PIECE), *[chunked(lambda right: right)] * 4]
+    with pytest.raises(IntegrityError, match="neither size nor version"):
+        await fetch(http, origin.url, validator="")
 
 
 async def test_a_server_that_ignores_ranges_is_resumed_by_skipping(http: Http, origin: Origin) -> None:
@@ -946,7 +992,7 @@ async def test_facts_by_head(http: Http, origin: Origin) -> None:
 async def test_facts_where_head_is_not_allowed(http: Http, origin: Origin, code: int, ranges: bool) -> None:
     origin.head_status, origin.ranges = code, ranges
     facts = await http.head([origin.url], account="lab", deadline=5)
-    assert facts == RemoteFacts(origin.url, SIZE, '"v1"', 1609459200.0)
+    assert facts == RemoteFacts(origin.url, SIZE, '"v1"', 1609459200.0, ranges)
     assert http.fetched == {"lab": 0}
 
 
@@ -960,7 +1006,7 @@ async def test_an_empty_object_has_the_date_and_the_validator_of_its_head(http: 
     """A 416 has neither."""
     origin.data = b""
     facts = await http.head([origin.url], account="lab", deadline=5)
-    assert facts == RemoteFacts(origin.url, 0, '"v1"', 1609459200.0)
+    assert facts == RemoteFacts(origin.url, 0, '"v1"', 1609459200.0, ranges=False)
 
 
 async def test_facts_without_validator(http: Http, origin: Origin) -> None:

@@ -675,7 +675,7 @@ async def test_fill_says_the_error_also_when_it_comes_at_once(
         served, facts = rig.serve_file("hg38.fa", 8 * BLOCK)
         file = await rig.reader.open(facts)
 
-        async def fly(run: RangeRun, _: object) -> None:
+        async def fly(run: RangeRun, *_: object) -> None:
             await trio.lowlevel.checkpoint()
             rig.board.land(facts.content, 0, memoryview(served.body)[:BLOCK])
             run._error = OriginUnavailable("away")

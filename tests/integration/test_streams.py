@@ -89,6 +89,7 @@ class Lent:
 
     def __init__(self, memory: Memory, nbytes: int, recall: Callable[[], None]) -> None:
         self.memory, self.nbytes, self.recall = memory, nbytes, recall
+        self.number = memory.lent
 
     def release(self) -> None:
         self.memory.held.discard(self)
@@ -443,6 +444,32 @@ async def test_what_is_recalled_is_fetched_again(http: Http, far: FarOrigin) -> 
 
     assert await stream(http, far.url, sink=Sink(recall_all), memory=memory) == DATA
     assert recalled
+
+
+async def test_what_is_recalled_while_the_stream_waits_for_an_answer_is_fed_once(http: Http, far: FarOrigin) -> None:
+    memory = Memory()
+    asked = recalled = 0
+
+    async def answer(origin: Origin, request: web.BaseRequest) -> web.StreamResponse:
+        """Recall the first leg, so that the stream asks for it itself; before that is answered, recall the others."""
+        nonlocal asked, recalled
+        start = int(request.headers["Range"].removeprefix("bytes=").split("-")[0])
+        if start > FIRST and asked < 2:
+            await asyncio.sleep(60)  # it is recalled
+        if start == FIRST and asked < 2:
+            asked += 1
+            await asyncio.sleep(0.1)  # others are under way by now
+            held = sorted(memory.held, key=lambda lent: lent.number)
+            for lent in held[:1] if asked == 1 else held:
+                lent.recall()
+                recalled += asked > 1
+            await asyncio.sleep(0.1)
+        return await origin.send(request, *origin.head(request))
+
+    far.script.extend([answer] * 20)
+    assert await stream(http, far.url, memory=memory) == DATA
+    assert recalled
+    assert sum(start == FIRST for start, _ in far.spans()) == 2
 
 
 async def test_connections_are_left_for_others(bridge: Bridge, far: FarOrigin) -> None:

@@ -96,7 +96,7 @@ class NginxProxy:
         """Listen; returns when it answers."""
         assert self._process is None, "it runs already"
         folder = Path(self._folder.name)
-        (folder / "nginx.conf").write_text(_configuration(folder, self._port, self._plan))
+        (folder / "nginx.conf").write_text(self._configuration(folder))
         output = (folder / "error.log").open("ab")
         with output:
             command = ["nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
@@ -107,6 +107,9 @@ class NginxProxy:
                 self.stop()
                 raise RuntimeError(f"nginx does not answer:\n{self.log_tail()}")
             time.sleep(0.02)
+
+    def _configuration(self, folder: Path) -> str:
+        return _configuration(folder, self._port, self._plan)
 
     def stop(self) -> None:
         """Close every connection and end; nothing listens then."""
@@ -157,10 +160,91 @@ class NginxProxy:
         return Path(self._folder.name) / "access.log"
 
 
-def _configuration(folder: Path, port: int, plan: _Plan) -> str:
+class Website(NginxProxy):
+    """An nginx that serves a folder, with pages of its folders, at `url`.
+
+    `locations` go into its server block, before that of everything; `settings` into its http block; `options` into
+    the location of everything. They may be changed while it is stopped.
+    """
+
+    def __init__(self, root: Path, locations: str = "", *, settings: str = "", options: str = "") -> None:
+        super().__init__("")
+        self.root = root
+        self.locations = locations
+        self.settings = settings
+        self.options = options
+
+    def restart(self) -> None:
+        """Stop and start, with what was changed."""
+        self.stop()
+        self.start()
+
+    def _configuration(self, folder: Path) -> str:
+        return f"""
+{_beginning(folder)}
+http {{
+{_logging(folder)}
+{self.settings}
+  server {{
+    listen 127.0.0.1:{self._port};
+    root {self.root};
+    location = /.nginx-answers {{ access_log off; return 204; }}
+{self.locations}
+    autoindex on;
+    location / {{ {self.options} }}
+  }}
+}}
+"""
+
+
+class WebsiteFactory:
+    """Makes websites that end with the test: `website(folder)`, with the arguments of Website."""
+
+    def __init__(self) -> None:
+        self.proxies: list[Website] = []
+
+    def __call__(self, root: Path, locations: str = "", *, settings: str = "", options: str = "") -> Website:
+        root.mkdir(parents=True, exist_ok=True)
+        site = Website(root, locations, settings=settings, options=options)
+        self.proxies.append(site)
+        site.start()
+        return site
+
+    def close(self) -> None:
+        """End every website."""
+        while self.proxies:
+            self.proxies.pop().close()
+
+
+@pytest.fixture
+def website() -> Iterator[WebsiteFactory]:
+    """A maker of websites; all end with the test."""
+    factory = WebsiteFactory()
+    try:
+        yield factory
+    finally:
+        factory.close()
+
+
+def _beginning(folder: Path) -> str:
+    return f"""{"user root;" if os.geteuid() == 0 else ""}
+daemon off;
+worker_processes 1;
+pid {folder}/pid;
+events {{ worker_connections 512; }}"""
+
+
+def _logging(folder: Path) -> str:
     temporary = "\n".join(
         f"  {kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    return f"""  log_format line escape=json
+    '{{"method":"$request_method","path":"$request_uri","status":"$status","bytes":"$body_bytes_sent"}}';
+  access_log {folder}/access.log line;
+{temporary}"""
+
+
+def _configuration(folder: Path, port: int, plan: _Plan) -> str:
     denied = "\n".join(f"    location ^~ {plan.prefix}{path} {{ return {plan.deny_status}; }}" for path in plan.deny)
     offered = ""
     if plan.indexes is not None:
@@ -174,16 +258,9 @@ def _configuration(folder: Path, port: int, plan: _Plan) -> str:
     if rewritten:
         rewritten += "      sub_filter_types application/json;\n      sub_filter_once off;\n"
     return f"""
-{"user root;" if os.geteuid() == 0 else ""}
-daemon off;
-worker_processes 1;
-pid {folder}/pid;
-events {{ worker_connections 512; }}
+{_beginning(folder)}
 http {{
-  log_format line escape=json
-    '{{"method":"$request_method","path":"$request_uri","status":"$status","bytes":"$body_bytes_sent"}}';
-  access_log {folder}/access.log line;
-{temporary}
+{_logging(folder)}
   server {{
     listen 127.0.0.1:{port};
     location = /.nginx-answers {{ access_log off; return 204; }}
@@ -268,8 +345,10 @@ def nginx() -> Iterator[NginxFactory]:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show with a failed test what its proxies logged."""
     report = yield
-    factory = getattr(item, "funcargs", {}).get("nginx")
-    if report.failed and isinstance(factory, NginxFactory):
+    made = getattr(item, "funcargs", {})
+    for factory in (made.get("nginx"), made.get("website")):
+        if not report.failed or not isinstance(factory, NginxFactory | WebsiteFactory):
+            continue
         for proxy in factory.proxies:
             report.sections.append((f"nginx {proxy.url}", proxy.log_tail()))
     return report

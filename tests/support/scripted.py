@@ -9,6 +9,7 @@ import itertools
 import math
 import random
 import tarfile
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -33,11 +34,13 @@ from refgenfs.core.content import (
     content_id,
 )
 from refgenfs.core.errors import OriginMissing, RefgenfsError, StaleContent
+from refgenfs.core.manners import Manners
 from refgenfs.core.tar import Member
+from refgenfs.fetch.answers import RangesIgnored
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.legs import Lease, Lender
-from refgenfs.fetch.parts import Part, RangesIgnored
+from refgenfs.fetch.parts import Part
 from refgenfs.fetch.pieces import RangeSink, StreamSink
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
@@ -121,6 +124,8 @@ class ScriptedHttp:
         self.asked: list[str] = []  # beginnings
         self.lenders: list[Lender] = []  # of memory, one a stream
         self.streams = 0
+        self.refused = 0  # ranges of objects that come whole only
+        self.manners = Manners()
         self.fetched: dict[str, int] = {}
         self.under_way = 0
         self._bridge = bridge
@@ -135,7 +140,14 @@ class ScriptedHttp:
     async def fetch_range(
         self, extent: ByteRange, start: int, stop: int, size: int, sink: RangeSink, *, account: str
     ) -> None:
-        await self._bridge.run(lambda: self._range(self.objects[extent.urls[0]], start, stop, sink, account))
+        url = extent.urls[0]
+        served = self.objects[url]
+        if stop - start < size or served.ranges:
+            self.manners.note(account, url, time.monotonic(), ranges=served.ranges)
+        if not served.ranges and stop - start < size:
+            self.refused += 1
+            raise RangesIgnored(f"{url}: it knows no ranges")
+        await self._bridge.run(lambda: self._range(served, start, stop, sink, account))
 
     async def fetch_part(
         self,
@@ -351,7 +363,7 @@ class Rig:
         self.rechecks = 0
         real = cast(Http, http)
         self.budget = Budget(memory)
-        flights = RangeFlights(Fetchers({ByteRange: real}), self.board, self.budget, nursery)
+        flights = RangeFlights(Fetchers({ByteRange: real}), self.board, self.budget, nursery, http.manners)
         self.archives = Archives(
             store,
             real,
@@ -371,6 +383,8 @@ class Rig:
             self.stale.append,
             patience=patience,
             nursery=nursery,
+            on_damage=self.damaged.extend,
+            linger=linger,
         )
 
     async def _recheck(self, ref: ArchiveRef) -> str | None:

@@ -51,6 +51,10 @@ class FakeCatalog:
     def __init__(self, snapshot: CatalogSnapshot) -> None:
         self.snapshot = snapshot
         self.unanswered: tuple[str, ...] = ()
+        self.holds: float | None = None
+
+    def hold(self, version: AssetVersion) -> float | None:
+        return self.holds
 
 
 class Opened(NamedTuple):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from refgenfs.config import SOURCE_MODELS, Config, LoadedConfig, MinFree, load_config, override_keys
+from refgenfs.config import SOURCE_MODELS, Config, HtsgetSource, LoadedConfig, MinFree, load_config, override_keys
 from refgenfs.config.model import PrefetchRule
-from refgenfs.config.sources import HttpAsset, Source, WebSource
+from refgenfs.config.sources import HtsgetAsset, HttpAsset, Source, WebSource
 from refgenfs.core.errors import ConfigError
 from refgenfs.core.siblings import BUILT_IN
 
@@ -25,6 +25,7 @@ name = "web"
 type = "http"
 url = "http://h"
 """
+ONE_WAY = 'write one of files = ["hg38.fa.gz"], folder = "hg38" and manifest = "hg38/MD5SUMS"'
 S3 = "[[source]]\nname = 'b'\ntype = 's3'\nbucket = 'genomes'\n"
 RULE = "[[prefetch.rule]]\nname = 'blast'\nopens = ['.nin']\nbrings = ['.nhr', '.nsq']\n"
 
@@ -193,9 +194,9 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
         ("[[source]]\nname = 'x'\ntype = 'refgenie'",
          'source.x.url: missing; write url = "http://refgenomes.databio.org"'),
         ("[[source]]\nname = 'x'\nurl = 'http://h'",
-         'source.x.type: missing; write type = "refgenie"; this version has: refgenie, http, s3, local'),
+         'source.x.type: missing; write type = "refgenie"; this version has: refgenie, http, s3, local, htsget'),
         ("[[source]]\nname = 'x'\ntype = 'ftp'\nurl = 'ftp://b'",
-         "source.x.type: no such type of source; this version has: refgenie, http, s3, local"),
+         "source.x.type: no such type of source; this version has: refgenie, http, s3, local, htsget"),
         (S3, ('source.b: has no files; write layout = "igenomes" or layout = "ncbi" or layout = "plain", '
              "a pattern, or a [[source.asset]]")),
         (S3 + "layout = 'igenome'", ('source.b.layout: \'igenome\' is no layout; write "igenomes", "ncbi", "plain", '
@@ -205,7 +206,8 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
          "write genome/asset or genome/asset:tag after '->'")),
         (S3 + "layout = 3", "source.b.layout: must be text in quotes, or a list of rules, each in quotes"),
         (S3 + "layout = 'plain'\nurl = 'http://h'",
-         ("source.b.url: unknown key; known are: name, type, layout, revalidate, asset, bucket, prefix, region, "
+         ("source.b.url: unknown key; known are: name, type, allow_users, allow_groups, layout, revalidate, asset, "
+          "bucket, prefix, region, "
          "endpoint, path_style, anonymous, profile, request_payer, timeout, proxy")),
         (S3 + "layout = 'plain'\nregion = 'Frankfurt'",
          "source.b.region: 'Frankfurt' is no region; write one like \"eu-west-1\""),
@@ -236,8 +238,23 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
          'source.web.asset[1].key: \'hg38/fasta.fai\' has a seek key; write "genome/asset" or "genome/asset:tag"'),
         (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfile = ['a']\nfiles = []",
          "source.web.asset[1].file: unknown key; did you mean 'files'?"),
-        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'",
-         'source.web.asset[1].files: missing; write files = ["hg38.fa.gz"]'),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'", f"source.web.asset[1]: {ONE_WAY}"),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['a']\nfolder = 'x'",
+         f"source.web.asset[1]: {ONE_WAY}"),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfolder = '../x'",
+         "source.web.asset[1].folder: '../x' is no path below url"),
+        (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['a']\nonly = ['*.fa']",
+         "source.web.asset[1]: only is for what is found in a folder or a manifest, not for files"),
+        (WEB, 'source.web: it has nothing; write [[source.asset]] tables, or layout = "{genome}/{asset}/{file}"'),
+        (WEB + "manifest = 'MD5SUMS'\n[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['a']",
+         'source.web: manifest needs a layout, which says what its files are: layout = "{genome}/{asset}/{file}"'),
+        (WEB + "layout = '{genome'",
+         "source.web.layout: '{genome': a '{' or '}' too many; a field is written {name}"),
+        (SOURCE + "user = 'eve'", "source.lab: user and password_file belong together; write both, or neither"),
+        (SOURCE + "user = 'eve'\npassword_file = 'p'\ntoken_file = 't'",
+         "source.lab: token_file and user are two ways to say who asks; write one of them"),
+        (SOURCE + "proxy = 'nonne'",
+         "source.lab.proxy: 'nonne' is no http:// or https:// URL; write one like 'http://refgenomes.databio.org'"),
         (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['x/']",
          "source.web.asset[1].files[1]: 'x/' names no file"),
         (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['ftp://x/y']",
@@ -403,6 +420,41 @@ def test_a_place_that_others_reach_needs_a_token(write: Write, tmp_path: Path) -
         assert config.web.token_file == tmp_path / "t"
 
 
+# -- htsget ---------------------------------------------------------------------------------------------------
+
+LAB = "[[source]]\nname = 'lab'\ntype = 'htsget'\nurl = 'http://h'\n[[source.asset]]\nkey = 'hg38/a'\n"
+
+
+def test_ids_are_files_by_their_last_component(write: Write) -> None:
+    source = load(write(LAB + "reads = ['1000g/NA12878', 'x.bam']")).config.source[0]
+    assert isinstance(source, HtsgetSource)
+    assert [name for name, _, _ in source.asset[0].files()] == ["NA12878.bam", "x.bam"]
+    assert source.revalidate == 600
+    source = load(write(LAB + "variants = ['a/b', 'c.vcf']\nformat = 'VCF'")).config.source[0]
+    assert isinstance(source, HtsgetSource)
+    assert [name for name, _, _ in source.asset[0].files()] == ["b.vcf.gz", "c.vcf.gz"]
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ("", "write reads = [...] or variants = [...]"),
+        ("reads = ['a']\nvariants = ['b']", "one of them"),
+        ("reads = ['a']\nformat = 'VCF'", "VCF is no format of reads"),
+        ("reads = ['a']\nformat = 'SAM'", "must be one of: BAM, CRAM, VCF, BCF"),
+        ("reads = ['a/x', 'b/x']", "'a/x' and 'b/x' of hg38/a would both be 'x.bam'"),
+        ("reads = ['x']\n[[source.asset]]\nkey = 'hg38/a'\nreads = ['b/x']", "would both be 'x.bam'"),
+        ("reads = ['service-info']", "servers answer it with what they are"),
+        ("reads = ['']", "is no id"),
+        ("reads = ['a/../b']", "is no id"),
+        ("reads = ['a/']", "is no id"),
+        ("read = ['a']", "did you mean 'reads'?"),
+    ],
+)
+def test_what_is_wrong_with_an_asset_of_htsget(write: Write, rest: str, said: str) -> None:
+    assert any(said in line for line in complaint(write(LAB + rest)))
+
+
 # -- the reference --------------------------------------------------------------------------------------------
 
 
@@ -415,7 +467,7 @@ def documented() -> dict[str, str]:
 def test_every_key_is_documented_with_its_default() -> None:
     defaults = {key: value for key, value, _ in load(None, uid=0).settings() if not key.startswith("source.")}
     source = {f"source.{name}" for model in SOURCE_MODELS.values() for name in model.model_fields} - {"source.asset"}
-    source |= {f"source.asset.{name}" for name in HttpAsset.model_fields}
+    source |= {f"source.asset.{name}" for model in (HttpAsset, HtsgetAsset) for name in model.model_fields}
     source |= {f"prefetch.rule.{name}" for name in PrefetchRule.model_fields}
     found = documented()
     assert set(found) == set(defaults) | source

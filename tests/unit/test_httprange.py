@@ -207,10 +207,12 @@ def test_the_whole_right_object_can_be_cut(validator: str) -> None:
     assert judge(wanted(validator), 200, whole()).verdict is Verdict.IGNORE_RANGE
 
 
-def test_a_whole_object_of_unknown_length_needs_the_strong_etag() -> None:
+def test_a_whole_object_of_unknown_length_is_not_taken_up_in_the_middle_without_a_validator() -> None:
     assert judge(wanted(ETAG), 200, whole(Content_Length=None)).verdict is Verdict.IGNORE_RANGE
-    assert judge(wanted(DATE), 200, whole(Content_Length=None)).verdict is Verdict.ERROR
+    assert judge(wanted(DATE), 200, whole(Content_Length=None)).verdict is Verdict.IGNORE_RANGE
     assert judge(wanted(""), 200, whole(Content_Length=None)).verdict is Verdict.ERROR
+    beginning = RangeRequest(0, 1000, 1000, "")
+    assert judge(beginning, 200, whole(Content_Length=None)).verdict is Verdict.IGNORE_RANGE
 
 
 def test_416_with_another_total_is_stale() -> None:

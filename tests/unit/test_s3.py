@@ -17,8 +17,8 @@ from refgenfs.core.errors import IntegrityError, OriginDenied, OriginMissing, Or
 from refgenfs.core.s3 import Bucket, Fault, Object, Page, is_bucket, is_region, parse_fault, parse_page
 from refgenfs.fetch.answers import AttemptFailed
 from refgenfs.fetch.s3 import S3Access
-from refgenfs.fetch.session import parse_url
 from refgenfs.fetch.sigv4 import sign_request
+from refgenfs.fetch.urls import parse_url
 
 PAGE = """<?xml version="1.0" encoding="UTF-8"?>
 <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><Prefix>p/</Prefix>

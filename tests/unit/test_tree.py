@@ -432,3 +432,12 @@ def test_nodes_are_what_they_name() -> None:
     assert GenomeNode("hg38") == GenomeNode("hg38")
     assert FolderNode("hg38", "fasta", FASTA, "").is_top
     assert not FolderNode("hg38", "fasta", FASTA, "sub").is_top
+
+
+async def test_a_name_is_believed_no_longer_than_its_file(tree: Tree, catalog: FakeCatalog) -> None:
+    path = "hg38/fasta/hg38.fa"
+    assert (await walk(tree, path)).entry_timeout == 60
+    catalog.holds = 5.0
+    assert (await walk(tree, path)).entry_timeout == 5
+    catalog.holds = 600.0
+    assert (await walk(tree, path)).entry_timeout == 60
