@@ -53,6 +53,7 @@ from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fetch.ticketed import TicketFetcher
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
+from refgenfs.logs import set_up_logging
 from refgenfs.made.finder import Finder
 from refgenfs.made.indexer import Indexer, IndexSettings
 from refgenfs.made.indices import Indices
@@ -94,7 +95,7 @@ def run(loaded: LoadedConfig, *, ready_fd: int | None = None) -> int:
     config = loaded.config
     tame_allocator()
     tame_collector()
-    _set_up_logging(config.log.level)
+    set_up_logging(config.log.level, os.environ)
     announce = partial(_announce, ready_fd)
     try:
         trio.run(_main, config, announce, strict_exception_groups=True)
@@ -115,16 +116,6 @@ def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _set_up_logging(level: str) -> None:
-    # journald stamps lines itself
-    stamp = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s "
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format=f"{stamp}%(levelname)s %(name)s: %(message)s", force=True
-    )
-    logging.getLogger("pyfuse3").setLevel(logging.WARNING)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 def _announce(ready_fd: int | None, message: dict[str, Any]) -> None:

@@ -62,6 +62,11 @@ XATTR_PREFIX = b"user.refgenfs."
 IMPATIENCE = 0.5  # seconds after which a waiting caller is asked whether it is being killed
 
 
+def _one_line(text: str) -> str:
+    """Return a text fit for a log: a name out of an archive can hold anything."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def errno_of(error: Exception) -> int:
     """Return the errno that an error is answered with."""
     return next(ERRNOS[kind] for kind in type(error).__mro__ if kind in ERRNOS)
@@ -95,13 +100,13 @@ def answered(
             error = type(exc).__name__
             self.errors[name, error] += 1
             if number not in _QUIET and not isinstance(exc, errors.NotAllowed):
-                self.failed(handler.__name__, exc, number)
+                self.failed(handler.__name__, exc, number, event or self.tracing.begin(name, args))
             raise pyfuse3.FUSEError(number) from exc
         except Exception as exc:
             self.counts.unexpected += 1
             error = "Unexpected"
             self.errors[name, error] += 1
-            self.failed(handler.__name__, exc, errno.EIO)
+            self.failed(handler.__name__, exc, errno.EIO, event or self.tracing.begin(name, args))
             log.exception("%s failed unexpectedly", handler.__name__)
             raise pyfuse3.FUSEError(errno_of(exc)) from exc
         finally:
@@ -161,12 +166,14 @@ class Operations(pyfuse3.Operations):
         """How many files are open."""
         return len(self._open)
 
-    def failed(self, what: str, error: Exception, number: int) -> None:
-        """Count a failure, and say it in one line."""
+    def failed(self, what: str, error: Exception, number: int, event: Event | None = None) -> None:
+        """Count a failure, and say it in one line: what, of which file, why, and for whom."""
         self.counts.failures += 1
         name = errno.errorcode.get(number, str(number))
-        text = f"{what}: {type(error).__name__}: {error} ({name})"
-        log.warning("%s", text)
+        where = f" of {event.path}" if event is not None and event.path else ""
+        text = _one_line(f"{what}{where}: {type(error).__name__}: {error} ({name})")
+        by = _one_line(f", for {event.command} ({event.pid})") if event is not None and event.pid else ""
+        log.warning("%s%s", text, by)
         self.recent = [*self.recent[-49:], (time.time(), text)]
 
     # -- callers that are being killed --------------------------------------------------------------------
