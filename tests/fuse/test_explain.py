@@ -11,6 +11,7 @@ import pytest
 
 from refgenfs.core.content import BLOCK
 from tests.faults.world import ALIAS, Site, make_site
+from tests.support.mounted import Setup
 
 pytestmark = pytest.mark.needs_fuse
 
@@ -158,3 +159,32 @@ def test_what_is_not_there_is_said_in_one_line(site: Site) -> None:
         assert (done.returncode, done.stdout) == (1, "")
         assert why in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_could_be_made_is_not_made_for_it(tmp_path: Path) -> None:
+    with make_site(tmp_path, remotes=True) as site:
+        site.world.add("plain", {"x.fa": b">x\nACGT\n"})
+        site.world.publish()
+        with site.mount() as mounted:
+            index = str(mounted.path / ALIAS / "plain" / "x.fa.fai")
+            (unmade,) = explained(site, index)
+            assert (unmade["route"], unmade["size"], unmade["file"]) == ("made", None, "x.fa.fai")
+            assert [file["file"] for file in explained(site, f"{ALIAS}/plain")] == ["x.fa"]
+            assert mounted.run("cat", index).stdout == "x\t4\t3\t4\t5\n"
+            (made,) = explained(site, index)
+            assert (made["route"], made["from"]) == ("generated", [f"x.fa of {ALIAS}/plain:default"])
+            assert made["read"]["bytes"] == 0
+
+
+def test_a_folder_of_this_machine_is_read_where_it_is(tmp_path: Path) -> None:
+    home = tmp_path / "genomes"
+    home.mkdir()
+    (home / "x.fa").write_bytes(b">x\nACGT\n")
+    sources = (
+        f'[[source]]\nname = "here"\ntype = "local"\npath = "{home}"\n'
+        '[[source.asset]]\nkey = "t/fasta"\nfiles = ["x.fa"]\n'
+    )
+    with Setup(tmp_path, sources=sources).mount() as mounted:
+        (file,) = json.loads(mounted.refgenfs("explain", "--json", "t/fasta").stdout)["files"]
+    assert (file["route"], file["from"]) == ("straight", [str(home / "x.fa")])
+    assert (file["read"]["requests"], file["read"]["bytes"]) == (0, 0)
