@@ -8,15 +8,24 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+PREFIX ?= /opt/refgenfs
+SERVICE_PYTHON ?= /usr/bin/python3
+SERVICE_ARGS ?=
 STRESS_SECONDS ?= 180
 BENCH_ARGS ?=
 
-.PHONY: help install runtime dev peers demo test stress bench check format clean
+.PHONY: help install install-service runtime dev peers demo test stress bench check format clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 install: runtime ## install what refgenfs needs to run, and refgenfs into .venv
+
+install-service: runtime ## install refgenfs into /opt/refgenfs, its systemd units and mount helper (SERVICE_ARGS="--yes")
+	@sudo=; if [[ $$EUID -ne 0 ]]; then sudo=sudo; fi; \
+	  $$sudo $(SERVICE_PYTHON) -m venv "$(PREFIX)"; \
+	  $$sudo "$(PREFIX)/bin/pip" install --quiet --disable-pip-version-check --upgrade .; \
+	  $$sudo "$(PREFIX)/bin/refgenfs" service install $(SERVICE_ARGS)
 
 runtime:
 	@bash scripts/bootstrap.sh runtime

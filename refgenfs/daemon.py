@@ -22,10 +22,10 @@ from typing import Any
 import trio
 
 from refgenfs import paths
-from refgenfs.administration import Daemon, operations
+from refgenfs.administration import Daemon, Reporting, operations
 from refgenfs.administration.metrics import collect
 from refgenfs.cache.opening import open_store
-from refgenfs.cache.store import CacheLimits, Store
+from refgenfs.cache.store import Store
 from refgenfs.catalog import Catalog
 from refgenfs.catalog.flights import Flights
 from refgenfs.config import Config, LoadedConfig, load_config
@@ -43,13 +43,11 @@ from refgenfs.core.content import (
     Sliced,
 )
 from refgenfs.core.content import Sequence as SequenceOf
-from refgenfs.core.errors import NotInCatalog, RefgenfsError
-from refgenfs.core.retry import RetryPolicy
+from refgenfs.core.errors import ConfigError, NotInCatalog, RefgenfsError
 from refgenfs.core.ticketblocks import TicketBlocks
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.local import LocalFiles
-from refgenfs.fetch.settings import HttpSettings
 from refgenfs.fetch.ticketed import TicketFetcher
 from refgenfs.fuse import Mount, Operations
 from refgenfs.library import Library
@@ -61,7 +59,8 @@ from refgenfs.made.records import Records
 from refgenfs.made.sequences import Sequences
 from refgenfs.made.servers import CheckedFetcher, RefgetServers
 from refgenfs.memory import give_back, tame_allocator, tame_collector
-from refgenfs.mountpoint import MountFailed, prepare, raise_background, raise_readahead, why_refused
+from refgenfs.mountpoint import HANDED_OVER, MountFailed, prepare, raise_background, raise_readahead, why_refused
+from refgenfs.notify import ServiceManager, handed_over
 from refgenfs.reader.archives import Archives, ArchiveSettings
 from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
@@ -72,15 +71,14 @@ from refgenfs.reader.scratch import open_tickets
 from refgenfs.reader.siblings import Siblings
 from refgenfs.reader.spooling import Spooler
 from refgenfs.regions.making import make_slices
-from refgenfs.sources.making import account_of, make_sources, rules_of, ticket_servers
+from refgenfs.reload import Reload, Tuned, budget_of, cache_limits, http_settings
+from refgenfs.sources.making import make_sources, rules_of, ticket_servers
 from refgenfs.tree import FileNode, FolderNode, Node, Tree
 
 log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__
 
 # A first start with no catalog on the disk waits this long for the origin before it mounts all the same.
 FIRST_CATALOG = 10.0  # seconds
-# Archives that stream at a time, where there is memory for it.
-STREAMS = 4
 # From SIGTERM to the end: requests under way may finish for this long.
 GRACE = 2.0  # seconds
 
@@ -92,13 +90,16 @@ def run(loaded: LoadedConfig, *, ready_fd: int | None = None) -> int:
 
     One line of JSON is written to `ready_fd` when the tree answers, or when it never will.
     """
-    config = loaded.config
     tame_allocator()
     tame_collector()
-    set_up_logging(config.log.level, os.environ)
+    set_up_logging(loaded.config.log.level, os.environ)
     announce = partial(_announce, ready_fd)
+    manager = ServiceManager.of(os.environ, os.getpid())
+    device = handed_over(os.environ, os.getpid(), HANDED_OVER)
+    if device is not None:
+        manager.drop(HANDED_OVER)  # the mount dies with us, and with nobody else who holds it
     try:
-        trio.run(_main, config, announce, strict_exception_groups=True)
+        trio.run(_main, loaded, announce, manager, device, strict_exception_groups=True)
     except BaseException as exc:
         error = _first(exc)
         if isinstance(error, RefgenfsError):
@@ -121,34 +122,34 @@ def _first(error: BaseException) -> BaseException:
 def _announce(ready_fd: int | None, message: dict[str, Any]) -> None:
     if ready_fd is None:
         return
+    if "ready" in message:
+        # Not before the mount is made: an automounter lets only its own process group in while it waits for one.
+        with contextlib.suppress(OSError):  # it is a session of its own already
+            os.setsid()
     with contextlib.suppress(OSError):
         os.write(ready_fd, json.dumps(message).encode() + b"\n")
         os.close(ready_fd)
 
 
-async def _main(config: Config, announce: Ready) -> None:
+async def _main(loaded: LoadedConfig, announce: Ready, manager: ServiceManager, device: int | None) -> None:
+    config = loaded.config
     mountpoint = config.mount.point
-    prepare(mountpoint)
-    limits = CacheLimits(config.cache.size, config.cache.min_free.bytes_of)
+    servers = ticket_servers(config.source)
+    if device is None:
+        prepare(mountpoint)
     async with (
-        open_store(config.cache.dir, limits, owner=str(mountpoint), wait=False) as store,
+        open_store(config.cache.dir, cache_limits(config), owner=str(mountpoint), wait=False) as store,
         open_bridge() as bridge,
         _http(bridge, config) as http,
-        open_tickets(http, store, ticket_servers(config.source)) as tickets,
+        open_tickets(http, store, servers) as tickets,
         trio.open_nursery() as nursery,
     ):
-        await _Running(config, store, bridge, http, tickets, nursery, announce).serve()
+        await _Running(loaded, store, bridge, http, tickets, servers, nursery, announce, manager, device).serve()
 
 
 @asynccontextmanager
 async def _http(bridge: Any, config: Config) -> AsyncIterator[Http]:
-    accounts = {source.name: account_of(source) for source in config.source}
-    settings = HttpSettings(
-        connections=config.limits.connections,
-        policy=RetryPolicy(retry_for=config.limits.retry_for),
-        accounts=accounts,
-    )
-    http = Http(bridge, settings)
+    http = Http(bridge, http_settings(config))
     try:
         yield http
     finally:
@@ -162,15 +163,20 @@ class _Running:
 
     def __init__(
         self,
-        config: Config,
+        loaded: LoadedConfig,
         store: Store,
         bridge: Bridge,
         http: Http,
         tickets: TicketFetcher,
+        servers: dict[str, tuple[str, ...]],
         nursery: trio.Nursery,
         announce: Ready,
+        manager: ServiceManager,
+        device: int | None,
     ) -> None:
-        self._config = config
+        self._config = config = loaded.config
+        self._manager = manager
+        self._device = device  # a /dev/fuse that is mounted already; None: we mount
         self._mountpoint = os.fspath(config.mount.point)
         self._store = store
         self._http = http
@@ -179,10 +185,7 @@ class _Running:
         self._stopping = trio.Event()
         self._started = time.time()
         board = FlightBoard()
-        limits = config.limits
-        # some of a host's connections are left for listings and sizes
-        budget = Budget(limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2)))
-        self._budget = budget
+        self._budget = budget = Budget(*budget_of(config))
         sources = make_sources(http, tickets, config.source)
         self._catalog = Catalog(
             sources, store.ledger, refresh=config.catalog.refresh, spooler=Spooler(store, http, budget)
@@ -199,7 +202,7 @@ class _Running:
         self._indexer = self._make_indexer(bridge, records)
         self._indices = Indices(self._indexer, records)
         self._sequences = self._make_sequences(bridge, records)
-        slices = make_slices(sources, tickets, self._reader, bridge, limits.lookup_deadline, nursery)
+        slices = make_slices(sources, tickets, self._reader, bridge, config.limits.lookup_deadline, nursery)
         self._regions = slices.regions
         fetchers |= {
             CheckedRange: CheckedFetcher(http),
@@ -219,11 +222,10 @@ class _Running:
         for part in (self._indices, slices, self._sequences):
             part.attach(self._library)
         rules = rules_of(config.source, os.getuid())
-        self._tree = Tree(
-            self._catalog, self._library, self._started, self._make_siblings(), self._sequences, rules=rules
-        )
+        siblings = self._make_siblings()
+        self._tree = Tree(self._catalog, self._library, self._started, siblings, self._sequences, rules=rules)
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
-        self._mount = Mount(self._operations, self._mountpoint, allow_other=config.mount.allow_other)
+        self._mount = Mount(self._operations, self._mountpoint, device, allow_other=config.mount.allow_other)
         self._parts = Daemon(
             self._mountpoint,
             self._started,
@@ -236,10 +238,28 @@ class _Running:
             self._operations,
             self._stopping.set,
             self._forget_pages,
+            self._take_configuration,
+            os.fspath(loaded.path) if loaded.path else None,
             self._indexer,
             budget=budget,
             archives=archives,
         )
+        self._reporting = Reporting(manager, self._parts, http.probe)
+        tuned = Tuned(
+            self._catalog,
+            http,
+            tickets,
+            servers,
+            store,
+            budget,
+            archives,
+            self._reader,
+            self._library,
+            slices,
+            self._tree,
+            siblings,
+        )
+        self._reload = Reload(loaded, sources, tuned, self._reporting, manager)
 
     # -- the parts ----------------------------------------------------------------------------------------
 
@@ -301,6 +321,7 @@ class _Running:
         self._catalog.on_change(self._on_change)
         await self._nursery.start(self._catalog.run)
         if not self._catalog.snapshot.genomes:
+            self._manager.extend(2 * FIRST_CATALOG, "waiting for a first catalog")
             with trio.move_on_after(FIRST_CATALOG):
                 await self._unless_stopped(self._catalog.refresh)
         if self._stopping.is_set():
@@ -319,6 +340,7 @@ class _Running:
         try:
             await self._answer(control, listener)
         finally:
+            self._manager.stopping("unmounting")
             self._mount.close()
             self._nursery.cancel_scope.cancel()
 
@@ -351,9 +373,11 @@ class _Running:
         Not before: the handshake sets the readahead to 128 KiB whatever it was.
         """
         await self._operations.greeted.wait()
-        raise_readahead(self._config.mount.point, self._config.mount.readahead)
-        raise_background(self._config.mount.point)
+        if self._device is None:  # who handed it over raises them
+            raise_readahead(self._config.mount.point, self._config.mount.readahead)
+            raise_background(self._config.mount.point)
         self._say_ready()
+        await self._reporting.run()
 
     async def _show_metrics(self) -> None:
         """Let Prometheus have the metrics, where that is wanted; what goes wrong with that ends nothing else."""
@@ -376,6 +400,7 @@ class _Running:
             problems.append(f"the cache: {self._store.errors.last}; reads go on without it")
         self._store.look()  # not before: it takes a large cache a second of this process
         log.info("mounted on %s: %d genome names", self._mountpoint, len(snapshot.genomes))
+        self._manager.ready(self._reporting.sentence())
         self._announce(
             {
                 "ready": {
@@ -399,7 +424,7 @@ class _Running:
             async for number in signals:
                 log.info("got %s", signal.Signals(number).name)
                 if number == signal.SIGHUP:
-                    self._nursery.start_soon(self._survive, self._catalog.refresh)
+                    self._nursery.start_soon(self._survive, self._take_configuration)
                 else:
                     self._stopping.set()
 
@@ -415,10 +440,15 @@ class _Running:
     async def _recheck(self, ref: ArchiveRef) -> str | None:
         return await self._library.recheck(ref)
 
+    async def _take_configuration(self) -> dict[str, Any]:
+        return await self._reload.run()
+
     async def _survive(self, call: Callable[[], Awaitable[object]]) -> None:
         """Run something in the background; a defect in it is logged, and ends nothing else."""
         try:
             await call()
+        except ConfigError:
+            log.debug("a reload was refused")  # and why is in the log already
         except Exception:
             log.exception("something in the background failed unexpectedly")
 

@@ -416,11 +416,14 @@ FileInfoOf = Callable[[Node], dict[str, str]]
 
 
 class Mount:
-    """The mount itself: made, served, taken down. One a process, as pyfuse3 has it."""
+    """The mount itself: made, served, taken down. One a process, as pyfuse3 has it.
 
-    def __init__(self, operations: Operations, mountpoint: str, *, allow_other: bool) -> None:
+    With `device`, a /dev/fuse that somebody has mounted already, it is served only, and closed at the end.
+    """
+
+    def __init__(self, operations: Operations, mountpoint: str, device: int | None, *, allow_other: bool) -> None:
         self._operations = operations
-        self._mountpoint = mountpoint
+        self._mountpoint = mountpoint if device is None else f"/dev/fd/{device}"  # as fuse_session_mount has it
         # These wait for reads under way, and reads may wait for trio's own threads.
         self._dropping = trio.CapacityLimiter(4)
         self._options = {"fsname=refgenfs", "subtype=refgenfs", "ro", "default_permissions", "nosuid", "nodev"}

@@ -44,7 +44,7 @@ def command(ready_fd: int) -> list[str]:
 
 
 def start(loaded: LoadedConfig, log: Path, *, deadline: float = START_SECONDS) -> Started:
-    """Start a daemon of its own session and return when it is ready; raise StartFailed.
+    """Start a daemon and return when it is ready, and in a session of its own; raise StartFailed.
 
     It reads its configuration's path and overrides as JSON from standard input, writes to `log`, and says one
     line of JSON on a pipe: `{"ready": {...}}` or `{"error": {"kind": ..., "message": ...}}`.
@@ -64,7 +64,6 @@ def start(loaded: LoadedConfig, log: Path, *, deadline: float = START_SECONDS) -
                 stdout=output,
                 stderr=output,
                 pass_fds=(told,),
-                start_new_session=True,
                 cwd="/",
             )
     finally:
@@ -153,8 +152,7 @@ def tree_answers(mountpoint: Path, seconds: float = ANSWER_SECONDS) -> bool:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    )  # of our process group: an automounter that waits for the mount holds up every other
     try:
         return child.wait(seconds) == 0
     except subprocess.TimeoutExpired:

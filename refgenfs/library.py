@@ -138,6 +138,10 @@ class Library:
         self._companions = companions
         self._layouts: OrderedDict[tuple[AssetVersion, str, bool], Layout] = OrderedDict()
 
+    def renew(self, lookup_deadline: float) -> None:
+        """Take so long (seconds) for a name or a size from now on."""
+        self._deadline = lookup_deadline
+
     # -- names --------------------------------------------------------------------------------------------
 
     async def names(self, version: AssetVersion) -> tuple[str, ...]:

@@ -27,6 +27,11 @@ class Mount:
         """Say whether this is a mount of ours, dead or alive."""
         return self.fstype.startswith("fuse") and "refgenfs" in (self.source, self.fstype.partition(".")[2])
 
+    @property
+    def is_trigger(self) -> bool:
+        """Say whether an automounter waits here for the first access: who lists it has to wait for the mount."""
+        return self.fstype == "autofs"
+
 
 def parse_mountinfo(text: str) -> list[Mount]:
     """Return the mounts that /proc/self/mountinfo lists, in its order: the last one at a point is on top."""

@@ -20,6 +20,7 @@ MAX_BACKGROUND = 1024  # requests
 DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})  # what a mount says whose daemon is gone
 DEVICE = Path("/dev/fuse")
 FUSE_CONF = Path("/etc/fuse.conf")
+HANDED_OVER = "fuse"  # the name of the descriptor by which a service manager hands a mounted DEVICE over
 RECOVERIES = 8  # dead mounts that may lie upon one another
 
 
@@ -37,6 +38,8 @@ def prepare(mountpoint: Path) -> None:
         mount = mount_at(mountpoint)
         if mount is None:
             break
+        if mount.is_trigger:  # the folder is there; to look into it would wait for ourselves
+            return
         if not is_dead(mountpoint):
             raise MountFailed(
                 f"{mount.source} is mounted on {mountpoint} already; "

@@ -80,6 +80,20 @@ def socket_path(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
     return runtime_dir(environ, uid) / f"{instance_name(mountpoint)}.sock"
 
 
+def socket_of(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
+    """Return the socket by which to ask the daemon that serves `mountpoint`: root's may be that of a service."""
+    own = socket_path(mountpoint, environ, uid)
+    services = [] if os.path.exists(own) else [folder / own.name for folder in _service_dirs(environ, uid)]
+    return next(filter(os.path.exists, services), own)
+
+
+def _service_dirs(environ: Mapping[str, str], uid: int) -> list[Path]:
+    """Return the directories that systemd made for services, each with a user of its own; only root looks there."""
+    if uid or environ.get("REFGENFS_RUNTIME_DIR"):
+        return []
+    return sorted(Path("/run").glob("refgenfs-*"))
+
+
 def log_path(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
     """Return the log file of a daemon that runs in the background."""
     if environ.get("XDG_STATE_HOME"):
@@ -96,13 +110,16 @@ def log_path(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
 def find_sockets(environ: Mapping[str, str], uid: int) -> list[Path]:
     """Return the control sockets that exist, sorted; a daemon that was killed leaves its own behind.
 
-    A runtime directory that is another user's has none: in /tmp anybody could have made it.
+    A runtime directory that is another user's has none: in /tmp anybody could have made it. Root is told those of
+    services, too.
     """
     folder = runtime_dir(environ, uid)
+    of_services = [path for service in _service_dirs(environ, uid) for path in service.glob("*.sock")]
     try:
-        return sorted(folder.glob("*.sock")) if folder.lstat().st_uid == uid else []
+        own = folder.glob("*.sock") if folder.lstat().st_uid == uid else ()
+        return sorted((*own, *of_services))
     except OSError:
-        return []
+        return sorted(of_services)
 
 
 def home_dir(environ: Mapping[str, str], uid: int) -> str:

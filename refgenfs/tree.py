@@ -300,6 +300,10 @@ class Tree:
 
     # -- access -------------------------------------------------------------------------------------------
 
+    def guard(self, rules: Mapping[str, Rule]) -> None:
+        """Go by these rules from now on; those of sources that had names before are what they were."""
+        self._rules = rules
+
     @property
     def is_guarded(self) -> bool:
         """Whether there is anything that not everybody may read."""

@@ -32,7 +32,7 @@ again() {
 }
 
 # Only the second half starts a refgenieserver; both may mount.
-first=(tests/faults tests/install tests/model)
+first=(tests/faults tests/install tests/system tests/model)
 second=(tests/fuse tests/integration tests/unit)
 half first "${first[@]}" >"$scratch/log" 2>&1 &
 other=$!

@@ -23,6 +23,8 @@ pytest_plugins = (
     "tests.support.ecoli",
     "tests.support.s3",
     "tests.support.tinyproxy",
+    "tests.support.bare_root",
+    "tests.support.booted",
 )
 
 # How long an example takes says how busy the machine is.

@@ -11,6 +11,7 @@ from refgenfs.administration.following import Following
 from refgenfs.administration.health import Health
 from refgenfs.administration.listing import Listing
 from refgenfs.administration.parts import Daemon
+from refgenfs.administration.reporting import Reporting
 from refgenfs.administration.residency import Residency
 from refgenfs.administration.tickets import Tickets
 from refgenfs.control import Operation
@@ -28,4 +29,4 @@ def operations(daemon: Daemon) -> dict[str, Operation]:
     }
 
 
-__all__ = ["Daemon", "operations"]
+__all__ = ["Daemon", "Reporting", "operations"]

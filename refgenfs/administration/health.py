@@ -55,6 +55,7 @@ class Health:
             "version": __version__,
             "pid": os.getpid(),
             "mountpoint": d.mountpoint,
+            "config": d.config,
             "started": d.started,
             "uptime": time.time() - d.started,
             "state": "mounted",
@@ -157,9 +158,8 @@ class Health:
         return {"freed": self._daemon.store.clear()}
 
     async def reload(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
-        """Ask all sources for their catalogs now."""
-        await self._daemon.catalog.refresh()
-        return {}
+        """Take what the configuration's file says now, and ask all sources for their catalogs."""
+        return await self._daemon.reload()
 
     async def stop(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
         """Unmount and end."""

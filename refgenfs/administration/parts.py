@@ -43,6 +43,8 @@ class Daemon:
     fuse: Operations
     stop: Callable[[], None]
     forget_pages: Callable[[ContentId], Awaitable[None]]  # that the kernel has of a content
+    reload: Callable[[], Awaitable[dict[str, Any]]]  # take what the configuration's file says now
+    config: str | None  # the configuration's file
     indexer: Indexer
     budget: Budget
     archives: Archives

@@ -244,6 +244,11 @@ class FreeSpace:
         self.min_free = 0
         self.free = 0
 
+    def renew(self, min_free: Callable[[int], int]) -> None:
+        """Keep so much free from now on."""
+        self._min_free = min_free
+        self._measured_at = float("-inf")
+
     def room(self, *, unwritten: int = 0, fresh: bool = False) -> int:
         """Return the bytes that may still be written, with `unwritten` promised already."""
         stale = self._clock() - self._measured_at >= _REFRESH_AFTER or self._promised >= _REFRESH_BYTES

@@ -40,7 +40,10 @@ JITTER = 0.1  # of the refresh interval, either way: many daemons start at one t
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """How a source is, for people. `last_refresh` is in Unix seconds, None for never; `assets` counts tags."""
+    """How a source is, for people; `assets` counts tags.
+
+    `last_refresh`, None for never, and `failing_since`, None for one that answers, are in Unix seconds.
+    """
 
     name: str
     type: str
@@ -48,6 +51,7 @@ class SourceStatus:
     healthy: bool
     last_refresh: float | None
     error: str
+    failing_since: float | None
     genomes: int
     assets: int
 
@@ -60,9 +64,11 @@ class _Feed:
         self.catalog: SourceCatalog | None = None
         self.last_refresh: float | None = None
         self.failures = 0  # in a row
+        self.failing_since: float | None = None  # Unix seconds
         self.error = ""
         self.due = float("-inf")  # trio time of the next refresh
         self.woken = trio.Event()  # set when `due` changed
+        self.scope = trio.CancelScope()  # of the task that keeps it fresh
 
     def schedule(self, due: float) -> None:
         self.due = due
@@ -95,6 +101,8 @@ class Catalog:
     ) -> None:
         self.snapshot = CatalogSnapshot()
         self._feeds = {source.name: _Feed(source) for source in sources}
+        self._sources = {source.name: source for source in sources}
+        self._nursery: trio.Nursery | None = None
         self._notebook = Notebook(ledger)
         self._flights = Flights()
         self._interval = refresh
@@ -104,12 +112,7 @@ class Catalog:
         self._warm_up = trio.Event()
         self._originals = Originals()
         self._details = Details(
-            {source.name: source for source in sources},
-            self._notebook,
-            self._flights,
-            keep=refresh,
-            wall=wall,
-            spooler=spooler,
+            self._sources, self._notebook, self._flights, keep=refresh, wall=wall, spooler=spooler
         )
 
     # -- the snapshot -------------------------------------------------------------------------------------
@@ -121,27 +124,69 @@ class Catalog:
     async def load(self) -> None:
         """Take each source's last catalog from the ledger. No network."""
         for feed in self._feeds.values():
-            state = await self._notebook.read(_state_key(feed))
-            url = redact_url(feed.source.url)
-            if not isinstance(state, dict) or state.get("url") != url:
-                continue  # never refreshed, or another server's
-            feed.source.restore(state.get("state"))
-            kept = await self._notebook.read(_catalog_key(feed))
-            if kept is None:
-                continue
-            try:
-                feed.catalog = await trio.to_thread.run_sync(load_catalog, kept)
-            except IntegrityError as exc:
-                log.warning("source %s: its kept catalog is not used: %s", feed.source.name, exc)
-                continue
-            at = state.get("at")
-            feed.last_refresh = float(at) if isinstance(at, int | float) else None
+            await self._recall(feed)
         self._replace()
+
+    async def _recall(self, feed: _Feed) -> None:
+        """Take a source's last catalog from the ledger, if that has one of the same server."""
+        state = await self._notebook.read(_state_key(feed))
+        url = redact_url(feed.source.url)
+        if not isinstance(state, dict) or state.get("url") != url:
+            return  # never refreshed, or another server's
+        feed.source.restore(state.get("state"))
+        kept = await self._notebook.read(_catalog_key(feed))
+        if kept is None:
+            return
+        try:
+            feed.catalog = await trio.to_thread.run_sync(load_catalog, kept)
+        except IntegrityError as exc:
+            log.warning("source %s: its kept catalog is not used: %s", feed.source.name, exc)
+            return
+        at = state.get("at")
+        feed.last_refresh = float(at) if isinstance(at, int | float) else None
+
+    async def renew(self, sources: Sequence[Source], *, refresh: float) -> None:
+        """Take other sources, in their order, and another interval. `run` must be running.
+
+        A source that is one of the present ones, the very object, goes on as it is. One in the place of another of
+        the same name and server begins with its catalog; any other with what the ledger has. Each new one is asked at
+        once, and not waited for. Of one that is gone, names are gone, and files that are open are read on.
+        """
+        old = self._feeds
+        feeds = {source.name: await self._feed_for(source, old.get(source.name)) for source in sources}
+        # no await from here on: the feeds and what is made of them change together
+        self._feeds = feeds
+        self._sources.clear()
+        self._sources.update((source.name, source) for source in sources)
+        for feed in old.values():
+            if feeds.get(feed.source.name) is not feed:
+                feed.scope.cancel()
+            elif refresh != self._interval and not feed.failures:
+                feed.schedule(min(feed.due, trio.current_time() + refresh))
+        self._interval = refresh
+        self._details.renew(refresh)
+        assert self._nursery is not None
+        for feed in feeds.values():
+            if old.get(feed.source.name) is not feed:
+                self._nursery.start_soon(self._keep_fresh, feed)
+        self._replace()
+
+    async def _feed_for(self, source: Source, old: _Feed | None) -> _Feed:
+        if old is not None and old.source is source:
+            return old
+        feed = _Feed(source)
+        if old is not None and (old.source.kind, old.source.url) == (source.kind, source.url):
+            source.restore(old.source.state())
+            feed.catalog, feed.last_refresh = old.catalog, old.last_refresh
+        else:
+            await self._recall(feed)
+        return feed
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the snapshot fresh until cancelled. Started at once: the first refresh is not waited for."""
         async with trio.open_nursery() as nursery:
             self._flights.open(nursery)
+            self._nursery = nursery
             try:
                 for feed in self._feeds.values():
                     nursery.start_soon(self._keep_fresh, feed)
@@ -171,12 +216,13 @@ class Catalog:
         return tuple(feed.source.name for feed in self._feeds.values() if feed.catalog is None)
 
     async def _keep_fresh(self, feed: _Feed) -> None:
-        while True:
-            await self._refresh(feed)
-            await feed.wait_until_due()
+        with feed.scope:
+            while True:
+                await self._refresh(feed)
+                await feed.wait_until_due()
 
     async def _refresh(self, feed: _Feed) -> None:
-        await self._flights.join(("catalog", feed.source.name), partial(self._ask, feed), background=True)
+        await self._flights.join(("catalog", feed), partial(self._ask, feed), background=True)
 
     async def _ask(self, feed: _Feed) -> None:
         try:
@@ -194,20 +240,27 @@ class Catalog:
 
     async def _accept(self, feed: _Feed, catalog: SourceCatalog, *, checked: bool = True) -> None:
         name = feed.source.name
+        if self._feeds.get(name) is not feed:
+            return  # another has its place by now
         if feed.failures and checked:
             log.info("source %s: answers again", name)
         if feed.catalog is not None and feed.catalog.genomes and not catalog.genomes:
             log.warning("source %s: says that it has no genomes any more", name)
-        feed.failures, feed.error = 0, ""
+        feed.failures, feed.failing_since, feed.error = 0, None, ""
         feed.last_refresh = self._wall() if checked else feed.last_refresh
         feed.schedule(trio.current_time() + self._interval * (1 + JITTER * (2 * self._dice() - 1)))
         known = feed.catalog
         if known is not None:  # in a thread: comparing large catalogs takes long enough for a reader to notice
             catalog = await trio.to_thread.run_sync(keep_known, known, catalog)
+            if self._feeds.get(name) is not feed:
+                return
         if catalog is not known:
             feed.catalog = catalog
             self._replace()
-            await self._notebook.write(_catalog_key(feed), await trio.to_thread.run_sync(dump_catalog, catalog))
+            dumped = await trio.to_thread.run_sync(dump_catalog, catalog)
+            if self._feeds.get(name) is not feed:
+                return
+            await self._notebook.write(_catalog_key(feed), dumped)
         state: dict[str, JSONValue] = {
             "url": redact_url(feed.source.url),
             "at": feed.last_refresh,
@@ -220,6 +273,7 @@ class Catalog:
         feed.failures += 1
         feed.error = error
         if feed.failures == 1:
+            feed.failing_since = self._wall()
             kept = "its last catalog is shown" if feed.catalog is not None else "no catalog of it is kept"
             log.warning("source %s: no catalog, %s: %s", feed.source.name, kept, error)
         pause = min(FIRST_PAUSE * 2.0 ** min(feed.failures - 1, 30), LONGEST_PAUSE, self._interval)
@@ -288,7 +342,10 @@ class Catalog:
     def note_stale(self, facts: FileFacts) -> None:
         """Do as `forget_facts` for the file that these facts are about: at once, or soon if they aren't in memory."""
         self._originals.forget(facts.content)
-        versions = iter_versions(self._feed(facts.source).catalog or SourceCatalog(facts.source, ()))
+        feed = self._feeds.get(facts.source)
+        if feed is None:
+            return  # its source is gone, and nobody will open it again
+        versions = iter_versions(feed.catalog or SourceCatalog(facts.source, ()))
         found = self._details.find(facts, versions)
         if found is not None and not self._details.forget_known(*found, facts):
             with suppress(OriginUnavailable):  # the daemon ends, and the next one will find it stale again
@@ -365,6 +422,7 @@ def _status(feed: _Feed) -> SourceStatus:
         healthy=feed.failures == 0,
         last_refresh=feed.last_refresh,
         error=feed.error,
+        failing_since=feed.failing_since,
         genomes=len(genomes),
         assets=sum(len(asset.tags) for genome in genomes for asset in genome.assets.values()),
     )

@@ -82,6 +82,11 @@ class Details:
             FACTS, lambda row: row.weight, lambda row: row.users > 0 or row.dirty or row.saving
         )
 
+    def renew(self, keep: float) -> None:
+        """Believe an origin's "none" for so long (seconds) from now on; sources that were away may be back."""
+        self._keep = keep
+        self._away.clear()
+
     # -- listings -----------------------------------------------------------------------------------------
 
     async def listing(self, version: AssetVersion, *, background: bool = False) -> tuple[str, ...] | None:

@@ -48,6 +48,10 @@ def run(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     if len(arguments) == 2 and arguments[0] in ("seek", "id") and not arguments[1].startswith("-"):
         return _run_at_once(*arguments)
+    if arguments and arguments[0] == "mount.refgenfs":
+        from refgenfs.cli import mount_helper
+
+        return mount_helper.main(arguments[1:])
     import typer
     from typer.main import get_command
 

@@ -16,7 +16,9 @@ from refgenfs.cli import (
     find,
     index,
     mounting,
+    reloading,
     residency,
+    service,
     state,
     ticket,
     watching,
@@ -92,6 +94,7 @@ def _add_mount(app: typer.Typer) -> None:
     )(mounting.mount)
     app.command(rich_help_panel=_MOUNT)(mounting.umount)
     app.command(rich_help_panel=_MOUNT)(state.status)
+    app.command(rich_help_panel=_MOUNT)(reloading.reload)
 
 
 def _add_find(app: typer.Typer) -> None:
@@ -173,6 +176,12 @@ def _add_set_up(app: typer.Typer) -> None:
     group.command()(configuration.show)
     group.command()(configuration.check)
     app.add_typer(group, name="config", rich_help_panel=_SET_UP)
+    units = typer.Typer(no_args_is_help=True, help="Install units for systemd and the helper of mount(8).")
+    units.command()(service.install)
+    units.command()(service.uninstall)
+    for called_by_units in (service.attach, service.tune, service.detach):
+        units.command(hidden=True)(called_by_units)
+    app.add_typer(units, name="service", rich_help_panel=_SET_UP)
     app.command(rich_help_panel=_SET_UP)(doctor.doctor)
     app.command(rich_help_panel=_SET_UP)(demonstrate.demo)
 

@@ -20,7 +20,6 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Re
 from refgenfs.cache.disk import punch_hole
 from refgenfs.cache.lock import PASSING
 from refgenfs.cli.check import Check, Machine, State
-from refgenfs.cli.configuration import secret_files, token_problem
 from refgenfs.cli.kernel_checks import check_background, check_readahead
 from refgenfs.control_client import ControlClient
 from refgenfs.core.errors import ControlError, redact_url
@@ -28,7 +27,7 @@ from refgenfs.core.refgenie import v3_url
 from refgenfs.core.units import format_size, human_bytes, human_duration
 from refgenfs.mount_table import mount_at
 from refgenfs.mountpoint import permits_allow_other
-from refgenfs.paths import socket_path
+from refgenfs.paths import socket_of
 
 if TYPE_CHECKING:
     from refgenfs.config import Source, WebSource
@@ -214,7 +213,7 @@ def check_daemon(machine: Machine) -> Check:
 
 def check_tokens(machine: Machine) -> Iterator[Check]:
     """See whether files that hold a token are readable, and by their owner only."""
-    from refgenfs.config import WebSource
+    from refgenfs.config import WebSource, secret_files, token_problem
 
     for source in machine.config.source:
         if not isinstance(source, WebSource):
@@ -304,7 +303,7 @@ def _unreachable(source: Source | WebSource, why: str) -> Check:
 
 def _client(machine: Machine) -> ControlClient:
     point = machine.config.mount.point
-    path = socket_path(point, machine.environ, machine.uid)
+    path = socket_of(point, machine.environ, machine.uid)
     return ControlClient(path, mountpoint=point, connect_timeout=2.0, reply_timeout=5.0)
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refgenfs.cli.options import AsJson, ConfigFile
 from refgenfs.cli.output import Column, Table, note, write, write_json, write_table
 from refgenfs.core.errors import ConfigError
-from refgenfs.paths import home_dir
 
 if TYPE_CHECKING:
-    from refgenfs.config import Config, LoadedConfig, WebSource
+    from refgenfs.config import LoadedConfig
 
 PLACES = "none of $REFGENFS_CONFIG, ~/.config/refgenfs/config.toml and /etc/refgenfs/config.toml is there"
 
@@ -37,7 +34,7 @@ def show(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 def check(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Say whether the configuration is right; name every mistake, and what would be right."""
-    from refgenfs.config import load_config
+    from refgenfs.config import file_problems, load_config
 
     try:
         loaded = load_config(config, {}, os.environ)
@@ -62,41 +59,3 @@ def _values(loaded: LoadedConfig) -> list[tuple[str, object, str]]:
     for source in dump["source"]:
         plain |= {f"source.{source['name']}.{key}": value for key, value in source.items()}
     return [(key, plain[key], origin) for key, _, origin in loaded.settings()]
-
-
-def file_problems(config: Config) -> list[str]:
-    """Return what is wrong with files that a configuration names, one line each."""
-    from refgenfs.config import WebSource
-
-    page = config.web.token_file
-    problems = [f"web.token_file: {problem}"] if page and (problem := token_problem(page)) else []
-    for source in config.source:
-        if not isinstance(source, WebSource):
-            continue
-        found = [(name, token_problem(path)) for name, path in secret_files(source)]
-        if source.ca_file and not os.access(source.ca_file, os.R_OK):
-            found.append(("ca_file", f"{source.ca_file} can't be read by this user"))
-        problems += [f"source.{source.name}.{name}: {problem}" for name, problem in found if problem]
-    return problems
-
-
-def secret_files(source: WebSource) -> list[tuple[str, Path]]:
-    """Return the files with secrets that a source names, by the keys that name them."""
-    named = [(name, getattr(source, name)) for name in ("token_file", "password_file", "netrc_file")]
-    found = [(name, path) for name, path in named if path]
-    if source.netrc and source.netrc_file is None:
-        found.append(("netrc", Path(home_dir(os.environ, os.geteuid()), ".netrc")))
-    return found
-
-
-def token_problem(path: Path) -> str:
-    """Return what is wrong with a file that holds a secret, or an empty text."""
-    try:
-        facts = path.stat()
-    except OSError as exc:
-        return f"{path} can't be read: {exc.strerror}"
-    if not stat.S_ISREG(facts.st_mode) or not os.access(path, os.R_OK):
-        return f"{path} can't be read by this user"
-    if facts.st_mode & 0o077:
-        return f"{path} can be read by others: chmod 600 {path}"
-    return ""

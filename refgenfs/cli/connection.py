@@ -11,7 +11,7 @@ from pathlib import Path
 from refgenfs.control_client import ControlClient, NoDaemon
 from refgenfs.core.errors import ConfigError, ControlError
 from refgenfs.mount_table import mount_at
-from refgenfs.paths import config_places, find_sockets, home_dir, mountpoint_of, socket_path
+from refgenfs.paths import config_places, find_sockets, home_dir, mountpoint_of, socket_of
 
 
 def canonical(mountpoint: str | Path) -> Path:
@@ -48,10 +48,10 @@ def choose(mountpoint: str | None, config: Path | None, environ: Mapping[str, st
     """
     if mountpoint is not None:
         where = canonical(mountpoint)
-        return ControlClient(socket_path(where, environ, uid), mountpoint=where)
+        return ControlClient(socket_of(where, environ, uid), mountpoint=where)
     named = configured_mountpoint(config, environ) if config is not None else named_mountpoint(environ, uid)
     if named is not None:
-        client = ControlClient(socket_path(named, environ, uid), mountpoint=named)
+        client = ControlClient(socket_of(named, environ, uid), mountpoint=named)
         if client.is_absent():
             raise _absent(named, config, environ, uid)
         return client
@@ -65,7 +65,7 @@ def choose(mountpoint: str | None, config: Path | None, environ: Mapping[str, st
                 raise _absent(dead, None, environ, uid)
         raise _absent(where, None, environ, uid)
     for client in clients:
-        if client.socket_path == socket_path(where, environ, uid):
+        if client.socket_path == socket_of(where, environ, uid):
             return client
     names = ", ".join(sorted(map(mountpoint_of_daemon, clients)))
     raise ControlError(f"several daemons are running: say which with -m: {names}")
@@ -73,7 +73,7 @@ def choose(mountpoint: str | None, config: Path | None, environ: Mapping[str, st
 
 def is_ambiguous(mountpoint: Path, environ: Mapping[str, str], uid: int) -> bool:
     """Say whether commands need -m to mean the daemon at `mountpoint`."""
-    wanted = socket_path(mountpoint, environ, uid)
+    wanted = socket_of(mountpoint, environ, uid)
     named = named_mountpoint(environ, uid)
     return named not in (None, mountpoint) or any(c.socket_path != wanted for c in running(environ, uid))
 
@@ -86,7 +86,7 @@ def _absent(where: Path, config: Path | None, environ: Mapping[str, str], uid: i
         return NoDaemon(f"the daemon for {where} has died: `refgenfs mount{again}` recovers its mount")
     others = ", ".join(f"-m {mountpoint_of_daemon(client)}" for client in running(environ, uid))
     return NoDaemon(
-        f"no daemon is running for {where} ({socket_path(where, environ, uid)}): start it with "
+        f"no daemon is running for {where} ({socket_of(where, environ, uid)}): start it with "
         f"`refgenfs mount{option}`{f'; running: {others}' if others else _of_root(uid)}"
     )
 

@@ -62,6 +62,18 @@ def parse_mount_options(text: str) -> dict[str, Any]:
     return overrides
 
 
+def known_options(text: str) -> str:
+    """Return a comma-separated text without the options that are unknown here (mount(8), -s)."""
+    words = [word for word in re.split(r"(?<!\\),", text) if _is_known(word.replace("\\,", ",").strip())]
+    return ",".join(words)
+
+
+def _is_known(option: str) -> bool:
+    name = option.partition("=")[0]
+    ignored = option in _IGNORED or option.startswith(_IGNORED_BEGINNINGS)
+    return not option or ignored or name in _SETTINGS or name in _SETTINGS.values()
+
+
 def asks_for_writing(text: str) -> bool:
     """Say whether a comma-separated text has the word `rw` (and no `ro` after it)."""
     words = [word.strip() for word in text.split(",")]

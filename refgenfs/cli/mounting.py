@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refgenfs.cli.connection import canonical, choose, is_ambiguous
+from refgenfs.cli.mount_options import asks_for_writing
 from refgenfs.cli.options import AsJson, ConfigFile
 from refgenfs.cli.output import note, write, write_json
 from refgenfs.control_client import ControlClient, NoDaemon
 from refgenfs.core.errors import ConfigError, ControlError, RefgenfsError
-from refgenfs.paths import log_path, socket_path
+from refgenfs.paths import log_path, socket_of
 
 if TYPE_CHECKING:
     from refgenfs.config import LoadedConfig
@@ -63,34 +64,46 @@ def mount(
     as_json: AsJson = False,
 ) -> None:
     """Mount the genomes; return when the tree answers."""
-    loaded = _load(mountpoint, config, options or [])
+    loaded = load(mountpoint, config, options or [])
+    if asks_for_writing(",".join(options or [])):
+        note("the mount is read-only, `-o rw` or not")
     point = loaded.config.mount.point
-    environ, uid = os.environ, os.geteuid()
-    made = make_mountpoint(point, ControlClient(socket_path(point, environ, uid), mountpoint=point))
     if foreground:
         from refgenfs.daemon import run
 
-        with _removed_on_failure(made):
+        with _mountpoint(point):
             status = run(loaded, ready_fd=None)
             raise typer.Exit(status)
+    begun = begin(loaded, wait)
+    _tell(point, begun, log_path(point, os.environ, os.geteuid()), as_json)
+
+
+def begin(loaded: LoadedConfig, wait: float = 60.0) -> Started:
+    """Start a daemon in the background and return when its tree answers; raise ControlError or StartFailed."""
     from refgenfs.launch import start, tree_answers
 
-    log = log_path(point, environ, uid)
-    with _removed_on_failure(made):
+    point = loaded.config.mount.point
+    log = log_path(point, os.environ, os.geteuid())
+    with _mountpoint(point):
         begun = start(loaded, log, deadline=wait)
     if not tree_answers(point):
         raise ControlError(f"the daemon is up, but {point} doesn't answer: see {log}, then `refgenfs umount {point}`")
-    _tell(point, begun, log, as_json)
+    return begun
 
 
-def _load(mountpoint: str | None, config: Path | None, options: list[str]) -> LoadedConfig:
-    from refgenfs.cli.configuration import file_problems
-    from refgenfs.cli.mount_options import asks_for_writing, parse_mount_options
-    from refgenfs.config import load_config
+@contextmanager
+def _mountpoint(point: Path) -> Iterator[None]:
+    """Make a mountpoint for the body, and take it away again if that fails."""
+    client = ControlClient(socket_of(point, os.environ, os.geteuid()), mountpoint=point)
+    with _removed_on_failure(make_mountpoint(point, client)):
+        yield
+
+
+def load(mountpoint: str | None, config: Path | None, options: list[str]) -> LoadedConfig:
+    from refgenfs.cli.mount_options import parse_mount_options
+    from refgenfs.config import file_problems, load_config
 
     overrides: dict[str, Any] = parse_mount_options(",".join(options))
-    if asks_for_writing(",".join(options)):
-        note("the mount is read-only, `-o rw` or not")
     if mountpoint is not None:
         overrides["mount.point"] = str(canonical(mountpoint))
     loaded = load_config(config, overrides, os.environ)
@@ -115,7 +128,7 @@ def make_mountpoint(point: Path, client: ControlClient) -> list[Path]:
     mounted = mount_at(point)
     if client.is_alive():
         raise ControlError(f"{point} is mounted already; `refgenfs umount {point}` first, or just use it")
-    if mounted is not None and mounted.is_refgenfs:
+    if mounted is not None and (mounted.is_refgenfs or mounted.is_trigger):
         return []
     if mounted is not None:
         raise ControlError(f"{point} is a mountpoint of {mounted.fstype} already: name another directory")
@@ -186,7 +199,7 @@ def umount(
         from refgenfs.cli.connection import configured_mountpoint
 
         point = configured_mountpoint(config, environ)
-        client = ControlClient(socket_path(point, environ, uid), mountpoint=point)
+        client = ControlClient(socket_of(point, environ, uid), mountpoint=point)
     mounted = mount_at(point)
     alive = client.is_alive()
     if not alive and (mounted is None or not mounted.is_refgenfs):

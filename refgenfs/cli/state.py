@@ -38,10 +38,7 @@ def status(
     point: Point = None, mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: AsJson = False
 ) -> None:
     """Show sources and their health, cache use, what was served, fetched and saved, recent errors."""
-    if point is not None and mountpoint is not None and canonical(point) != canonical(mountpoint):
-        raise typer.BadParameter("the mountpoint is given twice, and differs")
-    where = mountpoint if point is None else point
-    answer = choose(where, config, os.environ, os.geteuid()).call("status")
+    answer = choose(the_one(point, mountpoint), config, os.environ, os.geteuid()).call("status")
     if as_json:
         write_json(answer)
         return
@@ -52,6 +49,13 @@ def status(
     _write_users(answer.get("users", []))
     _write_making(answer.get("making") or [])
     _write_errors(answer["errors"], time.time())
+
+
+def the_one(point: str | None, mountpoint: str | None) -> str | None:
+    """Return the mountpoint that is given as an argument, or by -m; raise BadParameter where they differ."""
+    if point is not None and mountpoint is not None and canonical(point) != canonical(mountpoint):
+        raise typer.BadParameter("the mountpoint is given twice, and differs")
+    return mountpoint if point is None else point
 
 
 def _line(*parts: tuple[str, str]) -> None:

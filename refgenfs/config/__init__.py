@@ -1,5 +1,6 @@
 """The configuration: one TOML file and the command line, validated into one frozen `Config`."""
 
+from refgenfs.config.files import file_problems, secret_files, token_problem
 from refgenfs.config.loading import LoadedConfig, find_config, load_config, override_keys
 from refgenfs.config.model import (
     LOG_LEVELS,
@@ -43,7 +44,10 @@ __all__ = [
     "Source",
     "SourceTable",
     "WebSource",
+    "file_problems",
     "find_config",
     "load_config",
     "override_keys",
+    "secret_files",
+    "token_problem",
 ]

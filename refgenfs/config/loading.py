@@ -132,6 +132,10 @@ def _default_cache_dir(
     table = data.setdefault("cache", {})
     if uid == 0 or not isinstance(table, dict) or "dir" in table:
         return
+    if environ.get("CACHE_DIRECTORY"):  # a unit's own (systemd.exec(5), CacheDirectory=)
+        origins["cache.dir"] = "environment CACHE_DIRECTORY"
+        table["dir"] = Path(environ["CACHE_DIRECTORY"].partition(":")[0])
+        return
     if environ.get("XDG_CACHE_HOME"):
         origins["cache.dir"] = "environment XDG_CACHE_HOME"
     table["dir"] = Path(environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache"), "refgenfs")

@@ -52,6 +52,10 @@ class Attempts:
         self._wall = wall
         self._health = Health()
 
+    def renew(self, policy: RetryPolicy) -> None:
+        """Go by another policy from the next call on."""
+        self._policy = policy
+
     async def make(
         self,
         urls: Sequence[str],

@@ -11,7 +11,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -39,7 +39,7 @@ from refgenfs.fetch.legs import Lender, Streaming
 from refgenfs.fetch.parts import Part, PartTransfer, read_beginning
 from refgenfs.fetch.pieces import RangeSink, SinkFailed, StreamSink, read_body
 from refgenfs.fetch.session import Session
-from refgenfs.fetch.settings import HttpSettings
+from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.fetch.streams import StreamTransfer
 from refgenfs.fetch.transfers import Line, RangeTransfer, check_plain
 from refgenfs.fetch.urls import parse_url
@@ -110,6 +110,28 @@ class Http:
     async def aclose(self) -> None:
         """Close every connection. Calls still under way fail."""
         await self._bridge.run(self._session.aclose)
+
+    @property
+    def accounts(self) -> Mapping[str, Account]:
+        """The accounts by name, also those that are gone."""
+        return self._settings.accounts
+
+    def renew(self, settings: HttpSettings) -> None:
+        """Go by other settings from now on; requests under way end by the old ones.
+
+        Accounts that are gone are kept for files that are open.
+        """
+        settings = replace(settings, accounts={**self._settings.accounts, **settings.accounts})
+        for name in settings.accounts:
+            self.fetched.setdefault(name, 0)
+            self.requests.setdefault(name, 0)
+        self._settings = settings
+        self._session.renew(settings)
+        self._attempts.renew(settings.policy)
+
+    async def probe(self) -> None:
+        """Return once the thread that makes the requests has gone round."""
+        await self._bridge.run(_go_round)
 
     # ---- documents and facts
 
@@ -353,6 +375,10 @@ async def _unwrap(call: Coroutine[Any, Any, T]) -> T:
     except SinkFailed as failure:
         error = failure.error
     raise error
+
+
+async def _go_round() -> None:
+    await asyncio.sleep(0)
 
 
 def _facts(url: str, answer: aiohttp.ClientResponse, size: int) -> RemoteFacts:

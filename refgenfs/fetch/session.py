@@ -80,6 +80,12 @@ class Session:
         self._slots: weakref.WeakValueDictionary[Origin, _Slots] = weakref.WeakValueDictionary()
         self._client: aiohttp.ClientSession | None = None
 
+    def renew(self, settings: HttpSettings) -> None:
+        """Go by other settings from the next request on. For any thread."""
+        if settings.connections != self._settings.connections:
+            self._slots = weakref.WeakValueDictionary()  # who holds or awaits an old slot is done with it soon
+        self._settings = settings
+
     async def aclose(self) -> None:
         """Close every connection."""
         if self._client is not None:

@@ -18,7 +18,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -107,6 +107,13 @@ class Archives:
         self._spans = SpanReader(
             store, http, board, self._indexes, self._stream_instead, flights, settings.kept, nursery
         )
+
+    def renew(self, patience: float, kept: int) -> None:
+        """Take another patience and another `kept` (see `ArchiveSettings`), and what the budget now has."""
+        self._settings = replace(self._settings, patience=patience, kept=kept)
+        self._indexes.be_patient(patience)
+        self._judge.renew()
+        self._spans.renew(kept)
 
     async def open(self, ref: ArchiveRef, naming: Naming) -> Archive:
         """Return the archive, with its member table from the ledger where there is one. No network."""

@@ -77,22 +77,48 @@ class Budget:
     """
 
     def __init__(self, size: int, streams: int = 4) -> None:
-        self.size = size
-        self.streams = min(streams, max(1, size * 5 // 8 // STREAM_MEMORY))  # at a time
-        self._stream = min(STREAM_MEMORY, size // 2)
-        self.largest = size - self.streams * self._stream
-        self._largest_spare = min(self.largest, size - size // KEPT_BACK)
+        self._share(size, streams)
         self.landed = 0  # changes whenever bytes come in on any flight: who waits for memory is patient meanwhile
         self.queued = Durations()  # how long who had to wait for memory waited
         self.freed = trio.lowlevel.ParkingLot()  # of those who wait until there is some to spare
         self._left = size
         self._queue: deque[Claim] = deque()
         self._recalls: dict[Claim, Callable[[], None]] = {}
+        self._streaming: set[Claim] = set()
+        self._beyond = 0  # bytes of streams from before a `resize`, beyond what streams may have by now
+
+    def _share(self, size: int, streams: int) -> None:
+        self.size = size
+        self.streams = min(streams, max(1, size * 5 // 8 // STREAM_MEMORY))  # at a time
+        self._stream = min(STREAM_MEMORY, size // 2)
+        self.largest = size - self.streams * self._stream
+        self._largest_spare = min(self.largest, size - size // KEPT_BACK)
+
+    def resize(self, size: int, streams: int) -> None:
+        """Be another size. Who holds memory keeps it: of a smaller budget more than `size` may be held for a while.
+
+        Streams, which are long, do not make flights wait for it: what those of before hold beyond their new share is
+        not counted.
+        """
+        before = self.size
+        self._share(size, streams)
+        for claim in self._queue:
+            claim.nbytes = min(claim.nbytes, self._stream if claim in self._streaming else self.largest)
+        self._left += size - before
+        self._count_streams()
+        self._grant()
+
+    def _count_streams(self) -> None:
+        """Don't count against others what streams hold beyond their share; there is some only after a `resize`."""
+        streaming = sum(claim.nbytes for claim in self._streaming if claim.granted)
+        beyond = max(0, streaming - self.streams * self._stream)
+        self._left += beyond - self._beyond
+        self._beyond = beyond
 
     @property
     def held(self) -> int:
         """Bytes that are held."""
-        return self.size - self._left
+        return self.size + self._beyond - self._left
 
     @property
     def waiting(self) -> int:
@@ -115,7 +141,10 @@ class Budget:
 
     def claim_stream(self) -> Claim:
         """Ask for the memory of a stream; of those there are never more than `streams`, which the caller sees to."""
-        return self._claim(self._stream)
+        claim = self._claim(self._stream)
+        self._streaming.add(claim)
+        self._count_streams()
+        return claim
 
     def take(self, nbytes: int, recall: Callable[[], None] | None = None) -> Claim | None:
         """Have memory for what nobody waits for; None when it may be wanted for something better.
@@ -156,8 +185,16 @@ class Budget:
             self._left += nbytes
         else:
             self._queue.remove(claim)
+        if claim in self._streaming:
+            self._streaming.remove(claim)
+            self._count_streams()
+        self._grant()
+
+    def _grant(self) -> None:
         while self._queue and self._queue[0].nbytes <= self._left:
             first = self._queue.popleft()
             self._left -= first.nbytes
             first.grant()
+            if first in self._streaming:
+                self._count_streams()
         self.freed.unpark_all()

@@ -72,6 +72,10 @@ class Indexes:
         self._refusals = Refusals(log)
         self._maps: OrderedDict[ContentId, MemberMap] = OrderedDict()
 
+    def be_patient(self, patience: float) -> None:
+        """Wait so long (seconds) without a byte from now on."""
+        self._files.be_patient(patience)
+
     # -- what is known --------------------------------------------------------------------------------------
 
     def restore(self, archive: Archive, row: Any) -> None:

@@ -36,6 +36,10 @@ class IndexFiles:
         self._flights = flights
         self._patience = patience
 
+    def be_patient(self, patience: float) -> None:
+        """Wait so long (seconds) without a byte from now on."""
+        self._patience = patience
+
     async def content(self, known: KnownIndex) -> AnyContent:
         """Return the content of an index; one that is read without the cache if that refuses."""
         try:

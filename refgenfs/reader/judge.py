@@ -43,6 +43,10 @@ class Judge:
         self._idle = idle
         self._slots = trio.CapacityLimiter(budget.streams)
 
+    def renew(self) -> None:
+        """Have as many streams at a time as the budget now has."""
+        self._slots.total_tokens = self._budget.streams
+
     async def fly(self, archive: Archive, stream: ArchiveStream) -> None:
         """Own one stream from its start to its verdict. Raises only a cancellation."""
         error: RefgenfsError | None = OriginUnavailable(f"the stream of {archive.ref.key} was given up")

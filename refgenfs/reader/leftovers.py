@@ -34,7 +34,15 @@ class Spare:
         arrival = self._blocks[slot.cid, slot.place.index] = Arrival(batch)
         arrival.hold()  # by this table itself
         arrival.land(memoryview(bytes(data)))  # a copy: the view would keep a whole inflated piece
-        if len(self._blocks) > self.most:
+        self._trim()
+
+    def resize(self, most: int) -> None:
+        """Keep so many blocks at most from now on."""
+        self.most = most
+        self._trim()
+
+    def _trim(self) -> None:
+        while len(self._blocks) > self.most:
             self._blocks.popitem(last=False)[1].release()
 
     def find(self, content: ContentId, index: int) -> Arrival | None:
@@ -62,8 +70,16 @@ class Seams:
             if other is not None:
                 slot.merge(other)
             self._slots[batch.numbering, slot.cid, slot.place.index] = slot
-            if len(self._slots) > self._most:
-                self._slots.popitem(last=False)
+            self._trim()
+
+    def resize(self, most: int) -> None:
+        """Keep so many blocks at most from now on."""
+        self._most = most
+        self._trim()
+
+    def _trim(self) -> None:
+        while len(self._slots) > self._most:
+            self._slots.popitem(last=False)
 
     def get(self, numbering: bytes, content: ContentId, index: int) -> Slot | None:
         """Return what has come of a block by the spans of an index."""

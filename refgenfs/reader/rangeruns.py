@@ -59,6 +59,10 @@ class RangeRuns:
         self._wholes = wholes
         self._patience = patience
 
+    def be_patient(self, patience: float) -> None:
+        """Wait so long (seconds) without a byte from now on."""
+        self._patience = patience
+
     def find(self, content: AnyContent, index: int) -> Arrival | None:
         """Return a block's flight, or the block if it has just landed and could not be stored."""
         return self._board.find(content.id, index) or self._wholes.passed(content.id, index)

@@ -113,6 +113,11 @@ class Reader:
         self._disk = Disk()
         self._far = Threads()
 
+    def be_patient(self, patience: float) -> None:
+        """Wait so long (seconds) without a byte from now on."""
+        self._patience = patience
+        self._ranges.be_patient(patience)
+
     async def open(self, facts: FileFacts, archive: Archive | None = None) -> OpenFile:
         """Open a content for reading; an archive's member brings its archive."""
         if isinstance(facts.extent, InlineData):

@@ -97,13 +97,18 @@ class Siblings:
         self._places = places
         self._reader = reader
         self._store = store
-        self._rules = rules
         self._nursery = nursery
-        self._run = min(LONGEST_RUN, budget // BLOCK)  # blocks of one request; 0: nothing is fetched
-        self._slots = trio.CapacityLimiter(max(1, min(budget // (max(1, self._run) * BLOCK), connections // 2)))
-        self._limit = max(1, connections - FOR_READERS)
+        self._slots = trio.CapacityLimiter(1)
+        self.renew(rules, budget=budget, connections=connections)
         self._open: dict[int, _Held] = {}  # by the file's id(), the oldest first
         self._parties: dict[tuple[AssetVersion, str, str, str], _Party] = {}
+
+    def renew(self, rules: Sequence[SiblingRule], *, budget: int, connections: int) -> None:
+        """Go by other rules and bounds from now on; who is under way goes on."""
+        self._rules = rules
+        self._run = min(LONGEST_RUN, budget // BLOCK)  # blocks of one request; 0: nothing is fetched
+        self._slots.total_tokens = max(1, min(budget // (max(1, self._run) * BLOCK), connections // 2))
+        self._limit = max(1, connections - FOR_READERS)
 
     def opened(self, file: OpenFile, version: AssetVersion, name: str) -> None:
         """Note that a file was opened, by this name of this version; `closed` must follow. Never waits."""

@@ -67,6 +67,12 @@ class SpanReader:
         self._open: dict[int, SpanBatch] = {}  # that more may be added to, by the archive's id
         self._flying: dict[tuple[bytes, int], SpanRun] = {}  # by the index's identity and the span
 
+    def renew(self, kept: int) -> None:
+        """Keep so many bytes of blocks in memory from now on."""
+        blocks = kept // BLOCK
+        self._seams.resize(blocks // 3)
+        self._spare.resize(blocks - blocks // 3)
+
     def want(self, archive: Archive, content: ContentId, name: str, index: int) -> None:
         """Launch a flight of a block that has none. Never awaits: what is wanted in one go is fetched as one."""
         batch = self._batch(archive)

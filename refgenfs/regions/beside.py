@@ -52,6 +52,10 @@ class OriginIndices:
         self._library: Library | None = None
         self._known: OrderedDict[tuple[AssetVersion, str, str], _Known] = OrderedDict()
 
+    def be_patient(self, lookup_deadline: float) -> None:
+        """Take so long (seconds) for a name or a size from now on."""
+        self._deadline = lookup_deadline
+
     def attach(self, library: Library) -> None:
         """Take what the library says of the files that indices are of."""
         self._library = library

@@ -116,6 +116,10 @@ class Regions:
         self._known: OrderedDict[_Key, _Known] = OrderedDict()
         self._weight = 0
 
+    def be_patient(self, lookup_deadline: float) -> None:
+        """Take so long (seconds) for a name or a size from now on."""
+        self._deadline = lookup_deadline
+
     def open(self, nursery: trio.Nursery) -> None:
         """Let origins be asked, by tasks of this nursery."""
         self._flights.open(nursery)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -26,6 +26,13 @@ class Slices:
     regions: Regions
     indices: OriginIndices
     cutter: IndexedSlicer
+    served: dict[str, HtsgetSource]
+
+    def renew(self, sources: Iterable[Source], lookup_deadline: float) -> None:
+        """Ask these servers from now on; one that is gone is still there for who has a file of it open."""
+        self.regions.be_patient(lookup_deadline)
+        self.indices.be_patient(lookup_deadline)
+        self.served.update((source.name, source) for source in sources if isinstance(source, HtsgetSource))
 
     @property
     def derivers(self) -> tuple[Deriver, ...]:
@@ -51,4 +58,4 @@ def make_slices(
     cutter = IndexedSlicer(reader, bridge)
     regions = Regions((TicketSlicer(served, reader), cutter), lookup_deadline=lookup_deadline)
     regions.open(nursery)
-    return Slices(regions, OriginIndices(served, tickets, lookup_deadline=lookup_deadline), cutter)
+    return Slices(regions, OriginIndices(served, tickets, lookup_deadline=lookup_deadline), cutter, served)

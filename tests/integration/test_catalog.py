@@ -808,3 +808,87 @@ def test_the_ledger_fits() -> None:
         return ledger
 
     assert callable(fits)
+
+
+# -- other sources while running ---------------------------------------------------------------------------
+
+
+async def test_a_source_is_added_changed_and_removed(setup: Setup) -> None:
+    lab, other = setup.source, FakeSource("other", (make_genome("d2", source="other"),))
+    async with setup.running() as catalog:
+        await catalog.refresh()
+        seen: list[CatalogSnapshot] = []
+        catalog.on_change(lambda _, new: seen.append(new))
+        asked = lab.asked["catalog"]
+        await catalog.renew([lab, other], refresh=HOUR)
+        await settle()
+        assert snapshot_names(catalog) == ("alias-d1", "alias-d2", "d1", "d2")
+        assert lab.asked["catalog"] == asked  # the very object: nothing of it changed
+        assert other.asked["catalog"] == 1
+        assert await catalog.listing(catalog.snapshot.asset("d2", "asset0").version(None)) == FILES
+
+        version = version_of(catalog)
+        known = await catalog.facts(version, "d1.fa")
+        assert known is not None
+        await catalog.renew([other], refresh=HOUR)
+        assert snapshot_names(catalog) == ("alias-d2", "d2")
+        assert [status.name for status in catalog.status()] == ["other"]
+        with pytest.raises(NotInCatalog, match="no source lab any more"):
+            await catalog.facts(version, "d1.fa")
+        catalog.note_stale(known)  # a file of it that is open still: nothing to note any more
+        await setup.pass_time(2 * HOUR)
+        assert lab.asked["catalog"] == asked  # and nobody asks it
+        assert other.asked["catalog"] == 2
+        assert [len(snapshot.names) for snapshot in seen] == [4, 2]
+
+
+async def test_a_source_in_the_place_of_one_at_the_same_server_begins_with_its_catalog(setup: Setup) -> None:
+    async with setup.running() as catalog:
+        await catalog.refresh()
+        setup.ledger.broken = True
+        again = FakeSource(genomes=(make_genome("d9"),))
+        again.away = AWAY
+        again.copies, setup.source.copies = True, False
+        await catalog.renew([again], refresh=HOUR)
+        await settle()
+        assert snapshot_names(catalog) == ("alias-d1", "d1")
+        assert not again.copies  # it knows what the other knew
+        assert again.asked["catalog"] == 1
+        again.away = None
+        await catalog.refresh()
+        assert snapshot_names(catalog) == ("alias-d9", "d9")
+    # closed: nothing more
+
+
+async def test_a_source_of_the_same_name_at_another_server_does_not(setup: Setup) -> None:
+    async with setup.running() as catalog:
+        await catalog.refresh()
+        moved = FakeSource(genomes=(make_genome("d9"),))
+        moved.url, moved.away = "http://elsewhere.example/", AWAY
+        await catalog.renew([moved], refresh=HOUR)
+        await settle()
+        assert snapshot_names(catalog) == ()
+        assert catalog.unanswered == ("lab",)
+
+
+async def test_an_answer_of_a_source_that_was_replaced_meanwhile_is_not_taken(setup: Setup) -> None:
+    setup.source.gate = trio.Event()
+    async with setup.running() as catalog:
+        await settle()
+        again = FakeSource(genomes=(make_genome("d9"),))
+        await catalog.renew([again], refresh=HOUR)
+        await until(lambda: snapshot_names(catalog) == ("alias-d9", "d9"))
+        await settle()
+        setup.source.gate.set()
+        await settle()
+        assert snapshot_names(catalog) == ("alias-d9", "d9")
+    assert "alias-d9" in setup.ledger.rows["catalog/lab"] or "d1" not in setup.ledger.rows["catalog/lab"]
+
+
+async def test_a_shorter_interval_holds_at_once(setup: Setup) -> None:
+    async with setup.running() as catalog:
+        await catalog.refresh()
+        asked = setup.source.asked["catalog"]
+        await catalog.renew([setup.source], refresh=60.0)
+        await setup.pass_time(61)
+        assert setup.source.asked["catalog"] == asked + 1

@@ -9,8 +9,7 @@ import pytest
 
 from refgenfs.cli import checks
 from refgenfs.cli.check import Check, Machine
-from refgenfs.cli.configuration import file_problems
-from refgenfs.config import Config
+from refgenfs.config import Config, file_problems
 from tests.support.nginx import WebsiteFactory
 
 

@@ -23,6 +23,7 @@ MIB = 1 << 20
 
 amounts = st.integers(1, 40 * MIB)
 steps = st.lists(st.tuples(st.sampled_from(["claim", "take", "stream", "release"]), amounts), max_size=60)
+sizes = st.sampled_from([MIB, 4 * MIB, 52 * MIB, 200 * MIB])
 
 
 @given(st.sampled_from([MIB, 4 * MIB, 52 * MIB, 200 * MIB]), steps)
@@ -54,6 +55,82 @@ def test_never_more_than_its_size_is_held(size: int, asked: list[tuple[str, int]
         assert budget.held == 0
 
     trio.run(run)
+
+
+class Play:
+    """Claims of a budget, made and given back as a script says."""
+
+    def __init__(self, size: int) -> None:
+        self.budget = Budget(size)
+        self.flights: list[Claim] = []
+        self.streams: list[Claim] = []
+
+    def resize(self, size: int) -> None:
+        """Change the size: nobody loses what is granted."""
+        before = self.granted()
+        self.budget.resize(size, 4)
+        assert before.items() <= self.granted().items()
+
+    def granted(self) -> dict[int, int]:
+        return {id(claim): claim.nbytes for claim in self.flights + self.streams if claim.granted}
+
+    def step(self, what: str, amount: int) -> None:
+        if what == "claim":
+            self.flights.append(self.budget.claim(amount))
+        elif what == "stream" and len(self.streams) < self.budget.streams:
+            self.streams.append(self.budget.claim_stream())
+        elif what == "take" and (taken := self.budget.take(amount)) is not None:
+            self.flights.append(taken)
+        elif what == "release" and (some := self.flights or self.streams):
+            some.pop(amount % len(some)).release()
+        assert self.budget.held == sum(self.granted().values())
+
+    def land_all(self) -> None:
+        """Have flights end until all have flown: only a stream that waits itself is ever waited for."""
+        while self.flights:
+            flying = [claim for claim in self.flights if claim.granted]
+            assert flying or not all(claim.granted for claim in self.streams)
+            for claim in flying or [one for one in self.streams if one.granted]:
+                claim.release()
+            self.flights = [claim for claim in self.flights if claim.nbytes]
+            self.streams = [claim for claim in self.streams if claim.nbytes]
+
+
+@given(sizes, st.lists(st.tuples(steps, sizes), max_size=4))
+def test_another_size_takes_nothing_away_and_starves_nobody(
+    size: int, script: list[tuple[list[tuple[str, int]], int]]
+) -> None:
+    async def run() -> None:
+        play = Play(size)
+        for asked, another in script:
+            for what, amount in asked:
+                play.step(what, amount)
+            play.resize(another)
+        play.land_all()
+        for claim in play.streams:
+            claim.release()
+        assert play.budget.held == 0
+        assert play.budget.take(play.budget.size) is not None  # what there is to spare is there again
+
+    trio.run(run)
+
+
+async def test_what_streamed_before_does_not_hold_up_flights() -> None:
+    budget = Budget(52 * MIB)
+    streams = [budget.claim_stream() for _ in range(4)]
+    budget.resize(8 * MIB, 4)
+    flight = budget.claim(3 * MIB)
+    assert flight.granted
+    assert budget.held == 4 * STREAM_MEMORY + 3 * MIB
+    waits = budget.claim(3 * MIB)
+    assert budget.held == 4 * STREAM_MEMORY + 3 * MIB
+    flight.release()
+    assert budget.held == 4 * STREAM_MEMORY + 3 * MIB  # the next has it
+    for claim in (*streams, waits):
+        claim.release()
+    assert budget.held == 0
+    budget.resize(200 * MIB, 4)
+    assert budget.claim(100 * MIB).granted
 
 
 async def test_in_the_order_of_asking() -> None:

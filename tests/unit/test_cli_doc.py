@@ -39,6 +39,8 @@ def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, command
         return
     for name in children:
+        if children[name].hidden:  # for units, not for people
+            continue
         yield from _commands(children[name], f"{path} {name}")
 
 
@@ -63,7 +65,7 @@ def _usage(path: str, command: Any) -> str:
 
 
 def _option(parameter: Any) -> str:
-    names = ", ".join(f"`{name}`" for name in sorted(parameter.opts, key=len))
+    names = ", ".join(f"`{name}`" for name in (*sorted(parameter.opts, key=len), *parameter.secondary_opts))
     if not parameter.is_flag:
         names += f" {parameter.metavar or parameter.type.name.upper()}"
     help_text = _plain(parameter.help or "")

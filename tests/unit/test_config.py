@@ -81,6 +81,9 @@ def test_the_cache_is_where_the_user_keeps_such() -> None:
     loaded = load(None, XDG_CACHE_HOME="/scratch")
     assert loaded.config.cache.dir == Path("/scratch/refgenfs")
     assert loaded.origins["cache.dir"] == "environment XDG_CACHE_HOME"
+    loaded = load(None, XDG_CACHE_HOME="/scratch", CACHE_DIRECTORY="/var/cache/refgenfs-lab:/other")
+    assert loaded.config.cache.dir == Path("/var/cache/refgenfs-lab")
+    assert loaded.origins["cache.dir"] == "environment CACHE_DIRECTORY"
 
 
 def test_the_command_line_wins_over_the_file(write: Write) -> None:

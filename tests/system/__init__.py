@@ -1,0 +1,1 @@
+"""Tests on a machine of their own, booted by systemd."""
