@@ -5,6 +5,7 @@ Lives on the trio thread. Nothing here awaits, and nothing may raise: it runs be
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import OpenFile
 from refgenfs.reader.waiting import waits_for
 from refgenfs.tree import FileNode, FolderNode, Tree
+
+log = logging.getLogger(__name__)
 
 MOST_EVENTS = 2000  # that wait for one follower to take them; what is more is counted
 MOST_FOLLOWERS = 8
@@ -104,7 +107,14 @@ class Tracing:
             self.on = bool(self._followers)
 
     def begin(self, operation: str, arguments: tuple[Any, ...]) -> Event | None:
-        """Return the event of a request that begins; None for one that is not told of."""
+        """Return the event of a request that begins; None for one that is not told of. Never raises."""
+        try:
+            return self._begin(operation, arguments)
+        except Exception:  # the request goes on all the same
+            log.exception("a request (%s) can't be told of", operation)
+            return None
+
+    def _begin(self, operation: str, arguments: tuple[Any, ...]) -> Event | None:
         if operation == "read":
             fh, offset, size = arguments
             handle = self._handles.get(fh)

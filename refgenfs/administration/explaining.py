@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import trio
+
 from refgenfs.administration.parts import Daemon, chosen_names, parse_key, percent, shown_name
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
@@ -35,6 +37,7 @@ from refgenfs.reader.stream import Archive
 from refgenfs.tree import REFGET
 
 MOST_FILES = 1000  # of an answer
+ASKING = 20.0  # seconds for which origins are asked for the sizes of many files
 MOST_RANGES = 1000  # resident stretches that are told of one file
 
 
@@ -75,7 +78,12 @@ class Explaining:
         await self._daemon.store.ready()
         wanted = _parse_wanted(arguments)
         targets = await self._targets(arguments)
-        files = [await self._explain(target, wanted) for target in targets[:MOST_FILES]]
+        files: list[dict[str, Any]] = []
+        asking, until = True, trio.current_time() + ASKING
+        for target in targets[:MOST_FILES]:
+            files.append(await self._explain(target, wanted, asking=asking))
+            # an origin that is away is not asked for each of a thousand files
+            asking = asking and files[-1]["error"] is None and trio.current_time() < until
         return {"files": files, "more": max(0, len(targets) - MOST_FILES)}
 
     # -- which files --------------------------------------------------------------------------------------
@@ -149,7 +157,7 @@ class Explaining:
 
     # -- one file -----------------------------------------------------------------------------------------
 
-    async def _explain(self, target: Target, wanted: Wanted) -> dict[str, Any]:
+    async def _explain(self, target: Target, wanted: Wanted, *, asking: bool) -> dict[str, Any]:
         d, version, name = self._daemon, target.version, target.name
         row: dict[str, Any] = {
             "path": f"{d.mountpoint}/{target.shown}",
@@ -164,11 +172,11 @@ class Explaining:
                 return {**row, **self._unmade(version, name)}
             return {**row, **await self._known(facts, wanted)}
         try:
-            facts = await d.library.ready_facts(version, name)
+            facts = await d.library.ready_facts(version, name) if asking else d.library.known_facts(version, name)
         except RefgenfsError as exc:
             facts, row["error"] = d.library.known_facts(version, name), str(exc)
         if facts is None:
-            return {**row, **self._unknown(version, name, asked=row["error"] is None)}
+            return {**row, **self._unknown(version, name, asked=asking and row["error"] is None)}
         return {**row, **await self._known(facts, wanted)}
 
     async def _known(self, facts: FileFacts, wanted: Wanted) -> dict[str, Any]:

@@ -77,6 +77,12 @@ def test_what_is_not_known_is_not_told_of() -> None:
     assert found.begin("getxattr", (1, b"user.x", None)) is None
 
 
+def test_a_defect_in_it_is_logged_and_hinders_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    assert open_tracing().begin("read", ("too", "few")) is None
+    assert "can't be told of" in caplog.text
+    caplog.clear()
+
+
 def test_names_are_told_of_where_they_took_long() -> None:
     found = open_tracing()
     with found.follow(FlightBoard()) as follower:
