@@ -201,7 +201,8 @@ class _Running:
         records = Records(store.ledger)
         self._indexer = self._make_indexer(bridge, records)
         self._indices = Indices(self._indexer, records)
-        self._sequences = self._make_sequences(bridge, records)
+        rules = rules_of(config.source, os.getuid())
+        self._sequences = self._make_sequences(bridge, records, frozenset(rules))
         slices = make_slices(sources, tickets, self._reader, bridge, config.limits.lookup_deadline, nursery)
         self._regions = slices.regions
         fetchers |= {
@@ -221,7 +222,6 @@ class _Running:
         )
         for part in (self._indices, slices, self._sequences):
             part.attach(self._library)
-        rules = rules_of(config.source, os.getuid())
         siblings = self._make_siblings()
         self._tree = Tree(self._catalog, self._library, self._started, siblings, self._sequences, rules=rules)
         self._operations = Operations(self._tree, self._reader, self._describe, lambda: (store.quota, store.used))
@@ -293,12 +293,12 @@ class _Running:
         settings = IndexSettings(self._config.indices.largest)
         return Indexer(self._store, self._reader, records, bridge, self._budget, settings, self._nursery)
 
-    def _make_sequences(self, bridge: Bridge, records: Records) -> Sequences:
+    def _make_sequences(self, bridge: Bridge, records: Records, guarded: frozenset[str]) -> Sequences:
         wanted, flights = self._config.refget, Flights()
         flights.open(self._nursery)
         finder = Finder(self._catalog, self._store, records, genomes=wanted.genomes, search=wanted.search)
         servers = RefgetServers(wanted.servers, self._http, self._store, self._reader, flights, time.time)
-        return Sequences(self._reader, self._indexer, finder, servers, bridge)
+        return Sequences(self._reader, self._indexer, finder, servers, bridge, guarded)
 
     def _make_siblings(self) -> Siblings:
         prefetch = self._config.prefetch

@@ -27,7 +27,7 @@ from refgenfs.core.usage import Users
 from refgenfs.processes import is_alive, wants_to_die
 from refgenfs.reader.reader import Reader
 from refgenfs.tracing import Event, Handle, Tracing
-from refgenfs.tree import Attributes, Node, Tree
+from refgenfs.tree import Attributes, Node, RefgetNode, Tree
 from refgenfs.users import Guard
 
 log = logging.getLogger(__name__)
@@ -227,7 +227,9 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
         await self._admit(parent_inode, ctx)
         with self._caller(ctx.pid):
-            attributes = await self._tree.lookup(parent_inode, os.fsdecode(name))
+            attributes = await self._tree.lookup(
+                parent_inode, os.fsdecode(name), await self._allowed(parent_inode, ctx)
+            )
         # counted at once: the inode lives by it
         self._tree.remember(attributes.inode)
         try:
@@ -285,6 +287,13 @@ class Operations(pyfuse3.Operations):
     async def _allows(self, node: Node, ctx: pyfuse3.RequestContext) -> bool:
         rule = self._tree.rule(node)
         return rule is None or await self._guard.allows(rule, ctx.uid, ctx.gid, ctx.pid)
+
+    async def _allowed(self, parent: int, ctx: pyfuse3.RequestContext) -> frozenset[str]:
+        """Return the guarded sources that this caller may read, where a name can be of any source."""
+        if not self._tree.is_guarded or not isinstance(self._tree.inode(parent).node, RefgetNode):
+            return frozenset()
+        who = ctx.uid, ctx.gid, ctx.pid
+        return frozenset([name for name, rule in self._tree.rules.items() if await self._guard.allows(rule, *who)])
 
     def _entry(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
@@ -347,6 +356,11 @@ class Operations(pyfuse3.Operations):
         await self._admit(inode, ctx)
         with self._caller(ctx.pid):
             opened = await self._tree.open(inode)
+        try:
+            await self._admit(inode, ctx)  # of a name that was answered early it is known by now where it leads
+        except BaseException:
+            self._tree.close(opened)
+            raise
         opened.usage = self.users.account(ctx.uid)
         handle = self._next_token()
         self._open[handle] = Handle(opened, ctx.pid, ctx.uid, inode)

@@ -16,6 +16,7 @@ from refgenfs.core.content import ContentId
 from refgenfs.core.errors import ControlError, KeyFormatError, NotInCatalog
 from refgenfs.core.indices import shown_index
 from refgenfs.core.keys import AssetKey
+from refgenfs.core.layout import DERIVED
 from refgenfs.fetch.http import Http
 from refgenfs.fuse import Operations
 from refgenfs.library import Library
@@ -94,7 +95,7 @@ async def content_labels(daemon: Daemon) -> dict[str, tuple[AssetVersion | None,
 
 def shown_name(version: AssetVersion | None, name: str) -> str:
     """Return a file's name as people see it."""
-    name = shown_index(name)
+    name = shown_index(name).removeprefix(DERIVED).replace(DERIVED, "/")
     return name.replace(version.genome_digest, version.alias) if version is not None else name
 
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 import trio
 
 from refgenfs.administration.parts import Daemon
-from refgenfs.core.units import human_bytes
+from refgenfs.core.units import counted, human_bytes
 from refgenfs.notify import ServiceManager
 
 log = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ class Reporting:
         d = self._daemon
         genomes = len({id(genome) for genome in d.catalog.snapshot.genomes.values()})
         parts = [
-            _count(genomes, "genome"),
+            counted(genomes, "genome"),
             f"cache {human_bytes(d.store.used)} of {human_bytes(d.store.quota)}",
-            f"{_count(d.fuse.open_files, 'file')} open",
+            f"{counted(d.fuse.open_files, 'file')} open",
         ]
         if d.store.uncached:
             parts.append("the cache's disk refuses, reads go on without it")
@@ -75,7 +75,3 @@ def clock(when: float, now: float) -> str:
     moment, today = time.localtime(when), time.localtime(now)
     same_day = moment[:3] == today[:3]
     return time.strftime("%H:%M" if same_day else "%d %b %H:%M", moment)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -115,8 +115,8 @@ class Tickets:
         url = public_url(facts.extent, name)
         if isinstance(facts.extent, ByteRange) and self._daemon.http.takes_token(url, facts.source):
             raise NoPublicUrl(
-                f"{redact_url(url)} is read with the token of the source {facts.source!r}, which a ticket must not "
-                "have; say with --url where others get the file"
+                f"{redact_url(url)} is read with the credentials of the source {facts.source!r}, which a ticket "
+                "must not have; say with --url where others get the file"
             )
         return url
 

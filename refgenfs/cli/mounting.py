@@ -20,6 +20,7 @@ from refgenfs.cli.options import AsJson, ConfigFile
 from refgenfs.cli.output import note, write, write_json
 from refgenfs.control_client import ControlClient, NoDaemon
 from refgenfs.core.errors import ConfigError, ControlError, RefgenfsError
+from refgenfs.core.units import counted
 from refgenfs.paths import log_path, socket_of
 
 if TYPE_CHECKING:
@@ -166,15 +167,11 @@ def _tell(point: Path, begun: Started, log: Path, as_json: bool) -> None:
         facts = {"mountpoint": str(point), "pid": begun.pid, "genomes": genomes, "assets": assets}
         write_json({**facts, "problems": begun.facts.get("problems", []), "log": str(log)})
         return
-    write(f"{point} is mounted: {_count(genomes, 'genome')}, {_count(assets, 'asset')}")
+    write(f"{point} is mounted: {counted(genomes, 'genome')}, {counted(assets, 'asset')}")
     for problem in begun.facts.get("problems", ()):
         note(f"source {problem}")
     which = f" -m {shlex.quote(str(point))}" if is_ambiguous(point, os.environ, os.geteuid()) else ""
     write(f"Try: refgenfs {'list' if genomes else 'status'}{which}")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def umount(
@@ -235,7 +232,7 @@ def _users(point: Path, pid: int, client: ControlClient) -> str:
     if seen:
         return ", ".join(str(user) for user in seen[:5]) + (", …" if len(seen) > 5 else "")
     unseen = client.call("status")["open_files"]
-    return f"processes of other users ({_count(unseen, 'open file')})" if unseen else ""
+    return f"processes of other users ({counted(unseen, 'open file')})" if unseen else ""
 
 
 def _stop(client: ControlClient, point: Path, pid: int) -> None:

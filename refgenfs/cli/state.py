@@ -22,7 +22,7 @@ from refgenfs.cli.output import (
     write_json,
     write_table,
 )
-from refgenfs.core.units import human_age, human_bytes, human_duration, human_percent
+from refgenfs.core.units import counted, human_age, human_bytes, human_duration, human_percent
 
 _BAR = 32
 _ERRORS = 5  # the log has them all
@@ -93,7 +93,7 @@ def _write_sources(sources: list[dict[str, Any]]) -> None:
             Column("HEALTH"),
             Column("GENOMES", right=True),
             Column("ASSETS", right=True),
-            Column("ASKED"),
+            Column("ANSWERED"),
             Column("URL", fold=True),
         )
     )
@@ -125,11 +125,11 @@ def _write_cache(cache: dict[str, Any]) -> None:
         )
     else:
         write(f"used {human_bytes(used)} of {human_bytes(size)}, {human_percent(used, size)}")
-    files = f"{cache['contents']:,} files"
+    files = counted(cache["contents"], "file")
     if used and not cache["contents"]:
         files += " (what is used is the cache's own book-keeping)"
     held = f"{files}, {human_bytes(cache['pinned'])} pinned"
-    held += f", {cache['evictions']:,} evictions"
+    held += f", {counted(cache['evictions'], 'eviction')}"
     _line((f"{held}; {human_bytes(cache['min_free'])} stays free in {cache['dir']}", ""))
     if cache.get("opening"):
         _line(("what it holds is still being looked through", "yellow"))
@@ -146,11 +146,11 @@ def _write_traffic(answer: dict[str, Any]) -> None:
     flights = answer["flights"] if isinstance(answer["flights"], int) else len(answer["flights"])
     _line(
         (f"{human_bytes(served)} served, {human_bytes(fetched)} fetched", ""),
-        (f" in {answer['requests']:,} requests" if isinstance(answer["requests"], int) else "", ""),
+        (f" in {counted(answer['requests'], 'request')}" if isinstance(answer["requests"], int) else "", ""),
         (f", {human_bytes(answer['saved'])} saved", "green"),
         ("" if hits is None else f", {human_percent(hits, 1)} of reads from the cache", ""),
     )
-    _line((f"{answer['open_files']:,} files open, {flights:,} transfers under way", ""))
+    _line((f"{counted(answer['open_files'], 'file')} open, {counted(flights, 'transfer')} under way", ""))
     if len(answer["sources"]) > 1:
         _write_savings(answer["sources"])
 

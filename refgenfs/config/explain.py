@@ -23,6 +23,8 @@ _WANTED = {
     "model": "must be a table",
 }
 
+_URLS = {"http": "https://www.example.org/genomes/", "htsget": "https://htsget.example.org"}  # else a refgenie server
+
 
 def relevant(errors: list[ErrorDetails]) -> list[ErrorDetails]:
     """Return the errors as they are about keys: pydantic puts the type of a source into the place of an error."""
@@ -56,7 +58,7 @@ def explain(error: ErrorDetails, data: Mapping[str, Any]) -> tuple[str, str]:
     if kind == "missing":
         examples = {
             "name": '"lab"',
-            "url": f'"{PUBLIC_SERVER}"',
+            "url": f'"{_example_url(loc, data)}"',
             "opens": '[".bwt"]',
             "brings": '[".sa", ".pac"]',
             "key": '"hg38/fasta"',
@@ -74,8 +76,16 @@ def explain(error: ErrorDetails, data: Mapping[str, Any]) -> tuple[str, str]:
         if tuple(part for part in loc if isinstance(part, str)) == table and kind.startswith(("model", "tuple")):
             return key, f"must be a table; write [[{'.'.join(table)}]]"
     if len(loc) <= 2 and kind.startswith(("model", "tuple")):
+        if loc == ("source",):
+            return key, "must be a list of tables; write [[source]]"
         return key, f"must be a table; write {'[[source]]' if loc[0] == 'source' else f'[{key}]'}"
     return key, _WANTED.get(kind.split("_")[0], error["msg"])
+
+
+def _example_url(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
+    """Return a URL such as a source of this type has."""
+    kind = data["source"][loc[1]]["type"] if loc[0] == "source" and loc[-1] == "url" else ""
+    return _URLS.get(kind, PUBLIC_SERVER)
 
 
 def _dotted(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:

@@ -76,10 +76,10 @@ def _check_url(url: str) -> str:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise ValueError(f"is no URL; write one like {PUBLIC_SERVER!r}") from None
+        raise ValueError("is no URL; write one like 'https://www.example.org'") from None
     if parts.scheme not in ("http", "https") or not host or re.search(r"[\s\x00-\x1f]", url):
         shown = redact_url(url) if parts.scheme and host else url.rpartition("@")[2].partition("?")[0]
-        raise ValueError(f"{shown!r} is no http:// or https:// URL; write one like {PUBLIC_SERVER!r}")
+        raise ValueError(f"{shown!r} is no http:// or https:// URL; write one like 'https://www.example.org'")
     if parts.query or parts.fragment:
         raise ValueError(f"{redact_url(url)!r} must have nothing after its path: leave out '?' and '#'")
     return url

@@ -157,3 +157,8 @@ def human_percent(part: float, whole: float) -> str:
     if 99 < percent < 100:
         return f"{min(int(percent * 100) / 100, 99.99):g} %"
     return f"{percent:.0f} %"
+
+
+def counted(number: int, what: str) -> str:
+    """Return how many there are of what, in words: "1 file", "2,000 files"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -137,7 +137,8 @@ class HttpSource:
             examples = ", ".join(made.examples)
             log.info("source %s: %d files fit no layout: %s, …", self.name, made.left_out, examples)
         if not made.assets:
-            raise IntegrityError(f"{redact_url(self.url)}: none of its {len(found)} files fits the layout")
+            such = f", such as {made.examples[0]}" if made.examples else ""
+            raise IntegrityError(f"{redact_url(self.url)}: none of its {len(found)} files fits the layout{such}")
         return made.assets
 
     async def listing(self, version: AssetVersion) -> tuple[str, ...] | None:

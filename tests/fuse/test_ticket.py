@@ -220,5 +220,5 @@ def test_a_url_that_takes_our_token_is_not_told(data_dir: Path, tmp_path: Path) 
         site.setup.sources = source_toml(site.origin.url, remotes=True) + f'token_file = "{token}"\n'
         with site.mount():
             said = refused(site, f"{ALIAS}/reads", "11")
-            assert "token of the source 'origin'" in said
+            assert "credentials of the source 'origin'" in said
             assert "s3cr3t" not in said + site.m.log_text()

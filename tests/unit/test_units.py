@@ -147,3 +147,12 @@ def test_a_duration_for_people_never_says_sixty(seconds: float) -> None:
     words = units.human_duration(seconds).split()
     for number, unit in zip(words[::2], words[1::2], strict=True):
         assert unit in ("ms", "d") or float(number) < 60
+
+
+def test_one_thing_is_not_plural() -> None:
+    assert [units.counted(number, "file") for number in (0, 1, 2, 2000)] == [
+        "0 files",
+        "1 file",
+        "2 files",
+        "2,000 files",
+    ]

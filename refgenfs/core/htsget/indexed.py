@@ -71,7 +71,9 @@ class IndexedFile:
         number = self._number(region)
         first, end = region.interval.first, region.interval.end
         if self.index is None:
-            raise InvalidInput("the file has no index, so it can only be asked for whole, or for its header")
+            raise InvalidInput(
+                "the file has no index at its origin, so it can only be asked for whole, or for its header"
+            )
         if region.interval.is_empty or number is None:
             return ()
         if isinstance(self.index, CraiIndex):
