@@ -237,6 +237,8 @@ class Composition:
             self._take_configuration,
             os.fspath(path) if path else None,
             self._indexer,
+            budget=self.budget,
+            archives=self._archives,
         )
 
     async def _take_configuration(self) -> dict[str, Any]:

@@ -11,17 +11,22 @@ import functools
 import logging
 import os
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 import pyfuse3
 import trio
 
 from refgenfs.core import errors
+from refgenfs.core.metrics import Durations
+from refgenfs.core.usage import Users
 from refgenfs.processes import is_alive, wants_to_die
-from refgenfs.reader.reader import OpenFile, Reader
+from refgenfs.reader.reader import Reader
+from refgenfs.tracing import Event, Handle, Tracing
 from refgenfs.tree import Attributes, Node, RefgetNode, Tree
 from refgenfs.users import Guard
 
@@ -57,6 +62,11 @@ XATTR_PREFIX = b"user.refgenfs."
 IMPATIENCE = 0.5  # seconds after which a waiting caller is asked whether it is being killed
 
 
+def _one_line(text: str) -> str:
+    """Return a text fit for a log: a name out of an archive can hold anything."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def errno_of(error: Exception) -> int:
     """Return the errno that an error is answered with."""
     return next(ERRNOS[kind] for kind in type(error).__mro__ if kind in ERRNOS)
@@ -79,22 +89,45 @@ def answered(
     @functools.wraps(handler)
     async def wrapper(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         self.counts.requests += 1
+        began, error = perf_counter(), ""
+        event = self.tracing.begin(name, args) if self.tracing.on else None
         try:
             return await handler(self, *args, **kwargs)
         except pyfuse3.FUSEError:
             raise
         except errors.RefgenfsError as exc:
             number = errno_of(exc)
+            error = type(exc).__name__
+            self.errors[name, error] += 1
             if number not in _QUIET and not isinstance(exc, errors.NotAllowed):
-                self.failed(handler.__name__, exc, number)
+                self.failed(handler.__name__, exc, number, event or self.tracing.begin(name, args))
             raise pyfuse3.FUSEError(number) from exc
         except Exception as exc:
             self.counts.unexpected += 1
-            self.failed(handler.__name__, exc, errno.EIO)
+            error = "Unexpected"
+            self.errors[name, error] += 1
+            self.failed(handler.__name__, exc, errno.EIO, event or self.tracing.begin(name, args))
             log.exception("%s failed unexpectedly", handler.__name__)
             raise pyfuse3.FUSEError(errno_of(exc)) from exc
+        finally:
+            took = perf_counter() - began
+            self.timings[name].observe(took)
+            if event is not None:
+                self.tracing.end(event, took, error)
 
+    name = handler.__name__.removeprefix("_")
     return wrapper
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A request that may have to wait, and for whom; `surely`: that process itself waits."""
+
+    pid: int
+    since: float  # trio's time
+    scope: trio.CancelScope
+    surely: bool
+    reading: tuple[Handle, int, int] | None  # a file, an offset and a size
 
 
 class Operations(pyfuse3.Operations):
@@ -107,16 +140,20 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: Tree, reader: Reader, files: FileInfoOf, space: Callable[[], tuple[int, int]]) -> None:
         super().__init__()
         self.counts = FuseCounts()
+        self.timings: defaultdict[str, Durations] = defaultdict(Durations)  # by operation
+        self.errors: Counter[tuple[str, str]] = Counter()  # by operation and kind
+        self.users = Users()
         self.greeted = trio.Event()  # set when the kernel has shaken hands with us
         self.recent: list[tuple[float, str]] = []  # errors, newest last; times in Unix seconds
         self._tree = tree
         self._reader = reader
         self._info = files
         self._space = space
-        self._open: dict[int, tuple[OpenFile, int]] = {}  # with the number of the process that opened it
+        self._open: dict[int, Handle] = {}
+        self.tracing = Tracing(tree, self._open)
         self._listings: dict[int, tuple[int, list[tuple[str, Node]]]] = {}
         self._next_handle = 1
-        self._waiting: dict[int, tuple[int, float, trio.CancelScope, bool]] = {}
+        self._waiting: dict[int, _Waiting] = {}
         self._uid, self._gid = os.getuid(), os.getgid()
         self._guard = Guard()
 
@@ -129,24 +166,28 @@ class Operations(pyfuse3.Operations):
         """How many files are open."""
         return len(self._open)
 
-    def failed(self, what: str, error: Exception, number: int) -> None:
-        """Count a failure, and say it in one line."""
+    def failed(self, what: str, error: Exception, number: int, event: Event | None = None) -> None:
+        """Count a failure, and say it in one line: what, of which file, why, and for whom."""
         self.counts.failures += 1
         name = errno.errorcode.get(number, str(number))
-        text = f"{what}: {type(error).__name__}: {error} ({name})"
-        log.warning("%s", text)
+        where = f" of {event.path}" if event is not None and event.path else ""
+        text = _one_line(f"{what}{where}: {type(error).__name__}: {error} ({name})")
+        by = _one_line(f", for {event.command} ({event.pid})") if event is not None and event.pid else ""
+        log.warning("%s%s", text, by)
         self.recent = [*self.recent[-49:], (time.time(), text)]
 
     # -- callers that are being killed --------------------------------------------------------------------
 
     @contextmanager
-    def _caller(self, pid: int, *, surely: bool = True) -> Iterator[None]:
+    def _caller(
+        self, pid: int, *, surely: bool = True, reading: tuple[Handle, int, int] | None = None
+    ) -> Iterator[None]:
         """Give up the body with EINTR once its caller is being killed (the kernel would wait for ever).
 
         Who reads may not be who opened the file (not `surely`): that one's end then says nothing.
         """
         token, scope = self._next_token(), trio.CancelScope()
-        self._waiting[token] = (pid, trio.current_time(), scope, surely)
+        self._waiting[token] = _Waiting(pid, trio.current_time(), scope, surely, reading)
         try:
             with scope:
                 yield
@@ -164,9 +205,18 @@ class Operations(pyfuse3.Operations):
         while True:
             await trio.sleep(IMPATIENCE)
             now = trio.current_time()
-            for pid, since, scope, surely in list(self._waiting.values()):
-                if now - since >= IMPATIENCE and wants_to_die(pid) and (surely or is_alive(pid)):
-                    scope.cancel()
+            for one in list(self._waiting.values()):
+                if now - one.since >= IMPATIENCE and wants_to_die(one.pid) and (one.surely or is_alive(one.pid)):
+                    one.scope.cancel()
+
+    def waiting(self, longer: float) -> list[tuple[int, Event]]:
+        """Return the requests that have waited for longer than so many seconds, each with a number of its own."""
+        now = trio.current_time()
+        return [
+            (token, self.tracing.under_way(one.reading, one.pid, now - one.since))
+            for token, one in self._waiting.items()
+            if now - one.since > longer
+        ]
 
     # -- names and attributes -----------------------------------------------------------------------------
 
@@ -311,26 +361,27 @@ class Operations(pyfuse3.Operations):
         except BaseException:
             self._tree.close(opened)
             raise
+        opened.usage = self.users.account(ctx.uid)
         handle = self._next_token()
-        self._open[handle] = opened, ctx.pid
+        self._open[handle] = Handle(opened, ctx.pid, ctx.uid, inode)
         return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
     @answered
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Return the bytes asked for. A direct read waits where no signal gets, so it is given up here too."""
-        opened, opener = self._open[fh]
-        data = self._reader.read_resident(opened, off, size)
+        handle = self._open[fh]
+        data = self._reader.read_resident(handle.file, off, size)
         if data is None:
-            with self._caller(opener, surely=False):
-                data = await self._reader.read_missing(opened, off, size)
+            with self._caller(handle.pid, surely=False, reading=(handle, off, size)):
+                data = await self._reader.read_missing(handle.file, off, size)
         return cast(bytes, data)
 
     @answered
     async def release(self, fh: int) -> None:
         """Close a file."""
-        entry = self._open.pop(fh, None)
-        if entry is not None:
-            self._tree.close(entry[0])
+        handle = self._open.pop(fh, None)
+        if handle is not None:
+            self._tree.close(handle.file)
 
     @answered
     async def flush(self, fh: int) -> None:

@@ -46,6 +46,17 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def command_of(pid: int) -> str:
+    """Return what a process (or thread) is called, "?" for one that is gone or that we can't see."""
+    if pid <= 0:
+        return "?"
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read(64).strip().decode(errors="replace") or "?"
+    except OSError:
+        return "?"
+
+
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)

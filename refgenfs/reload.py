@@ -50,7 +50,7 @@ LIVE = frozenset(
 )
 # What stays as it is until the next mount.
 FIXED = frozenset(
-    {"mount.point", "mount.allow_other", "mount.readahead", "cache.dir"}
+    {"mount.point", "mount.allow_other", "mount.readahead", "cache.dir", "web.listen", "web.token_file"}
     | {"indices.make", "indices.largest", "refget.genomes", "refget.servers", "refget.search"}
 )
 

@@ -6,6 +6,8 @@ pulls and evictions change only what is resident.
 
 from __future__ import annotations
 
+from refgenfs.administration.explaining import Explaining
+from refgenfs.administration.following import Following
 from refgenfs.administration.health import Health
 from refgenfs.administration.listing import Listing
 from refgenfs.administration.parts import Daemon
@@ -18,10 +20,12 @@ from refgenfs.control import Operation
 def operations(daemon: Daemon) -> dict[str, Operation]:
     """Return every operation by its name on the control socket."""
     return {
+        **Explaining(daemon).operations(),
         **Health(daemon).operations(),
         **Listing(daemon).operations(),
         **Residency(daemon).operations(),
         **Tickets(daemon).operations(),
+        **Following(daemon).operations(),
     }
 
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from refgenfs import __version__
 from refgenfs.administration.healing import Healing, Loss, losses_of
+from refgenfs.administration.metrics import collect
 from refgenfs.administration.parts import Daemon, content_labels, repeating, shown_name, version_of
 from refgenfs.cache.store import Store
 from refgenfs.catalog import SourceStatus
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import BLOCK
+from refgenfs.core.metrics import exposition
 from refgenfs.fetch.attempts import FetchFailure
 from refgenfs.made.jobs import Job
 from refgenfs.memory import resident_memory
 from refgenfs.reader.indexes import INDEX_LABEL
 
+SHOWN_USERS = 100  # those that were served most
+
 
 class Health:
-    """The operations `status`, `cache_*`, `reload` and `stop`."""
+    """The operations `status`, `metrics`, `cache_*`, `reload` and `stop`."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -31,6 +36,7 @@ class Health:
         """Return the operations by name."""
         return {
             "status": self.status,
+            "metrics": self.metrics,
             "cache_info": self.cache_info,
             "cache_verify": self.cache_verify,
             "cache_clear": self.cache_clear,
@@ -44,7 +50,7 @@ class Health:
         store, counts = d.store, d.reader.counts
         fetched = sum(d.http.fetched.values())
         failures = [(f.when, f"{f.url}: {f.what}") for f in d.http.failures] + d.fuse.recent
-        warm = counts.reads - counts.cold_reads
+        warm = counts.reads - counts.awaited
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -65,6 +71,7 @@ class Health:
             "making": [_job_row(job) for job in d.indexer.jobs],
             "errors": [{"when": when, "what": what} for when, what in sorted(failures)[-20:]],
             "memory": resident_memory(),
+            "users": [{"uid": uid, **asdict(usage)} for uid, usage in islice(d.fuse.users, SHOWN_USERS)],
         }
 
     def _source_status(self, source: SourceStatus) -> dict[str, Any]:
@@ -78,6 +85,10 @@ class Health:
             "requests": http.requests.get(source.name, 0),
             "saved": max(0, served - fetched),
         }
+
+    async def metrics(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
+        """Return the metrics as Prometheus reads them."""
+        return {"text": exposition(collect(self._daemon))}
 
     async def cache_info(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
         """Return what the cache holds."""

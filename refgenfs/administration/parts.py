@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,8 @@ from refgenfs.fetch.http import Http
 from refgenfs.fuse import Operations
 from refgenfs.library import Library
 from refgenfs.made.indexer import Indexer
+from refgenfs.reader.archives import Archives
+from refgenfs.reader.budget import Budget
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import Reader
 
@@ -45,6 +47,8 @@ class Daemon:
     reload: Callable[[], Awaitable[dict[str, Any]]]  # take what the configuration's file says now
     config: str | None  # the configuration's file
     indexer: Indexer
+    budget: Budget
+    archives: Archives
 
 
 async def names_of(daemon: Daemon, version: AssetVersion, seek_key: str | None) -> list[str]:
@@ -55,11 +59,18 @@ async def names_of(daemon: Daemon, version: AssetVersion, seek_key: str | None) 
     await daemon.store.ready()
     names = list(await daemon.library.names(version))
     await daemon.library.recall(version)  # so that sizes and residency are known in a daemon's second life, too
+    if seek_key is None or version.seek_keys.get(seek_key) == ".":
+        names += await daemon.library.companions(version)
+    return chosen_names(version, names, seek_key)
+
+
+def chosen_names(version: AssetVersion, names: Sequence[str], seek_key: str | None) -> list[str]:
+    """Return those of a version's names that a seek key means; raise NotInCatalog for one that it does not have."""
     target = "." if seek_key is None else version.seek_keys.get(seek_key)
     if target is None:
         raise no_seek_key(version, seek_key or "")
     if target == ".":
-        return [*names, *await daemon.library.companions(version)]
+        return list(names)
     chosen = [name for name in names if name == target] or [name for name in names if name.startswith(target)]
     if not chosen:
         raise NotInCatalog(f"{version.key} has no file for the seek key {seek_key!r}")

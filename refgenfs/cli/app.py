@@ -12,6 +12,7 @@ from refgenfs.cli import (
     configuration,
     demonstrate,
     doctor,
+    explaining,
     find,
     index,
     mounting,
@@ -20,6 +21,7 @@ from refgenfs.cli import (
     service,
     state,
     ticket,
+    watching,
 )
 
 _MOUNT = "Mount"
@@ -27,6 +29,7 @@ _FIND = "Find"
 _KEEP = "Keep on this machine"
 _SET_UP = "Set up"
 _OFFER = "Offer to others"
+_WATCH = "Watch"
 
 
 def _examples(*lines: str) -> str:
@@ -73,6 +76,7 @@ def build() -> typer.Typer:
     app.callback()(_root)
     _add_mount(app)
     _add_find(app)
+    _add_watch(app)
     _add_keep(app)
     _add_set_up(app)
     _add_offer(app)
@@ -121,6 +125,32 @@ def _add_find(app: typer.Typer) -> None:
             "refgenfs ticket --class header hg38/na12878  # the header",
         ),
     )(ticket.ticket)
+
+
+def _add_watch(app: typer.Typer) -> None:
+    app.command(
+        rich_help_panel=_WATCH,
+        epilog=_examples(
+            "refgenfs explain /genomes/hg38/fasta/hg38.fa  # a file",
+            "refgenfs explain --offset 1GiB --length 1MiB hg38/fasta.fasta  # a part of it",
+            "refgenfs explain hg38/bwa_index  # all files of an asset",
+        ),
+    )(explaining.explain)
+    app.command(
+        rich_help_panel=_WATCH,
+        epilog=_examples(
+            "refgenfs metrics | grep bytes_total  # what was served and fetched",
+            "refgenfs metrics > refgenfs.prom  # for a textfile collector",
+        ),
+    )(watching.metrics)
+    app.command(
+        rich_help_panel=_WATCH,
+        epilog=_examples(
+            "refgenfs trace  # all of it, as it happens",
+            "refgenfs trace --waits  # only what waits, and for what",
+            "refgenfs trace --json --for 60 > reads.jsonl  # a minute, for programs",
+        ),
+    )(watching.trace)
 
 
 def _add_keep(app: typer.Typer) -> None:

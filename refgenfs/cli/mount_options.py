@@ -36,6 +36,8 @@ _SETTINGS = {
     "refget_servers": "refget.servers",
     "refget_search": "refget.search",
     "log_level": "log.level",
+    "web_listen": "web.listen",
+    "web_token_file": "web.token_file",
 }
 _FLAGS = frozenset({"allow_other"})
 

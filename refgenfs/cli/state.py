@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import time
 from collections import Counter
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from refgenfs.core.units import counted, human_age, human_bytes, human_duration,
 
 _BAR = 32
 _ERRORS = 5  # the log has them all
+_USERS = 10
 
 
 Point = Annotated[
@@ -44,6 +46,7 @@ def status(
     _write_sources(answer["sources"])
     _write_cache(answer["cache"])
     _write_traffic(answer)
+    _write_users(answer.get("users", []))
     _write_making(answer.get("making") or [])
     _write_errors(answer["errors"], time.time())
 
@@ -173,6 +176,31 @@ def _write_making(jobs: list[dict[str, Any]]) -> None:
         _line(
             (what, "cyan"), (f"  {share} of {human_bytes(job['total'])} read, {human_duration(job['seconds'])}", "")
         )
+
+
+def _write_users(users: list[dict[str, Any]]) -> None:
+    if not users:
+        return
+    _heading("Users")
+    table = Table(
+        (Column("USER", style="cyan"), *(Column(name, right=True) for name in ("READS", "SERVED", "FETCHED")))
+    )
+    for user in users[:_USERS]:
+        served, fetched = human_bytes(user["served"]), human_bytes(user["fetched"])
+        table.add(user_name(user["uid"]), f"{user['reads']:,}", served, fetched)
+    write_table(table)
+    if len(users) > _USERS:
+        _line((f"and {len(users) - _USERS} more: --json has them", "dim"))
+
+
+def user_name(uid: int | None) -> str:
+    """Return a user's name, the number of one that has none; None stands for all whom there were too many of."""
+    if uid is None:
+        return "(others)"
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _write_errors(errors: list[dict[str, Any]], now: float) -> None:

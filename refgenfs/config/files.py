@@ -13,7 +13,8 @@ from refgenfs.paths import home_dir
 
 def file_problems(config: Config) -> list[str]:
     """Return what is wrong with files that a configuration names, one line each."""
-    problems = []
+    page = config.web.token_file
+    problems = [f"web.token_file: {problem}"] if page and (problem := token_problem(page)) else []
     for source in config.source:
         if not isinstance(source, WebSource):
             continue

@@ -17,7 +17,7 @@ from refgenfs.config.model import Config
 from refgenfs.core.errors import ConfigError
 from refgenfs.paths import config_places, home_dir
 
-_PATHS = {("mount", "point"), ("cache", "dir")}
+_PATHS = {("mount", "point"), ("cache", "dir"), ("web", "token_file")}
 _SOURCE_PATHS = ("token_file", "password_file", "netrc_file", "ca_file", "path")
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 

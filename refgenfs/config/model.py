@@ -20,7 +20,10 @@ from refgenfs.config.values import (
     Wait,
     at_least,
     at_most,
+    check_listen,
+    is_loopback,
     lower,
+    parse_listen,
 )
 from refgenfs.core.siblings import BUILT_IN, SiblingRule
 from refgenfs.core.units import KIB, MIB
@@ -134,6 +137,27 @@ class LogConfig(Table):
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = "info"
 
 
+class WebConfig(Table):
+    """Where Prometheus finds the metrics, if anywhere."""
+
+    listen: Annotated[str, AfterValidator(check_listen)] = ""
+    token_file: PlainPath | None = None
+
+    @property
+    def place(self) -> tuple[str, int] | Path | None:
+        """Where to listen: an address and a port, a unix socket, or nowhere."""
+        return parse_listen(self.listen)
+
+    @model_validator(mode="after")
+    def _check_guarded(self) -> Self:
+        place = self.place
+        if isinstance(place, tuple) and not is_loopback(place[0]) and self.token_file is None:
+            raise ValueError(
+                f"listen {self.listen!r} is open to other machines: set token_file too, or listen on 127.0.0.1"
+            )
+        return self
+
+
 class Config(Table):
     """All settings of one daemon. Sources are in the order in which they are asked."""
 
@@ -145,6 +169,7 @@ class Config(Table):
     indices: IndicesConfig = IndicesConfig()
     refget: RefgetConfig = RefgetConfig()
     log: LogConfig = LogConfig()
+    web: WebConfig = WebConfig()
     source: tuple[Source, ...] = (PUBLIC,)
 
     @model_validator(mode="after")

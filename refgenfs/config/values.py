@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -119,6 +120,36 @@ def _check_path(path: Path) -> Path:
 
 
 PlainPath = Annotated[Path, AfterValidator(_check_path)]
+
+
+def parse_listen(text: str) -> tuple[str, int] | Path | None:
+    """Return where to listen: an IP address and a port, a unix socket's path, or nowhere; raise ValueError."""
+    if not text:
+        return None
+    if text.startswith("/"):
+        return _check_path(Path(text))
+    host, _, port = text.rpartition(":")
+    host = "127.0.0.1" if host == "localhost" else host.removeprefix("[").removesuffix("]")
+    wrong = (
+        f'{text!r} is no place to listen; write an IP address and a port, as "127.0.0.1:9417", or a socket\'s path'
+    )
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise ValueError(wrong)
+    try:
+        return str(ip_address(host)), int(port)
+    except ValueError:
+        raise ValueError(wrong) from None
+
+
+def check_listen(text: str) -> str:
+    """Return what `parse_listen` understands; raise ValueError for anything else."""
+    parse_listen(text)
+    return text
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether only this machine can reach an IP address."""
+    return ip_address(address).is_loopback
 
 
 class Table(BaseModel):

@@ -38,12 +38,14 @@ class Attempts:
     """Makes attempts, and remembers what failed: recent failures for people, hosts for the order of URLs.
 
     `failing` has the last failure of each account whose last requests all failed, at least `Outages.A_RUN` of them.
-    An origin that answers "not there" or "access denied" does not fail.
+    An origin that answers "not there" or "access denied" does not fail. The counts may be copied on any thread.
     """
 
     def __init__(self, policy: RetryPolicy, jitter: Callable[[], float], wall: Callable[[], float]) -> None:
         self.failures: deque[FetchFailure] = deque(maxlen=50)
         self.failing: dict[str, FetchFailure] = {}
+        self.failed: dict[tuple[str, str], int] = {}  # how often, by account and kind of error
+        self.retried: dict[str, int] = {}  # requests made because others had failed, by account
         self._outages = Outages()
         self._policy = policy
         self._jitter = jitter
@@ -79,6 +81,8 @@ class Attempts:
         advances = 0
         while (ask := retry.next_ask(loop.time())) is not None:
             await asyncio.sleep(ask.delay)
+            if failed:
+                self.retried[account] = self.retried.get(account, 0) + 1
             try:
                 result = await attempt(ask.url, retry)
             except AttemptFailed as failure:
@@ -111,7 +115,8 @@ class Attempts:
             raise DeadlineExceeded(f"{redact_url(urls[0])}: no answer within {deadline:g} s") from exc
 
     def _note(self, failure: AttemptFailed, ask: Ask, account: str) -> None:
-        url = redact_url(ask.url)
+        url, kind = redact_url(ask.url), (account, failure.kind.__name__)
+        self.failed[kind] = self.failed.get(kind, 0) + 1
         self.failures.append(FetchFailure(self._wall(), account, url, failure.what, ask.attempt))
         log.debug("%s: %s: %s (attempt %d)", account, url, failure.what, ask.attempt)
 

@@ -69,7 +69,8 @@ class Http:
     """Requests to origins. Belongs to the trio thread; its counters may be copied from there at any time.
 
     `fetched` (bytes of bodies) and `requests` count by account; `failures` are the last 50 failed requests,
-    `failing` the last one of each account of which nothing worked since (`Attempts`).
+    `failing` the last one of each account of which nothing worked since (`Attempts`). `failed` and `retried` count
+    failures and what was asked again because of them; `answered` and `queued` are how long requests took and waited.
     """
 
     def __init__(
@@ -91,11 +92,20 @@ class Http:
         self._streaming = Streaming(settings.connections)
         self.failures = self._attempts.failures
         self.failing = self._attempts.failing
+        self.failed = self._attempts.failed
+        self.retried = self._attempts.retried
+        self.answered = self._session.answered
+        self.queued = self._session.queued
 
     def takes_token(self, url: str, account: str) -> bool:
         """Say whether an account's secret or signature goes with requests to a URL, which others can't read then."""
         facts, target = self._settings.account(account), parse_url(url)
         return takes_secret(facts, target) or (facts.access is not None and facts.access.signs(target))
+
+    @property
+    def bridge(self) -> Bridge:
+        """The way to the loop that it runs on."""
+        return self._bridge
 
     async def aclose(self) -> None:
         """Close every connection. Calls still under way fail."""

@@ -6,6 +6,7 @@ Everything runs on the asyncio loop.
 from __future__ import annotations
 
 import asyncio
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import aiohttp
 from yarl import URL
 
 from refgenfs.core.errors import OriginUnavailable
+from refgenfs.core.metrics import Durations
 from refgenfs.core.retry import Remedy
 from refgenfs.fetch.answers import AttemptFailed, OriginUnusable, connection_failure
 from refgenfs.fetch.credentials import Credentials, url_credentials
@@ -62,9 +64,14 @@ class _Slots:
 
 
 class Session:
-    """The aiohttp session of all accounts."""
+    """The aiohttp session of all accounts.
+
+    `answered`: from a request to the head of its answer, by account; `queued`: waits for a turn at a host.
+    """
 
     def __init__(self, settings: HttpSettings, *, requested: Callable[[str], None]) -> None:
+        self.answered: dict[str, Durations] = {}
+        self.queued = Durations()
         self._settings = settings
         self._requested = requested
         self._credentials = Credentials()
@@ -140,6 +147,7 @@ class Session:
             began = loop.time()
             await slots.take()
             waited(loop.time() - began)
+            self.queued.observe(loop.time() - began)
         else:
             await slots.take()
         return slots
@@ -154,6 +162,7 @@ class Session:
         if facts.access is not None:
             wanted = await facts.access.sign(method, target, wanted)
         connect = min(self._settings.connect_timeout, facts.timeout)
+        began = time.perf_counter()
         answer = await self._session().request(
             method,
             target.with_user(None),
@@ -164,6 +173,7 @@ class Session:
             ssl=self._credentials.context(facts),
             timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_read=facts.timeout),
         )
+        self.answered.setdefault(account, Durations()).observe(time.perf_counter() - began)
         try:
             yield answer
         finally:

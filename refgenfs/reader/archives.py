@@ -32,7 +32,7 @@ from refgenfs.core.errors import (
     RefgenfsError,
 )
 from refgenfs.core.seekindex import spacing_for
-from refgenfs.core.spanplan import packed_size
+from refgenfs.core.spanplan import packed_size, plan_runs
 from refgenfs.core.tar import Member
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archive import Archive
@@ -195,6 +195,27 @@ class Archives:
         if arrival is None:
             raise AssertionError("what was wanted has a flight, on a stream or a batch of spans")
         return arrival
+
+    async def cost(self, archive: Archive, name: str, runs: Sequence[Run]) -> tuple[int, int] | None:
+        """Return how many requests, and how many bytes of the archive, spans would cost for runs of a member.
+
+        None where it would not come by spans, or where the index is not at hand. Fetches nothing.
+        """
+        known = archive.index
+        if known is None or not self._has_spans(archive) or self._store.resident_bytes(known.content) < known.size:
+            return None
+        try:
+            found = await self._indexes.map(archive)
+        except RefgenfsError:
+            return None
+        if found.size(name) <= 0:
+            return None
+        spans: set[int] = set()
+        for run in runs:
+            first, last = found.place(name, run.first), found.place(name, run.stop - 1)
+            spans.update(found.index.spans_for(first.start, last.stop))
+        planned = plan_runs(found.index, spans)
+        return len(planned), sum(packed_size(found.index, one) for one in planned)
 
     def prefetch(self, archive: Archive, name: str, indices: Sequence[int]) -> None:
         """Have blocks brought that a reader in order will want, where spans bring them; a stream does so anyway."""

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import trio
 
+from refgenfs.core.metrics import Durations
+
 BEAT = 1.0  # seconds between the signs of life of who waits for memory
 # What an archive takes while it streams: bytes that wait to be inflated, two pieces that were, a batch that is cut,
 # and two batches that could not be stored.
@@ -39,12 +41,16 @@ class Claim:
 
     async def wait(self, beat: Callable[[], None] = lambda: None) -> None:
         """Wait until the memory is there. `beat` is called every little while, if anything has come in meanwhile."""
-        while self._turn is not None and not self._turn.is_set():
+        if self._turn is None or self._turn.is_set():
+            return
+        began = trio.current_time()
+        while not self._turn.is_set():
             before = self._budget.landed
             with trio.move_on_after(BEAT):
                 await self._turn.wait()
             if self._budget.landed != before:
                 beat()
+        self._budget.queued.observe(trio.current_time() - began)
 
     def release(self) -> None:
         """Give the memory back, or leave the queue. Never awaits; idempotent."""
@@ -73,6 +79,7 @@ class Budget:
     def __init__(self, size: int, streams: int = 4) -> None:
         self._share(size, streams)
         self.landed = 0  # changes whenever bytes come in on any flight: who waits for memory is patient meanwhile
+        self.queued = Durations()  # how long who had to wait for memory waited
         self.freed = trio.lowlevel.ParkingLot()  # of those who wait until there is some to spare
         self._left = size
         self._queue: deque[Claim] = deque()
@@ -112,6 +119,11 @@ class Budget:
     def held(self) -> int:
         """Bytes that are held."""
         return self.size + self._beyond - self._left
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for memory."""
+        return len(self._queue)
 
     @property
     def wanted(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import trio
 
-from refgenfs.core.content import ContentId
+from refgenfs.core.content import BLOCK, ContentId, block_count, block_length
 from refgenfs.core.errors import DeadlineExceeded, RefgenfsError
 
 
@@ -91,6 +91,14 @@ class FlightBoard:
         """Return the block's flight, if it has one."""
         flights = self._flights.get(content)
         return flights.get(index) if flights else None
+
+    def nbytes(self, content: ContentId, size: int) -> int:
+        """Return how many bytes of a content of `size` bytes are on their way."""
+        flights = self._flights.get(content)
+        if not flights:
+            return 0
+        last = block_count(size) - 1
+        return len(flights) * BLOCK - (BLOCK - block_length(size, last) if last in flights else 0)
 
     def launch(self, content: ContentId, indices: Iterable[int], carrier: Carrier) -> None:
         """Register a flight for each block; none may have one."""

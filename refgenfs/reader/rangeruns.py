@@ -14,6 +14,7 @@ import trio
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, Ranged, Run, block_count
 from refgenfs.core.errors import CacheError, RefgenfsError
+from refgenfs.core.metrics import Durations
 from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.ranges import LONGEST_RUN, RUN_MEMORY, RangeFlights, flight_memory, memory_of, split_runs
 from refgenfs.reader.uncached import AnyContent
@@ -31,8 +32,10 @@ class ReadCounts:
     served: int = 0
     by_source: dict[str, int] = field(default_factory=dict)  # the same, of each source
     reads: int = 0
-    cold_reads: int = 0
+    cold_reads: int = 0  # that had to wait, failed ones too
+    awaited: int = 0  # of the reads that were answered, those that had to wait
     uncached: int = 0
+    waits: Durations = field(default_factory=Durations)  # of reads that had to wait for bytes
 
 
 class RangeRuns:

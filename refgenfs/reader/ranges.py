@@ -114,6 +114,7 @@ class RangeRun:
     ) -> None:
         self.content = content
         self.run = run
+        self.flies = False  # it has its memory, and was asked for
         self._landed = 0
         self._extent = extent
         self._reservation = reservation
@@ -138,6 +139,7 @@ class RangeRun:
         start = self.run.first * BLOCK
         stop = min(self.run.stop * BLOCK, self.content.size)
         self._token = trio.lowlevel.current_trio_token()
+        self.flies = True
         try:
             await fetcher.fetch_range(self._extent, start, stop, self.content.size, self, account=self._account)
             self._error = OriginUnavailable(f"the origin ended before byte {stop}")

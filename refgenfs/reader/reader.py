@@ -7,9 +7,9 @@ are resident and copying them, nor between looking a flight up and launching it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ from refgenfs.core.content import (
 )
 from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, StaleContent
 from refgenfs.core.readahead import Window, largest_window
+from refgenfs.core.usage import Usage
 from refgenfs.fetch.local import Threads, in_thread
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.assembling import assemble
@@ -65,6 +66,7 @@ class OpenFile:
     ahead: Run | None = None  # what the present read should bring besides
     generation: int | None = None  # the archive's when this reader got its first bytes
     opened: int = 0  # the archive's when the file was opened
+    usage: Usage = field(default_factory=Usage)  # of who reads it
 
     def settle(self) -> None:
         """Take it that bytes were read through this file already: the kernel may have pages of its inode."""
@@ -208,7 +210,8 @@ class Reader:
             self._nursery.start_soon(self._disk.pass_by, content, behind)
         if file.ahead is not None:  # only now: room for it may be made of these very blocks
             if self._store.is_ready:
-                self._prefetch(file, content, file.ahead)
+                with self._charged(file, content):
+                    self._prefetch(file, content, file.ahead)
             else:
                 self._nursery.start_soon(self._prefetch_when_ready, file, content, file.ahead)
         if archive is not None and file.generation != archive.generation:
@@ -225,10 +228,16 @@ class Reader:
             straight = partial(file.content.read, offset, length)
             return self._served(file, await self._straight(file.facts, straight))
         self.counts.cold_reads += 1
-        if not self._store.is_ready:  # what is fetched before that could not be stored
-            with trio.move_on_after(self._patience):
-                await self._store.ready()
-        return self._served(file, await self._read_cold(file, file.content, offset, length, file.ahead))
+        began = trio.current_time()
+        try:
+            if not self._store.is_ready:  # what is fetched before that could not be stored
+                with trio.move_on_after(self._patience):
+                    await self._store.ready()
+            data = await self._read_cold(file, file.content, offset, length, file.ahead)
+            self.counts.awaited += 1
+            return self._served(file, data)
+        finally:
+            self.counts.waits.observe(trio.current_time() - began)
 
     def _read_near(self, file: OpenFile, content: StraightContent, offset: int, length: int) -> memoryview | None:
         try:
@@ -239,11 +248,22 @@ class Reader:
         return None if data is None else self._served(file, data)
 
     def _served(self, file: OpenFile, data: D) -> D:
-        counts, source = self.counts, file.facts.source
+        counts, source, usage, length = self.counts, file.facts.source, file.usage, len(data)
         counts.reads += 1
-        counts.served += len(data)
-        counts.by_source[source] = counts.by_source.get(source, 0) + len(data)
+        counts.served += length
+        counts.by_source[source] = counts.by_source.get(source, 0) + length
+        usage.reads += 1
+        usage.served += length
         return data
+
+    @contextmanager
+    def _charged(self, file: OpenFile, content: AnyContent) -> Iterator[None]:
+        """Account what the body launches to who reads the file. The body never awaits."""
+        before = self._board.nbytes(content.id, content.size)
+        try:
+            yield
+        finally:
+            file.usage.fetched += self._board.nbytes(content.id, content.size) - before
 
     # -- cold ---------------------------------------------------------------------------------------------
 
@@ -276,7 +296,8 @@ class Reader:
         self, file: OpenFile, content: AnyContent, run: Run, landed: dict[int, memoryview], ahead: Run | None
     ) -> None:
         """Wait until every block of the run that is not resident has landed, and put its bytes into `landed`."""
-        joined = self._join(file, content, run, landed, ahead)
+        with self._charged(file, content):
+            joined = self._join(file, content, run, landed, ahead)
         try:
             for index, arrival in joined.items():
                 with suppress(Rerouted):
@@ -325,7 +346,8 @@ class Reader:
 
     async def _prefetch_when_ready(self, file: OpenFile, content: AnyContent, ahead: Run) -> None:
         await self._store.ready()
-        self._prefetch(file, content, ahead)
+        with self._charged(file, content):
+            self._prefetch(file, content, ahead)
 
     # -- what nobody waits for yet ------------------------------------------------------------------------
 

@@ -2,9 +2,10 @@
 
 from refgenfs.tree.inodes import ROOT
 from refgenfs.tree.nodes import Attributes, FileNode, FolderNode, GenomeNode, Inode, Node, RefgetNode, RootNode
-from refgenfs.tree.tree import SequencesByMd5, Tree
+from refgenfs.tree.tree import REFGET, SequencesByMd5, Tree
 
 __all__ = [
+    "REFGET",
     "ROOT",
     "Attributes",
     "FileNode",

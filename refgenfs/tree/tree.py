@@ -381,6 +381,22 @@ class Tree:
         inode = self._inodes.of(content)
         return list(inode.node.names) if inode is not None and isinstance(inode.node, FileNode) else []
 
+    def path_of(self, number: int) -> str:
+        """Return one of an inode's paths, from the top of the tree; raise NotInCatalog for one that is not in use."""
+        node = self.inode(number).node
+        if isinstance(node, RootNode):
+            return ""
+        if isinstance(node, RefgetNode):
+            return "/".join(["", REFGET, *(node.digits[at : at + 2] for at in range(0, len(node.digits), 2))])
+        if isinstance(node, GenomeNode):
+            return f"/{node.genome}"
+        if isinstance(node, FolderNode):
+            return "/".join(["", node.genome, node.spelling, *([node.prefix] if node.prefix else [])])
+        for parent, name in sorted(node.names):
+            if parent in self._inodes:
+                return f"{self.path_of(parent)}/{name}"
+        return f"/{node.version.key}/{node.name}"  # by no name that the kernel knows still
+
     def number_of(self, content: ContentId) -> int | None:
         """Return the inode of a content, if the kernel knows it."""
         inode = self._inodes.of(content)

@@ -86,6 +86,11 @@ STATUS: dict[str, Any] = {
     "flights": 3,
     "errors": [{"when": 1_700_000_000.0, "what": "http://refgenomes.databio.org/v3/x: 503, attempt 2"}],
     "memory": 61_000_000,
+    "users": [
+        {"uid": 0, "reads": 31_000, "served": 5_200_000_000_000, "fetched": 34_000_000_000},
+        {"uid": 4_000_000_000, "reads": 3, "served": 10_000_000_000, "fetched": 0},
+        {"uid": None, "reads": 1, "served": 65_536, "fetched": 65_536},
+    ],
 }
 GENOMES = [
     {"name": "hg38", "names": ["hg38", "GRCh38", DIGEST], "digest": DIGEST, "description": "human", "assets": 14},
@@ -347,6 +352,16 @@ def test_status_tells_of_health_cache_and_traffic(start: Start, capsys: pytest.C
     for wanted in ("up 2 h 14 min", "failing", "connection refused", "34.1 GB of 200 GB, 17 %", "5.18 TB saved",
                    "99.35 % of reads from the cache", "503, attempt 2"):  # fmt: skip
         assert wanted in text
+
+
+def test_status_has_a_line_for_each_user(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    start()
+    lines = [line.split() for line in out(capsys, "status").partition("Users\n")[2].splitlines()]
+    assert lines[1:4] == [
+        ["root", "31,000", "5.20", "TB", "34.0", "GB"],
+        ["4000000000", "3", "10.0", "GB", "0", "B"],
+        ["(others)", "1", "65.5", "kB", "65.5", "kB"],
+    ]
 
 
 def test_errors_that_say_the_same_are_one_line(start: Start, capsys: pytest.CaptureFixture[str]) -> None:

@@ -393,6 +393,39 @@ level = "DEBUG"
     )
 
 
+# -- where metrics are served ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("", None),
+        ("127.0.0.1:9417", ("127.0.0.1", 9417)),
+        ("localhost:1", ("127.0.0.1", 1)),
+        ("[::1]:9417", ("::1", 9417)),
+        ("/run/refgenfs/m.sock", Path("/run/refgenfs/m.sock")),
+    ],
+)
+def test_a_place_to_listen(write: Write, text: str, place: object) -> None:
+    assert load(write(f'[web]\nlisten = "{text}"\n')).config.web.place == place
+
+
+@pytest.mark.parametrize(
+    "text", ["9417", "host.example.org:9417", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:", "m"]
+)
+def test_what_is_no_place_to_listen(write: Write, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"web\.listen: .* is no place to listen"):
+        load(write(f'[web]\nlisten = "{text}"\n'))
+
+
+def test_a_place_that_others_reach_needs_a_token(write: Write, tmp_path: Path) -> None:
+    for listen in ("0.0.0.0:9417", "[::]:9417", "192.0.2.1:80"):
+        with pytest.raises(ConfigError, match=r"web: .*set token_file"):
+            load(write(f'[web]\nlisten = "{listen}"\n'))
+        config = load(write(f'[web]\nlisten = "{listen}"\ntoken_file = "t"\n')).config
+        assert config.web.token_file == tmp_path / "t"
+
+
 # -- htsget ---------------------------------------------------------------------------------------------------
 
 LAB = "[[source]]\nname = 'lab'\ntype = 'htsget'\nurl = 'http://h'\n[[source.asset]]\nkey = 'hg38/a'\n"

@@ -24,9 +24,13 @@ import trio
 
 import refgenfs
 from refgenfs.core import errors
+from refgenfs.core.content import FileFacts, InlineData
 from refgenfs.core.errors import RefgenfsError
+from refgenfs.core.readahead import Window
 from refgenfs.fuse import ERRNOS, Interrupted, Operations, answered, errno_of
-from refgenfs.reader.reader import Reader
+from refgenfs.processes import command_of
+from refgenfs.reader.reader import OpenFile, Reader
+from refgenfs.tracing import Handle
 from refgenfs.tree import Tree
 
 EXPECTED: dict[str, int] = {
@@ -160,6 +164,27 @@ async def test_whatever_is_raised_leaves_as_fuse_error(
         assert "\n" not in line
         assert caplog.records[0].levelno == logging.WARNING
         assert ops.recent[0][1] == line
+
+
+async def test_a_failed_read_says_which_file_and_for_whom(caplog: pytest.LogCaptureFixture) -> None:
+    ops = operations()
+    tree = SimpleNamespace(
+        inode=lambda number: SimpleNamespace(node=None), path_of=lambda number: "/hg38/a\n\x1b[1mb"
+    )
+    ops.tracing._tree = cast(Tree, tree)
+    facts = FileFacts("c" * 40, 10, 0.0, InlineData(b""), "lab", "inline")
+    ops._open[7] = Handle(OpenFile(facts, None, None, Window(10)), os.getpid(), 0, 5)
+
+    @answered
+    async def read(self: Operations, fh: int, off: int, size: int) -> None:
+        await trio.lowlevel.checkpoint()
+        raise errors.OriginUnavailable("http://h/x: HTTP 503 (attempt 3)")
+
+    with pytest.raises(pyfuse3.FUSEError):
+        await read(ops, 7, 0, 10)
+    told = "read of /hg38/a??[1mb: OriginUnavailable: http://h/x: HTTP 503 (attempt 3) (EIO)"
+    assert ops.recent[0][1] == told, "the same for all who read it, so that they count as one"
+    assert caplog.messages == [f"{told}, for {command_of(os.getpid())} ({os.getpid()})"]
 
 
 async def test_a_caller_that_is_killed_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
