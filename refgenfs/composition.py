@@ -92,6 +92,7 @@ class Composition:
         self._records = Records(given.store.ledger)
         self._indexer = self._make_indexer()
         self._indices = Indices(self._indexer, self._records)
+        self._rules = rules_of(self._config.source, os.getuid())
         self._sequences = self._make_sequences()
         lookup_deadline = self._config.limits.lookup_deadline
         self._slices = make_slices(
@@ -172,7 +173,7 @@ class Composition:
         flights.open(given.nursery)
         finder = Finder(self.catalog, given.store, self._records, genomes=wanted.genomes, search=wanted.search)
         servers = RefgetServers(wanted.servers, given.http, given.store, self._reader, flights, time.time)
-        return Sequences(self._reader, self._indexer, finder, servers, given.bridge)
+        return Sequences(self._reader, self._indexer, finder, servers, given.bridge, frozenset(self._rules))
 
     # -- names --------------------------------------------------------------------------------------------
 
@@ -203,8 +204,7 @@ class Composition:
         )
 
     def _make_tree(self) -> Tree:
-        rules = rules_of(self._config.source, os.getuid())
-        return Tree(self.catalog, self._library, self._started, self._siblings, self._sequences, rules=rules)
+        return Tree(self.catalog, self._library, self._started, self._siblings, self._sequences, rules=self._rules)
 
     def _attach(self) -> None:
         self._invalidation.attach(

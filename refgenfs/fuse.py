@@ -22,7 +22,7 @@ import trio
 from refgenfs.core import errors
 from refgenfs.processes import is_alive, wants_to_die
 from refgenfs.reader.reader import OpenFile, Reader
-from refgenfs.tree import Attributes, Node, Tree
+from refgenfs.tree import Attributes, Node, RefgetNode, Tree
 from refgenfs.users import Guard
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,9 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
         await self._admit(parent_inode, ctx)
         with self._caller(ctx.pid):
-            attributes = await self._tree.lookup(parent_inode, os.fsdecode(name))
+            attributes = await self._tree.lookup(
+                parent_inode, os.fsdecode(name), await self._allowed(parent_inode, ctx)
+            )
         # counted at once: the inode lives by it
         self._tree.remember(attributes.inode)
         try:
@@ -235,6 +237,13 @@ class Operations(pyfuse3.Operations):
     async def _allows(self, node: Node, ctx: pyfuse3.RequestContext) -> bool:
         rule = self._tree.rule(node)
         return rule is None or await self._guard.allows(rule, ctx.uid, ctx.gid, ctx.pid)
+
+    async def _allowed(self, parent: int, ctx: pyfuse3.RequestContext) -> frozenset[str]:
+        """Return the guarded sources that this caller may read, where a name can be of any source."""
+        if not self._tree.is_guarded or not isinstance(self._tree.inode(parent).node, RefgetNode):
+            return frozenset()
+        who = ctx.uid, ctx.gid, ctx.pid
+        return frozenset([name for name, rule in self._tree.rules.items() if await self._guard.allows(rule, *who)])
 
     def _entry(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
@@ -297,6 +306,11 @@ class Operations(pyfuse3.Operations):
         await self._admit(inode, ctx)
         with self._caller(ctx.pid):
             opened = await self._tree.open(inode)
+        try:
+            await self._admit(inode, ctx)  # of a name that was answered early it is known by now where it leads
+        except BaseException:
+            self._tree.close(opened)
+            raise
         handle = self._next_token()
         self._open[handle] = opened, ctx.pid
         return pyfuse3.FileInfo(fh=handle, keep_cache=True)

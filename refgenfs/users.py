@@ -12,10 +12,12 @@ import trio
 
 from refgenfs.core.access import Rule
 
+NOBODY = 2**32 - 1
+
 
 def uid_of(name: str) -> int:
     """Return the number of a user, who may be named by it; raise ValueError for one that nobody knows here."""
-    if name.isascii() and name.isdigit() and len(name) < 11:
+    if _is_number(name):
         return int(name)
     try:
         return pwd.getpwnam(name).pw_uid
@@ -25,7 +27,7 @@ def uid_of(name: str) -> int:
 
 def gid_of(name: str) -> int:
     """Return the number of a group, as `uid_of` does."""
-    if name.isascii() and name.isdigit() and len(name) < 11:
+    if _is_number(name):
         return int(name)
     try:
         return grp.getgrnam(name).gr_gid
@@ -33,6 +35,11 @@ def gid_of(name: str) -> int:
         raise ValueError(
             f"this machine has no group {name!r}; `getent group` shows them, or write a number"
         ) from None
+
+
+def _is_number(name: str) -> bool:
+    """Say whether a text is the number of a user or group: the last one of 32 bits stands for nobody."""
+    return name.isascii() and name.isdigit() and len(name) < 11 and int(name) < NOBODY
 
 
 def groups_of_process(pid: int) -> frozenset[int] | None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import trio
 
-from refgenfs.administration.parts import Daemon, names_of, no_seek_key, parse_keys, repeating
+from refgenfs.administration.parts import Daemon, content_labels, names_of, no_seek_key, parse_keys, repeating
 from refgenfs.cache.pinrows import UNKNOWN, Pin
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId, FileFacts
 from refgenfs.core.errors import CacheError, NotInCatalog
 from refgenfs.core.keys import AssetKey
+from refgenfs.core.layout import DERIVED
 
 
 class Residency:
@@ -84,7 +86,8 @@ class Residency:
         for key in self._wanted(arguments):
             version = self._daemon.catalog.snapshot.version(key)
             self._refuse_pinned(version, await names_of(self._daemon, version, key.seek_key))
-        return await self._for_each(arguments, self._evict)
+        labels = await content_labels(self._daemon)
+        return await self._for_each(arguments, partial(self._evict, labels))
 
     def _wanted(self, arguments: dict[str, Any]) -> list[AssetKey]:
         """Return the keys of a request; NotInCatalog for the first that there is not, before anything is done."""
@@ -151,9 +154,18 @@ class Residency:
         known = ((name, d.library.known_facts(version, name)) for name in names)
         return [facts.content if facts else d.library.provisional_id(version, name) for name, facts in known]
 
-    async def _evict(self, version: AssetVersion, _: AssetKey, names: list[str]) -> int:
+    async def _evict(
+        self,
+        labels: Mapping[ContentId, tuple[AssetVersion | None, str]],
+        version: AssetVersion,
+        key: AssetKey,
+        names: list[str],
+    ) -> int:
         self._refuse_pinned(version, names)  # once more: the origin may have been waited for since
-        return sum(self._daemon.store.evict(content) for content in self._contents(version, names))
+        contents = self._contents(version, names)
+        if _full_key(version, key) == str(version.digest_key):  # and what was cut out of its files
+            contents += [one for one, (of, name) in labels.items() if of == version and name.startswith(DERIVED)]
+        return sum(self._daemon.store.evict(content) for content in contents)
 
     def _refuse_pinned(self, version: AssetVersion, names: list[str]) -> None:
         pins = self._daemon.store.pins

@@ -165,6 +165,8 @@ class Config(Table):
             raise ValueError("source is empty; leave it out for the public server, or write a [[source]]")
         names = [source.name for source in self.source]
         for name in names:
+            if name == "refget":
+                raise ValueError("source.refget: the refget servers have this name; give it another one")
             if names.count(name) > 1:
                 raise ValueError(f"source.{name}: two sources have this name; give each its own")
         return self

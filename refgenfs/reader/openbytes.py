@@ -21,4 +21,4 @@ class OpenBytes:
 
     async def read(self, start: int, stop: int) -> bytes | memoryview:
         """Return these bytes. What comes is to be copied before anything is awaited: it may be evicted then."""
-        return await self.reader.read(self.file, start, stop - start)
+        return await self.reader.read_checked(self.file, start, stop)

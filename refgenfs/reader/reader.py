@@ -169,6 +169,15 @@ class Reader:
         data = self.read_resident(file, offset, size)
         return data if data is not None else await self.read_missing(file, offset, size)
 
+    async def read_checked(self, file: OpenFile, start: int, stop: int) -> bytes | memoryview:
+        """Return the bytes `start` up to `stop`, or fewer at the end of the file, out of blocks that are read whole.
+
+        Those are held against their checksums: for what is made of bytes, and kept as right. Raises as `read` does.
+        """
+        first = start // BLOCK * BLOCK
+        data = await self.read(file, first, -(-stop // BLOCK) * BLOCK - first)
+        return memoryview(data)[start - first : stop - first]
+
     def read_resident(self, file: OpenFile, offset: int, size: int) -> bytes | memoryview | None:
         """Return what `read` would if that needs no wait; None: then `read_missing` is to be awaited.
 

@@ -24,7 +24,7 @@ import trio
 from refgenfs.catalog import Catalog
 from refgenfs.core.access import Rule, union
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
-from refgenfs.core.content import ContentId, FileFacts, Generated, Sliced
+from refgenfs.core.content import ContentId, FileFacts, Generated, Sequence, Sliced
 from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
 from refgenfs.core.layout import DERIVED, is_junk
 from refgenfs.library import Library, Located
@@ -58,13 +58,13 @@ NAMES_KEPT = 64  # names remembered of one file, to tell the kernel when they me
 
 
 class SequencesByMd5(Protocol):
-    """Sequences of the tree, and where they are."""
+    """Sequences of the tree, and where they are, for who may read the guarded sources `allowed`."""
 
-    def place(self, md5: str) -> tuple[AssetVersion, str]:
+    def place(self, md5: str, allowed: frozenset[str]) -> tuple[AssetVersion, str]:
         """Return a version and a name by which the library finds a sequence."""
         ...
 
-    async def locate(self, md5: str) -> Located:
+    async def locate(self, md5: str, allowed: frozenset[str]) -> Located:
         """Return where a sequence is; raise NotInCatalog where there is none, and what hinders to find out."""
         ...
 
@@ -113,16 +113,17 @@ class Tree:
 
     # -- names --------------------------------------------------------------------------------------------
 
-    async def lookup(self, parent: int, name: str) -> Attributes:
+    async def lookup(self, parent: int, name: str, allowed: frozenset[str] = frozenset()) -> Attributes:
         """Resolve one name; for a file this waits until its size is known.
 
+        `allowed` are the guarded sources that who asks may read: a sequence is found by what it is, wherever it is.
         The answer's inode is counted only by `remember`. Raises NotInCatalog, NotADirectory, and what the
         origin answers.
         """
         node = self.inode(parent).node
         child: Node
         if isinstance(node, RefgetNode) or (isinstance(node, RootNode) and name == REFGET):
-            child = await self._in_refget(node, name)
+            child = await self._in_refget(node, name, allowed)
         elif isinstance(node, RootNode):
             self._check_genome(name)
             child = GenomeNode(name)
@@ -137,7 +138,7 @@ class Tree:
             self._adopt(inode.node, child, parent, name)
         return self._attributes(inode)
 
-    async def _in_refget(self, node: RootNode | RefgetNode, name: str) -> Node:
+    async def _in_refget(self, node: RootNode | RefgetNode, name: str, allowed: frozenset[str]) -> Node:
         """Resolve `.refget`, `aa` and `aa/bb` in it, and what is the rest of an MD5."""
         if self._sequences is None:
             raise NotInCatalog(f"{name}: sequences are not served")
@@ -147,7 +148,8 @@ class Tree:
         if len(digits) == MD5_DIGITS:
             if NO_HEX.search(digits):
                 raise NotInCatalog(f"{digits!r} is no MD5")
-            return await self._promptly(*self._sequences.place(digits), partial(self._sequences.locate, digits))
+            find = partial(self._sequences.locate, digits, allowed)
+            return await self._promptly(*self._sequences.place(digits, allowed), find)
         if len(name) != 2 or len(digits) > FOLDER_DIGITS or NO_HEX.search(digits):
             raise NotInCatalog(f"{name!r} is no part of an MD5")
         return RefgetNode(digits)
@@ -215,6 +217,11 @@ class Tree:
         """Whether there is anything that not everybody may read."""
         return bool(self._rules)
 
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        """Who may read what not everybody may, by source."""
+        return self._rules
+
     def rule(self, node: Node) -> Rule | None:
         """Return who may read a node; None: everybody. A genome is for whom anything in it is."""
         if not self._rules or isinstance(node, RootNode | RefgetNode):
@@ -251,6 +258,10 @@ class Tree:
     async def _facts(self, node: FileNode) -> FileFacts:
         if node.facts is None:
             node.facts = await self._library.facts(node.version, node.name)
+            if isinstance(
+                node.facts.extent, Sequence
+            ):  # of which it was not known yet whose it is, and who may read it
+                node.version = node.facts.extent.version
         return node.facts
 
     def _attributes(self, inode: Inode) -> Attributes:

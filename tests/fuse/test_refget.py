@@ -217,10 +217,34 @@ def test_a_fasta_that_is_replaced(tmp_path: Path) -> None:
         assert read(mounted, place(mounted, new)) == b"TTTTACGTACGT"
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_sequence_that_one_fasta_has_no_more_and_another_one_has(tmp_path: Path, gone: bool) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "a.fa").write_text(">a\nACGTACGT\n")
+    (folder / "b.fa").write_text(">b\nTTTT\n>c\nACGTACGT\n")
+    shared, other = (hashlib.md5(text).hexdigest() for text in (b"ACGTACGT", b"TTTT"))
+    with mounted_site(folder, tmp_path / "m", revalidate="1s") as (mounted, _):
+        assert read(mounted, place(mounted, shared)) == b"ACGTACGT"
+        assert read(mounted, place(mounted, other)) == b"TTTT"
+        (folder / "a.fa").unlink()
+        if not gone:
+            (folder / "a.fa").write_text(">a and more\nGGGGG\nACGT\n")
+        time.sleep(1.1)
+        mounted.refgenfs("cache", "clear", "--yes")
+        deadline = time.monotonic() + 30
+        while (done := mounted.run("cat", str(place(mounted, shared)), check=False)).returncode:
+            assert time.monotonic() < deadline, done.stderr
+            time.sleep(1)
+        assert done.stdout == "ACGTACGT"
+
+
 def mounted_with(folder: Path, url: str, *, extra: str = "") -> Setup:
     folder.mkdir(exist_ok=True)
-    source = '[[source]]\nname = "none"\ntype = "http"\nurl = "http://127.0.0.1:9/"\n'
-    source += '[[source.asset]]\nkey = "none/none"\nfiles = ["none.txt"]\n'
+    source = (
+        '[[source]]\nname = "none"\ntype = "http"\nurl = "http://127.0.0.1:9/"\n'
+        '[[source.asset]]\nkey = "g/none"\nfiles = ["notes.txt"]\n'
+    )
     return Setup(folder, source, extra=f'[refget]\nservers = ["{url}"]\n{extra}', limits={"retry_for": "1s"})
 
 

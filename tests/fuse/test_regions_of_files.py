@@ -126,3 +126,31 @@ def test_a_file_that_is_replaced_has_new_slices(tmp_path: Path, data_dir: Path) 
                 time_out -= 1
                 mounted.run("sleep", "0.3")
             assert 0 < int(done.stdout) < int(counts[0])
+
+
+def test_evicting_an_asset_takes_what_was_cut_out_of_it(tmp_path: Path, data_dir: Path) -> None:
+    bam = data_dir / "data/htsget/htsget-rs/bam/htsnexus_test_NA12878.bam"
+    fasta = data_dir / "data/htsget/htslib/ce.fa"
+    server = TicketServer()
+    with served(server):
+        server.serve("/a.bam", bam.read_bytes())
+        server.serve("/ce.fa", fasta.read_bytes())
+        sources = f"[[source]]\nname = 'web'\ntype = 'http'\nurl = '{server.url}/'\n" + "".join(
+            f"[[source.asset]]\nkey = 'hg38/{asset}'\nfiles = ['a.bam', 'ce.fa']\n" for asset in "xy"
+        )
+        md5 = "8ede36131e0dbf3417807e48f77f3ebd"
+        script = f"""
+            for asset in x y; do
+                samtools view -c $M/hg38/$asset/regions/11:5015001-5050000/a.bam 11:5015001-5050000
+            done
+            cat $M/.refget/8e/de/{md5[4:]} | wc -c
+        """
+        with Setup(tmp_path, sources).mount() as mounted:
+            before = mounted.shell(script)
+            mounted.refgenfs("evict", "hg38/x")
+            left = mounted.call("cache_info")["contents"]
+            assert left
+            assert {one["key"] for one in left if one["resident"]} == {"hg38/y:default"}
+            mounted.refgenfs("evict", "hg38/y")
+            assert not [one for one in mounted.call("cache_info")["contents"] if one["resident"]]
+            assert mounted.shell(script) == before

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refgenfs.core.access import Ownership, Rule, union
+from refgenfs.users import gid_of, uid_of
 
 DAEMON, EVE, BOB, LAB, CLINIC = 100, 1001, 1002, 5000, 5001
 
@@ -89,3 +90,11 @@ def test_a_folder_of_several_lets_in_whom_any_of_them_does() -> None:
     assert union([]) is None
     assert union([rule((EVE,)), rule((EVE,))]) == rule((EVE,))
     assert union([rule((EVE,)), rule((BOB,), (LAB,))]) == rule((EVE, BOB), (LAB,))
+
+
+@pytest.mark.parametrize("number", ["4294967295", "9999999999", "99999999999", "-1", ""])
+def test_numbers_that_no_user_can_have(number: str) -> None:
+    for find in (uid_of, gid_of):
+        with pytest.raises(ValueError, match="this machine has no"):
+            find(number)
+    assert uid_of("4294967294") == gid_of("4294967294") == 2**32 - 2

@@ -229,6 +229,7 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
         (SOURCE + "mirors = []", "source.lab.mirors: unknown key; did you mean 'mirrors'?"),
         (SOURCE + "mirrors = ['http://h', 'ftp://x']",
          "source.lab.mirrors[2]: 'ftp://x' is no http:// or https:// URL; write one like 'https://www.example.org'"),
+        (SOURCE.replace("lab", "refget"), "source.refget: the refget servers have this name; give it another one"),
         (SOURCE + SOURCE, "source.lab: two sources have this name; give each its own"),
         ("[mount]\npoint = '/data/genomes'\n[[source]]\nname = 'l'\ntype = 'local'\npath = '/data'\nlayout = 'plain'",
          "source.l.path '/data' and mount.point can't be in each other"),
