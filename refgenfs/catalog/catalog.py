@@ -14,6 +14,7 @@ import trio
 
 from refgenfs.catalog.details import Details
 from refgenfs.catalog.flights import Flights
+from refgenfs.catalog.listings import Listings
 from refgenfs.catalog.notebook import LedgerLike, Notebook
 from refgenfs.catalog.originals import Originals
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot, SourceCatalog, iter_versions, keep_known, merge
@@ -111,9 +112,9 @@ class Catalog:
         self._callbacks: list[OnChange] = []
         self._warm_up = trio.Event()
         self._originals = Originals()
-        self._details = Details(
-            self._sources, self._notebook, self._flights, keep=refresh, wall=wall, spooler=spooler
-        )
+        parts = (self._sources, self._notebook, self._flights)
+        self._listings = Listings(*parts, keep=refresh, wall=wall)
+        self._details = Details(*parts, self._listings, keep=refresh, wall=wall, spooler=spooler)
 
     # -- the snapshot -------------------------------------------------------------------------------------
 
@@ -165,6 +166,7 @@ class Catalog:
                 feed.schedule(min(feed.due, trio.current_time() + refresh))
         self._interval = refresh
         self._details.renew(refresh)
+        self._listings.renew(refresh)
         assert self._nursery is not None
         for feed in feeds.values():
             if old.get(feed.source.name) is not feed:
@@ -297,7 +299,7 @@ class Catalog:
             await self._warm_up.wait()
             self._warm_up = trio.Event()
             try:
-                await self._details.warm_up(self.snapshot.versions())
+                await self._listings.warm_up(self.snapshot.versions())
             except Exception:
                 log.exception("listings could not be fetched ahead")
 
@@ -309,7 +311,7 @@ class Catalog:
         None: the origin has no listing of it, and the archive's members are the listing. Raises the origin's
         errors when the listing is neither in memory nor in the ledger.
         """
-        return await self._details.listing(version)
+        return await self._listings.listing(version)
 
     async def facts(self, version: AssetVersion, name: str) -> FileFacts | None:
         """Return a file's facts at the host of the unpacked copies; None: the file comes by the archive.

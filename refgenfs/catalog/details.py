@@ -1,6 +1,6 @@
-"""Listings and facts of asset versions: from memory, else the ledger, else the origin.
+"""Facts of the files of asset versions: from memory, else the ledger, else the origin.
 
-Both hold for good where a version is named by its digest; only "the origin has none" is asked again after a while.
+They hold for good where a version is named by its digest; only "the origin has none" is asked again after a while.
 A source whose files may be replaced says for how long its word holds (`Source.hold`). An origin that can't be reached
 raises, and changes nothing that is known.
 """
@@ -8,38 +8,32 @@ raises, and changes nothing that is known.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 
 import trio
 
 from refgenfs.catalog.flights import Flights
+from refgenfs.catalog.listings import Listings, identity_of, source_of
 from refgenfs.catalog.notebook import Notebook
 from refgenfs.catalog.recent import Recent
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.catalog_json import (
     FactsRow,
-    KeptListing,
     dump_facts,
-    dump_listing,
     load_facts,
-    load_listing,
 )
 from refgenfs.core.content import FileFacts, Ranged
-from refgenfs.core.errors import CacheError, NotInCatalog, RefgenfsError, SizeUnknown
+from refgenfs.core.errors import RefgenfsError, SizeUnknown
 from refgenfs.sources import DEAR_KINDS, SettlesSizes, Source, Spooler
 
 log = logging.getLogger(__name__)
 
-NAMES = 50_000  # file names of listings in memory, about 150 bytes each
 FACTS = 20_000  # facts of files in memory, about 700 bytes each
-WARMERS = 4  # listings asked for at a time with nobody waiting; half of what a host is asked at a time
 SIBLINGS = 6  # files asked for at a time when one of their folder is wanted: two connections stay free
 SWEEP = 2_000  # siblings that are asked for unasked
 SAVE_AFTER = 0.25  # seconds; the facts of one folder come close together, and are one row
-CHUNK = 256  # versions that one thread call looks up
 PATIENCE = 2.0  # seconds that a host is waited for when something is known, and may be out of date
 
 
@@ -58,13 +52,14 @@ class _Row:
 
 
 class Details:
-    """What is known of versions beyond the catalog. `keep` (seconds) is how long an origin's "none" holds."""
+    """What is known of files beyond the catalog. `keep` (seconds) is how long an origin's "none" holds."""
 
     def __init__(
         self,
         sources: Mapping[str, Source],
         notebook: Notebook,
         flights: Flights,
+        listings: Listings,
         *,
         keep: float,
         wall: Callable[[], float],
@@ -74,10 +69,10 @@ class Details:
         self._sources = sources
         self._notebook = notebook
         self._flights = flights
+        self._listings = listings
         self._keep = keep
         self._wall = wall
         self._away: dict[str, float] = {}  # when a source last failed to say whether a file is what it was
-        self._listings: Recent[KeptListing] = Recent(NAMES, _count_names, lambda _: False)
         self._rows: Recent[_Row] = Recent(
             FACTS, lambda row: row.weight, lambda row: row.users > 0 or row.dirty or row.saving
         )
@@ -87,88 +82,24 @@ class Details:
         self._keep = keep
         self._away.clear()
 
-    # -- listings -----------------------------------------------------------------------------------------
-
-    async def listing(self, version: AssetVersion, *, background: bool = False) -> tuple[str, ...] | None:
-        """Return the names of a version's files as the origin spells them; None: the origin has no listing."""
-        if version.files is not None:
-            return tuple(file.name for file in version.files)
-        key = listing_key(version)
-        kept = self._listings.get(key)
-        if kept is not None and self._holds(kept):
-            return kept.names
-        find = partial(self._find_listing, version, key)
-        return await self._flights.join(key, find, background=background)
-
-    async def _find_listing(self, version: AssetVersion, key: str) -> tuple[str, ...] | None:
-        kept = self._listings.get(key) or load_listing(await self._notebook.read(key))
-        if kept is None or not self._holds(kept):
-            try:
-                fresh = KeptListing(await self._source(version).listing(version), self._wall())
-            except RefgenfsError as exc:
-                if kept is None or not exc.transient:
-                    raise
-            else:
-                kept = fresh
-                await self._notebook.write(key, dump_listing(fresh))
-        self._listings.put(key, kept)
-        return kept.names
-
-    def _holds(self, kept: KeptListing) -> bool:
-        return kept.names is not None or 0 <= self._wall() - kept.at < self._keep
-
-    async def warm_up(self, versions: Iterable[AssetVersion]) -> None:
-        """Ask for the listings that are not known yet, when nobody waits; stop at a source that is away."""
-        away: set[str] = set()
-        coming = iter(versions)
-        while chunk := tuple(islice(coming, CHUNK)):
-            pending = iter(await trio.to_thread.run_sync(self._unknown, chunk))
-            async with trio.open_nursery() as nursery:
-                for _ in range(WARMERS):
-                    nursery.start_soon(self._warm, pending, away)
-
-    async def _warm(self, pending: Iterator[AssetVersion], away: set[str]) -> None:
-        for version in pending:
-            await self._flights.calm()
-            if version.source in away:
-                continue
-            try:
-                await self.listing(version, background=True)
-            except RefgenfsError as exc:
-                log.debug("the listing of %s did not come: %s", version.key, exc)
-                if exc.transient:
-                    away.add(version.source)
-
-    def _unknown(self, versions: Sequence[AssetVersion]) -> list[AssetVersion]:
-        """Return those without a listing in the ledger. Blocks."""
-        found = []
-        for version in (one for one in versions if one.files is None):
-            try:
-                kept = load_listing(self._notebook.ledger.get(listing_key(version)))
-            except CacheError:
-                return []  # what can't be kept needn't be asked for
-            if kept is None or not self._holds(kept):
-                found.append(version)
-        return found
-
     # -- facts --------------------------------------------------------------------------------------------
 
     def known_facts(self, version: AssetVersion, name: str, *, fresh: bool = False) -> FileFacts | None:
         """Return a file's facts if they are in memory, with `fresh` only if they still hold. No I/O, no wait."""
         row = self._rows.get(facts_key(version))
-        if row is None or row.facts.folder != self._source(version).unpacked(version):
+        if row is None or row.facts.folder != source_of(self._sources, version).unpacked(version):
             return None
         return row.facts.facts.get(name) if not fresh or self._is_fresh(version, name, row) else None
 
     def _is_fresh(self, version: AssetVersion, name: str, row: _Row) -> bool:
         """Say whether what is known of a file is believed as it is: as long as it holds, or its host is away."""
-        hold = self._source(version).hold
+        hold = source_of(self._sources, version).hold
         since = max(row.facts.asked.get(name, float("-inf")), self._away.get(version.source, float("-inf")))
         return hold is None or 0 <= self._wall() - since < hold
 
     async def facts(self, version: AssetVersion, name: str, *, background: bool = False) -> FileFacts | None:
         """Return a file's facts at the host of the unpacked copies; None where there is no copy of it."""
-        folder = self._source(version).unpacked(version)
+        folder = source_of(self._sources, version).unpacked(version)
         if folder is None:
             return None
         row = await self._row(version, folder, background=background)
@@ -178,7 +109,7 @@ class Details:
             return known
         if known is None and asked is not None and 0 <= self._wall() - asked < self._keep:
             return None
-        if not background and self._source(version).kind not in DEAR_KINDS:
+        if not background and source_of(self._sources, version).kind not in DEAR_KINDS:
             self._start_sweep(version, row)
         ask = partial(self._ask_facts, version, name, row)
         try:
@@ -194,7 +125,7 @@ class Details:
 
     async def recall(self, version: AssetVersion) -> None:
         """Bring the facts that the ledger has of a version's files to memory; asks no origin."""
-        folder = self._source(version).unpacked(version)
+        folder = source_of(self._sources, version).unpacked(version)
         if folder is not None:
             await self._row(version, folder)
 
@@ -228,7 +159,7 @@ class Details:
         self, version: AssetVersion, name: str, row: _Row, unknown: SizeUnknown
     ) -> FileFacts | None:
         """Have a file whose host keeps its size to itself go by, once for all who ask."""
-        source, spooler = self._source(version), self._spooler
+        source, spooler = source_of(self._sources, version), self._spooler
         if spooler is None or not isinstance(source, SettlesSizes):
             raise unknown
 
@@ -253,7 +184,7 @@ class Details:
             asked = (row.facts.folder, None if name in row.facts.replaced else "")
             patience = None if known is None else PATIENCE
             try:
-                found = await self._source(version).facts(version, name, asked[1], patience=patience)
+                found = await source_of(self._sources, version).facts(version, name, asked[1], patience=patience)
             except SizeUnknown as exc:
                 if known is None:
                     raise
@@ -296,7 +227,7 @@ class Details:
     async def _sweep(self, version: AssetVersion, row: _Row) -> None:
         row.users += 1
         try:
-            names = await self.listing(version, background=True) or ()
+            names = await self._listings.listing(version, background=True) or ()
             pending = iter(names[:SWEEP])
             async with trio.open_nursery() as nursery:
                 for _ in range(SIBLINGS):
@@ -321,7 +252,7 @@ class Details:
 
         With `stale`, only if these are the facts that are known.
         """
-        folder = self._source(version).unpacked(version)
+        folder = source_of(self._sources, version).unpacked(version)
         if folder is None:
             return
         self._replace(version, name, await self._row(version, folder), stale)
@@ -353,7 +284,9 @@ class Details:
     def find(self, facts: FileFacts, versions: Iterable[AssetVersion]) -> tuple[AssetVersion, str] | None:
         """Return the version and the name of the file that these facts are about. No I/O, no wait."""
         for version in versions if isinstance(facts.extent, Ranged) else ():
-            name = self._source(version).name_of(version, facts.extent) if version.source == facts.source else None
+            if version.source != facts.source:
+                continue
+            name = source_of(self._sources, version).name_of(version, facts.extent)
             if name is not None:
                 return version, name
         return None
@@ -376,26 +309,10 @@ class Details:
                 with trio.CancelScope(shield=True):
                     await self._notebook.write(key, dump_facts(row.facts))
 
-    def _source(self, version: AssetVersion) -> Source:
-        try:
-            return self._sources[version.source]
-        except KeyError:
-            raise NotInCatalog(f"there is no source {version.source} any more") from None
-
-
-def listing_key(version: AssetVersion) -> str:
-    """Return the ledger's key of a version's listing."""
-    return f"listing/{_identity(version)}"
-
 
 def facts_key(version: AssetVersion) -> str:
     """Return the ledger's key of the facts of a version's files."""
-    return f"facts/{_identity(version)}"
-
-
-def _identity(version: AssetVersion) -> str:
-    place = f"{version.genome_digest}/{version.asset}:{version.tag}"
-    return f"{version.source}/{place}/{version.asset_digest}"
+    return f"facts/{identity_of(version)}"
 
 
 def _same_object(known: FileFacts, found: FileFacts) -> bool:
@@ -405,7 +322,3 @@ def _same_object(known: FileFacts, found: FileFacts) -> bool:
 
 def _version_of(facts: FileFacts) -> str:
     return facts.extent.validator if isinstance(facts.extent, Ranged) else ""
-
-
-def _count_names(listing: KeptListing) -> int:
-    return 1 + len(listing.names or ())

@@ -16,7 +16,8 @@ from trio.abc import Clock
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from refgenfs.catalog import Catalog
-from refgenfs.catalog.details import facts_key, listing_key
+from refgenfs.catalog.details import facts_key
+from refgenfs.catalog.listings import listing_key
 from refgenfs.catalog.notebook import LedgerLike
 from refgenfs.core.catalog import Asset, AssetVersion, CatalogSnapshot, Genome, ListedFile, SourceCatalog
 from refgenfs.core.catalog_json import JSONValue
