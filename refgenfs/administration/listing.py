@@ -73,6 +73,8 @@ class Listing:
         snapshot = self._daemon.catalog.snapshot
         version = snapshot.version(key)
         asset = snapshot.asset(key.genome, key.asset)
+        if key.seek_key is not None and key.seek_key not in version.seek_keys:
+            raise no_seek_key(version, key.seek_key)
         files = [self._file_row(version, name, key.genome) for name in await names_of(self._daemon, version, None)]
         sizes = [row["size"] for row in files]
         size = sum(sizes) if all(one is not None for one in sizes) else None

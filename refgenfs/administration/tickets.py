@@ -20,6 +20,7 @@ from refgenfs.htsfiles import Indexed, open_indexed
 from refgenfs.library import Library
 from refgenfs.reader.openbytes import OpenBytes
 from refgenfs.reader.reader import Reader
+from refgenfs.regions.indexed import made_index
 
 DEADLINE = 300.0  # seconds: an index of 64 MiB over a slow network
 MOST_REGIONS = 1000
@@ -80,18 +81,22 @@ class Tickets:
         shown = shown_name(version, name)
         url = given_url(request.url, shown) if request.url is not None else self._url_of(facts, shown)
         async with self._turn:
-            indexed = await self._open(version, name, names if request.regions else (), facts)
+            indexed = await self._open(version, name, names, facts, regions=bool(request.regions))
             query = Query(shown, request.format, request.class_, tuple(map(indexed.region, request.regions)))
             answer = await indexed.search(query)
         return dict(json.loads(answer.ticket(url).to_json()))
 
-    async def _open(self, version: AssetVersion, name: str, names: Sequence[str], facts: FileFacts) -> Indexed:
-        index, gzi = index_of(name, names), gzi_of(name, names)
+    async def _open(
+        self, version: AssetVersion, name: str, names: Sequence[str], facts: FileFacts, *, regions: bool
+    ) -> Indexed:
+        index, gzi = (index_of(name, names), gzi_of(name, names)) if regions else (None, None)
+        if index is None and regions:
+            index = await made_index(self._daemon.library, version, name)
         readers = [
             None if one is None else await _open(self._daemon.library, self._daemon.reader, version, one)
             for one in (index, gzi)
         ]
-        data = OpenBytes(self._daemon.reader, await self._daemon.library.open(facts, version, name))
+        data = OpenBytes.of(self._daemon.reader, await self._daemon.library.open(facts, version, name))
         return await open_indexed(data, *readers)
 
     def _url_of(self, facts: FileFacts, name: str) -> str:
@@ -107,7 +112,7 @@ class Tickets:
 
 async def _open(library: Library, reader: Reader, version: AssetVersion, name: str) -> OpenBytes:
     located = await library.locate(version, name)
-    return OpenBytes(reader, await library.open(located.facts, located.version, located.name))
+    return OpenBytes.of(reader, await library.open(located.facts, located.version, located.name))
 
 
 def _parse(arguments: dict[str, Any]) -> Request:

@@ -212,6 +212,8 @@ class Library:
                 facts = await self._catalog.facts(version, name)
             if facts is not None:
                 return Located(facts, version, name)
+            if self._catalog.archive(version) is None:
+                raise OriginMissing(f"{version.key}: source {version.source} names {name}, and doesn't have it")
             archive = await self._open_archive(version)
             member = await self._archives.member(archive, name)
             if member.kind == "file":
@@ -247,7 +249,7 @@ class Library:
         """Open a version's archive; raise OriginMissing where it has none, so that its host must have its files."""
         ref = self._catalog.archive(version)
         if ref is None:
-            raise OriginMissing(f"{version.key}: source {version.source} names a file that it doesn't have")
+            raise OriginMissing(f"{version.key}: source {version.source} has no archive of it")
         archive = self._archives.known(ref)
         if archive is not None and (archive.ref == ref or archive.streams):
             return archive

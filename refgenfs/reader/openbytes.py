@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from refgenfs.core.readahead import Window
 from refgenfs.reader.reader import OpenFile, Reader
 
 
@@ -13,6 +14,12 @@ class OpenBytes:
 
     reader: Reader
     file: OpenFile
+
+    @classmethod
+    def of(cls, reader: Reader, file: OpenFile) -> OpenBytes:
+        """Read a file that was just opened so that what is wanted comes, and nothing is read ahead."""
+        file.window = Window(file.facts.size, limit=0, eager=False)
+        return cls(reader, file)
 
     @property
     def size(self) -> int:

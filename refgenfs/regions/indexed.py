@@ -17,7 +17,6 @@ from refgenfs.core.htsget.indexed import IndexedFile
 from refgenfs.core.htsget.location import gzi_of, index_of
 from refgenfs.core.htsget.model import Class, Format, Query
 from refgenfs.core.newest import Newest
-from refgenfs.core.readahead import Window
 from refgenfs.core.regions import References
 from refgenfs.core.ticket import ENDINGS
 from refgenfs.fetch.bridge import Bridge
@@ -31,6 +30,21 @@ from refgenfs.regions.deriver import shown_files
 REMEMBERED = 1024  # slices and headers of contents; a slice has some hundred bytes, and blocks at its edges
 BRINGING = 4  # slices that are cut at a time: each waits for flights of its file, and holds a piece
 _MADE = {Format.BAM: ".bai", Format.CRAM: ".crai", Format.VCF: ".tbi", Format.BCF: ".csi"}
+
+
+async def made_index(library: Library, version: AssetVersion, file: str) -> str | None:
+    """Return the name of a file's index that is made, or was, where none is listed; None: none can be."""
+    prefix, _, base = file.rpartition("/")
+    ending = next((_MADE[one] for one, ending in ENDINGS.items() if _plain(file).endswith(ending)), None)
+    if ending is None:
+        return None
+    child = await library.child(version, version.genome_digest, prefix, base + ending)
+    return child.origin_name if child is not None else None
+
+
+def _plain(file: str) -> str:
+    """Return a name with the usual ending of its format."""
+    return file.removesuffix(".vcf.bgz") + ".vcf.gz" if file.endswith(".vcf.bgz") else file
 
 
 class IndexedSlicer:
@@ -72,8 +86,7 @@ class IndexedSlicer:
 
     def format(self, version: AssetVersion, file: str) -> tuple[str, Format]:
         """Return the file itself, and its format by its name."""
-        name = file.removesuffix(".vcf.bgz") + ".vcf.gz" if file.endswith(".vcf.bgz") else file
-        return file, next(format_ for format_, ending in ENDINGS.items() if name.endswith(ending))
+        return file, next(format_ for format_, ending in ENDINGS.items() if _plain(file).endswith(ending))
 
     # -- headers ------------------------------------------------------------------------------------------
 
@@ -104,23 +117,15 @@ class IndexedSlicer:
     async def _indices(self, version: AssetVersion, file: str) -> tuple[OpenBytes | None, OpenBytes | None]:
         """Return the index and the GZI of a file, as far as there are any; an index that isn't there is made."""
         names = await self._files.names(version)
-        found = (index_of(file, names) or await self._made(version, file), gzi_of(file, names))
+        found = (index_of(file, names) or await made_index(self._files, version, file), gzi_of(file, names))
         index, gzi = [
             None if name is None else await self._bytes(await self._files.locate(version, name)) for name in found
         ]
         return index, gzi
 
-    async def _made(self, version: AssetVersion, file: str) -> str | None:
-        """Return the name of an index that is made, or was, as none is listed; None: none can be."""
-        prefix, _, base = file.rpartition("/")
-        _, format_ = self.format(version, file)
-        child = await self._files.child(version, version.genome_digest, prefix, base + _MADE[format_])
-        return child.origin_name if child is not None else None
-
     async def _bytes(self, located: Located) -> OpenBytes:
         opened = await self._files.open(located.facts, located.version, located.name)
-        opened.window = Window(located.facts.size, limit=0, eager=False)  # what is wanted is asked for, and no more
-        return OpenBytes(self._reader, opened)
+        return OpenBytes.of(self._reader, opened)
 
     # -- slices -------------------------------------------------------------------------------------------
 

@@ -120,7 +120,7 @@ class TicketSlicer:
 
     async def _read(self, version: AssetVersion, file: str, facts: FileFacts) -> References:
         await self._reader.vouch(facts, str(version.key), f"the header of {file}")
-        opened = await open_indexed(OpenBytes(self._reader, await self._reader.open(facts)), None)
+        opened = await open_indexed(OpenBytes.of(self._reader, await self._reader.open(facts)), None)
         found = opened.file
         return References(dict.fromkeys(found.references), found.lengths, open=not found.format.is_reads)
 

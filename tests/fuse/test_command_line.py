@@ -657,6 +657,7 @@ def test_a_source_that_refuses_is_told_and_does_not_stop_the_mount(empty_shell: 
         ("info demo/bwa", 1, "genome demo has no asset 'bwa'; it has: bwa_index, fasta"),
         ("info demo", 1, "demo names a genome: write demo/ASSET; `refgenfs list demo` shows them"),
         ("seek demo/fasta.gzi", 1, "has no seek key 'gzi'; it has: chrom_sizes, dir, fai, fasta"),
+        ("info demo/fasta.gzi", 1, "has no seek key 'gzi'; it has: chrom_sizes, dir, fai, fasta"),
         ("id demo/fasta:other", 1, "has no tag 'other'; it has: default"),
         ("pull demo/fasta nothing/fasta", 1, "no source has a genome 'nothing'"),
         ("evict demo/../x", 1, ".."),

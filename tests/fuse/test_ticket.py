@@ -171,6 +171,19 @@ def test_files_of_a_plain_web_server(site: Site, tmp_path: Path) -> None:
     assert printed(*chosen, tmp_path / "t.json") == printed(*chosen, folder / name) != "0\n"
 
 
+def test_an_index_that_the_origin_lacks_is_made(site: Site, tmp_path: Path) -> None:
+    name = Path(READS).name
+    folder = next(iter(site.world.unpacked("reads").parents[0].glob("reads__*")))
+    url = f"{site.origin.url}/files/{folder.parent.name}/{folder.name}/"
+    source = f'[[source]]\nname = "web"\ntype = "http"\nurl = "{url}"\n'
+    source += f'[[source.asset]]\nkey = "hg19/reads"\nfiles = ["{name}"]\n'
+    with Setup(tmp_path, source).mount() as mounted:
+        ticket = json.loads(mounted.refgenfs("ticket", "hg19/reads", "11:5015001-5050000").stdout)
+    assert [one["headers"]["Range"] for one in ticket["htsget"]["urls"]] == [
+        "bytes=0-4667", "bytes=256721-1065951", "bytes=2596771-2596798",
+    ]  # fmt: skip
+
+
 def test_which_file_is_meant(site: Site) -> None:
     said = refused(site, f"{ALIAS}/variants", "chr1")
     assert "--file" in said
