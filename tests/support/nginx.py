@@ -182,7 +182,7 @@ http {{
 {_logging(folder)}
 {self.settings}
   server {{
-    listen 127.0.0.1:{self._port};
+    listen 127.0.0.1:{self._port} sndbuf=64k;
     root {self.root};
     location = /.nginx-answers {{ access_log off; return 204; }}
 {self.locations}
