@@ -126,11 +126,14 @@ class Attempts:
             self._count(call.account, now, worked=call.advanced())
 
     def _praise(self, call: _Call, ask: Ask, now: float) -> None:
-        """Note that a URL brought what was asked for, and that other ways could have."""
+        """Note that a URL brought what was asked for, and that other ways could have.
+
+        Where this very way had failed before, it was the origin that was away, and nothing is known of the others.
+        """
         self._health.worked(host_of(ask.url))
         self._health.worked(_name(call.account, ask.way))
         self._worked(call.account)
-        for way in call.suspects - {ask.way}:
+        for way in call.suspects if ask.way not in call.suspects else ():
             self._health.failed(_name(call.account, way), now)
 
     def is_well(self, account: str, *, way: str | None = None, server: str = "") -> bool:

@@ -185,6 +185,18 @@ async def test_an_origin_that_fails_is_not_blamed_on_the_proxy(bridge: Bridge, h
         assert states(http)[0] == (True, 2)
 
 
+async def test_an_origin_that_was_away_is_not_blamed_on_the_proxy_either(
+    bridge: Bridge, hosts: tuple[Origin, Origin]
+) -> None:
+    """Whoever happens to be asked first when it is back has nothing to say of the other."""
+    proxy, origin = hosts
+    proxy.script.extend([status(502), status(502, Retry_After="1")])
+    origin.script.append(status(503))
+    async with open_http(bridge, proxy.url, "direct", retry_for=5.0) as http:
+        assert await fetch(http, origin) == DATA[:BLOCK]
+        assert [up for up, _ in states(http)] == [True, True]
+
+
 async def test_a_proxy_that_fails_where_the_origin_does_not_is_blamed(
     bridge: Bridge, hosts: tuple[Origin, Origin]
 ) -> None:
