@@ -93,6 +93,8 @@ class Retry:
         self._deadline = now + (policy.retry_for if patience is None else min(patience, policy.retry_for))
         self._attempts = 0
         self.advances = 0  # how often the call got further
+        self.is_better: Callable[[], bool] = lambda: False
+        """Whether an earlier way than that of the present attempt is to be tried again by now."""
 
     def next_ask(self, now: float) -> Ask | None:
         """Return what to ask next, or None to give up.
@@ -229,6 +231,10 @@ class Health:
     def well(self, name: str) -> bool:
         """Say whether it did not fail when it was asked last."""
         return name not in self._marks
+
+    def is_due(self, name: str, now: float) -> bool:
+        """Say whether it may be asked: it did not fail of late, or may be tried again."""
+        return not self._passed_over(name, now)
 
     def order(self, names: Sequence[str], now: float, of: Callable[[str], str] = str) -> list[str]:
         """Return `names`, those that failed of late last, else as given; `of` names what they fail with.

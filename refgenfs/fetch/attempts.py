@@ -15,7 +15,7 @@ from refgenfs.core.errors import DeadlineExceeded, OriginUnavailable, redact_url
 from refgenfs.core.manners import host_of
 from refgenfs.core.retry import Ask, Health, Outages, Remedy, Retry, RetryPolicy
 from refgenfs.fetch.answers import AttemptFailed, RangesIgnored
-from refgenfs.fetch.proxies import DIRECT, ENVIRONMENT, going_by, shown_way
+from refgenfs.fetch.proxies import DIRECT, ENVIRONMENT, going_by, present_ask, shown_way
 
 T = TypeVar("T")
 Attempt = Callable[[str, Retry], Awaitable[T]]
@@ -35,6 +35,10 @@ class FetchFailure:
     url: str
     what: str
     attempt: int
+
+
+class AnotherWay(Exception):
+    """An attempt has done a part of its work, and is to go on by a better way (`Retry.is_better`). No failure."""
 
 
 class Attempts:
@@ -97,6 +101,8 @@ class Attempts:
             try:
                 with going_by(ask):
                     result = await attempt(ask.url, retry)
+            except AnotherWay:
+                retry = call.begin_anew(self._begin(urls, account, policy, loop.time()).retry)
             except AttemptFailed as failure:
                 if failure.kind is not RangesIgnored:
                     self._note(call.told(failure, ask), ask, account)
@@ -113,7 +119,18 @@ class Attempts:
         ways = self._health.order(self._ways(account) or (ENVIRONMENT,), now, partial(_name, account))
         urls = self._health.order(urls, now, host_of)
         patience = self._outages.patience(account, self._policy, now)
-        return _Call(account, Retry(urls, policy, now, self._jitter, patience, ways), len(ways) > 1)
+        retry = Retry(urls, policy, now, self._jitter, patience, ways)
+        if len(ways) > 1:
+            retry.is_better = partial(self._is_better, account)
+        return _Call(account, retry, len(ways) > 1)
+
+    def _is_better(self, account: str) -> bool:
+        """Say whether the present attempt's way should be left for one before it, which failed and may be back."""
+        ask, ways = present_ask(), tuple(self._ways(account))
+        if ask is None or ask.way not in ways[1:]:
+            return False
+        now = asyncio.get_running_loop().time()
+        return any(self._health.is_due(_name(account, way), now) for way in ways[: ways.index(ask.way)])
 
     def _blame(self, call: _Call, failure: AttemptFailed, ask: Ask, now: float) -> None:
         """Note whose failure it was, as far as that is known yet."""
@@ -193,6 +210,11 @@ class _Call:
         known = self.failed.get(ask.url)
         if known is None or failure.remedy is Remedy.ELSEWHERE or known[0].remedy is not Remedy.ELSEWHERE:
             self.failed[ask.url] = (without_frames(failure), ask)  # its frames are the call's and the buffers' own
+
+    def begin_anew(self, retry: Retry) -> Retry:
+        """Go on with the attempts of another `Retry`, and return it."""
+        self.retry, self._advances = retry, 0
+        return retry
 
     def advanced(self) -> bool:
         """Say whether bytes came since this was asked last."""

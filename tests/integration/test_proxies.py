@@ -5,16 +5,28 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
+from refgenfs.core import lanes, retry
 from refgenfs.core.content import BLOCK, ByteRange
 from refgenfs.core.errors import OriginMissing, OriginUnavailable, StaleContent
 from refgenfs.core.retry import RetryPolicy
+from refgenfs.fetch import attempts, streams
 from refgenfs.fetch.bridge import Bridge, open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import Account, HttpSettings
-from tests.integration.http_origin import Fault, Origin, reset_after, serve, status, truncate_after, with_headers
+from tests.integration.http_origin import (
+    Fault,
+    Origin,
+    reset_after,
+    serve,
+    stall_after,
+    status,
+    truncate_after,
+    with_headers,
+)
 
 DATA = bytes(range(256)) * (BLOCK // 64)
 OLD = bytes(len(DATA))
@@ -35,9 +47,11 @@ async def hosts(bridge: Bridge) -> AsyncIterator[tuple[Origin, Origin]]:
 
 
 @asynccontextmanager
-async def open_http(bridge: Bridge, *proxies: str, retry_for: float = 0.0) -> AsyncIterator[Http]:
+async def open_http(
+    bridge: Bridge, *proxies: str, retry_for: float = 0.0, timeout: float = 1.0
+) -> AsyncIterator[Http]:
     policy = RetryPolicy(retry_for=retry_for, first=0.01, doubts=0)
-    accounts = {"lab": Account(proxies=proxies, timeout=5.0)}
+    accounts = {"lab": Account(proxies=proxies, timeout=timeout)}
     http = Http(bridge, HttpSettings(policy=policy, accounts=accounts))
     try:
         yield http
@@ -129,6 +143,7 @@ RUBBISH: dict[str, Fault] = {
     "no ETag": with_headers(ETag=None),
     "truncated": truncate_after(BLOCK // 2),
     "reset": reset_after(BLOCK // 2),
+    "nothing, for too long": stall_after(0),
 }
 
 
@@ -247,3 +262,57 @@ async def test_facts_are_not_taken_of_a_page_of_html(bridge: Bridge, hosts: tupl
     async with open_http(bridge, proxy.url, "direct") as http:
         facts = await http.head([f"{origin.url}/g.fa"], account="lab", deadline=5.0)
     assert (facts.size, facts.validator) == (len(DATA), '"v1"')
+
+
+# -- long ones ------------------------------------------------------------------------------------------------
+
+
+class _Stream:
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    async def begin(self, validator: str) -> None:
+        pass
+
+    async def feed(self, data: bytes | memoryview) -> None:
+        self.data += data
+
+
+class _NoMemory:
+    async def take(self, nbytes: int, recall: object) -> None:
+        return None
+
+
+@pytest.fixture
+def short_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream is asked for in many small requests, and what failed is tried again at once."""
+    monkeypatch.setattr(lanes, "LONG", BLOCK)
+    monkeypatch.setattr(streams, "FIRST", BLOCK)
+    monkeypatch.setattr(retry, "Health", partial(retry.Health, first=0.0))
+    monkeypatch.setattr(attempts, "Health", partial(retry.Health, first=0.0))
+
+
+@pytest.mark.usefixtures("short_requests")
+@pytest.mark.parametrize("fault", [status(502), truncate_after(BLOCK // 2)], ids=["at the start", "in the middle"])
+async def test_a_stream_goes_back_to_the_proxy(bridge: Bridge, hosts: tuple[Origin, Origin], fault: Fault) -> None:
+    """Else all who stream while the proxy is restarted would ask the origin to the end of their archives."""
+    proxy, origin = hosts
+    proxy.script.append(fault)
+    sink = _Stream()
+    async with open_http(bridge, proxy.url, "direct") as http:
+        await http.stream([f"{origin.url}/a.tgz"], sink, account="lab", lender=_NoMemory())
+        assert sink.data == DATA
+        assert [up for up, _ in states(http)] == [True, True]
+    assert len(origin.requests) == 1
+    assert len(proxy.requests) == len(DATA) // BLOCK
+
+
+@pytest.mark.usefixtures("short_requests")
+async def test_a_stream_does_not_stay_for_a_proxy_that_is_stale(bridge: Bridge, hosts: tuple[Origin, Origin]) -> None:
+    proxy, origin = hosts
+    proxy.data, proxy.etag = OLD, '"v0"'
+    proxy.script.append(status(502))
+    sink = _Stream()
+    async with open_http(bridge, proxy.url, "direct") as http:
+        await http.stream([f"{origin.url}/a.tgz"], sink, account="lab", lender=_NoMemory())
+    assert sink.data == DATA

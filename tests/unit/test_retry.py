@@ -257,6 +257,15 @@ def test_a_trial_that_nobody_heard_of_again_is_followed_by_another() -> None:
     assert health.order("ab", 2.0 + Health.TRIAL) == ["a", "b"]
 
 
+def test_what_is_due_is_said_without_a_trial() -> None:
+    health = Health(first=2.0)
+    health.failed("a", 0.0)
+    assert not health.is_due("a", 1.9)
+    assert health.is_due("a", 2.0)
+    assert health.order("ab", 2.0) == ["a", "b"]
+    assert not health.is_due("a", 2.0)
+
+
 def test_what_is_asked_alone_is_no_trial() -> None:
     health = Health(first=2.0)
     health.failed("a", 0.0)
