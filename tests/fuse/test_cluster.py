@@ -293,3 +293,16 @@ def test_doctor_says_which_tier_answers(site: Site) -> None:
     assert f"http://{FILES}/ answers" in said
     status = node.refgenfs("status").stdout
     assert f"genomes: proxy http://{TIERS[0]}:3128, " in status
+
+
+def test_a_second_node_on_one_cache_directory_is_refused(site: Site) -> None:
+    (node,) = site.mount(1)
+    text = node.config.read_text().replace(str(node.path), str(site.folder / "other"))
+    other = site.folder / "other.toml"
+    other.write_text(text)
+    done = subprocess.run(
+        [*node_prefix(site, 1), "timeout", "-s", "KILL", "60", *refgenfs(), "mount", "-f", "-c", str(other)],
+        capture_output=True, text=True, check=False, env=node.environ, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"the cache directory {node.cache} is in use by process {node.process.pid}" in done.stderr
