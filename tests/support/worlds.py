@@ -30,8 +30,8 @@ READY_SECONDS = 30
 PAGE_SECONDS = 150  # for a page's whole session
 ORIGIN = "http://127.0.0.1:8000"
 GENOME_HOSTS = "genomes.example.org genomes2.example.org refgenomes.databio.org"
-FILE_HOSTS = "www.example.org mirror.example.org host.example"
-TOKEN = "an-example-token"
+FILE_HOSTS = "www.example.org mirror.example.org"
+HOSTS = f"{GENOME_HOSTS} {FILE_HOSTS} host.example htsget.example.org".split()
 
 NGINX = """\
 user root;
@@ -56,8 +56,10 @@ http {{
     }}
   }}
   server {{
-    listen 80; listen 443 ssl; server_name {file_hosts}; root {site}; autoindex on;
+    listen 80; listen 443 ssl; server_name {file_hosts}; root {folder}/site; autoindex on;
   }}
+  server {{ listen 80; listen 443 ssl; server_name host.example; root {folder}/www; }}
+  server {{ listen 80; listen 443 ssl; server_name htsget.example.org; root {folder}/htsget; }}
 }}
 """
 
@@ -83,7 +85,8 @@ rm -rf "$1/root/etc/refgenfs" "$1/root/var/cache/refgenfs"* "$1/root/run/refgenf
 cp -r "$3/home/." "$1/root/root/"
 cat "$3/hosts" >"$1/root/etc/hosts"
 cat "$3/cert.pem" >>"$1/root/etc/ssl/certs/ca-certificates.crt"
-mkdir -p "$1/root/scratch"
+mkdir -p "$1/root/scratch" "$1/root/srv/www"
+mount --bind "$3/www" "$1/root/srv/www"
 mount --rbind /dev "$1/root/dev"
 mount --rbind /sys "$1/root/sys"
 mount -t proc proc "$1/root/proc"
@@ -134,12 +137,11 @@ def world(folder: Path) -> Iterator[World]:
     _make_origin(served)
     _make_home(folder / "home", served)
     _make_site(folder / "site", served)
+    _make_tickets(folder / "htsget")
+    (folder / "www").mkdir()
     _make_certificate(folder)
-    hosts = f"{GENOME_HOSTS} {FILE_HOSTS}"
-    (folder / "hosts").write_text(f"127.0.0.1 localhost {os.uname().nodename} {hosts}\n")
-    configuration = NGINX.format(
-        folder=folder, site=folder / "site", origin=ORIGIN, genome_hosts=GENOME_HOSTS, file_hosts=FILE_HOSTS
-    )
+    (folder / "hosts").write_text(f"127.0.0.1 localhost {os.uname().nodename} {' '.join(HOSTS)}\n")
+    configuration = NGINX.format(folder=folder, origin=ORIGIN, genome_hosts=GENOME_HOSTS, file_hosts=FILE_HOSTS)
     (folder / "nginx.conf").write_text(configuration)
     with ExitStack() as stack:
         log = stack.enter_context((folder / "servers.log").open("w"))
@@ -237,14 +239,25 @@ def _make_site(site: Path, served: Path) -> None:
     for folder in ("genomes/hg38/fasta", "mouse/indexes/bwa"):
         (site / folder).mkdir(parents=True)
     shutil.copy(fasta, site / "genomes/hg38/fasta/hg38.fa")
+    (bam,) = served.glob("*/na12878__default/*.bam")
+    shutil.copy(bam, site / "NA12878.bam")
+    for archive in served.glob("*/*.tgz"):
+        shutil.copy(archive, site)
     (site / "mouse/indexes/bwa/GRCm39.fa.amb").write_text("0 0 0\n")
     _run("bash", "-c", 'head -c 100000 "$1" | gzip >"$2"', "pack", str(fasta),
          str(site / "mouse/GCF_000001635.27_GRCm39_genomic.fna.gz"))  # fmt: skip
 
 
+def _make_tickets(folder: Path) -> None:
+    """Make what a htsget server with one id would answer: a ticket for all of its data."""
+    ticket = {"htsget": {"format": "BAM", "urls": [{"url": "https://www.example.org/NA12878.bam"}]}}
+    (folder / "reads/1000g").mkdir(parents=True)
+    (folder / "reads/1000g/NA12878").write_text(json.dumps(ticket))
+
+
 def _make_certificate(folder: Path) -> None:
     """Make a certificate for all of the hosts, which each page's machine trusts."""
-    names = ",".join(f"DNS:{host}" for host in f"{GENOME_HOSTS} {FILE_HOSTS}".split())
+    names = ",".join(f"DNS:{host}" for host in HOSTS)
     _run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=example",
          "-addext", f"subjectAltName={names}", "-keyout", str(folder / "key.pem"),
          "-out", str(folder / "cert.pem"))  # fmt: skip
