@@ -14,16 +14,13 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.support.documents import Command, documents, parse
 from tests.support.sessions import judge, ran, script, typed
-from tests.support.worlds import HOME, World, world
+from tests.support.worlds import HOMES, World, world
 
 pytestmark = [pytest.mark.needs_fuse, pytest.mark.needs_root, pytest.mark.timeout(300)]
 
 
-def _todo(page: str) -> list[object]:
-    return list(typed(parse((REPOSITORY / page).read_text(), page), "shell"))
-
-
-PAGES = [page for page in (str(path.relative_to(REPOSITORY)) for path in documents()) if _todo(page)]
+TEXTS = {str(path.relative_to(REPOSITORY)): path.read_text() for path in documents()}
+SESSIONS = [(page, who) for page, text in TEXTS.items() for who in HOMES if typed(parse(text, page), who)]
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +29,18 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_page_s_commands_do_what_it_says(hosts: World, page: str) -> None:
-    _follow(hosts, (REPOSITORY / page).read_text(), page)
+@pytest.mark.parametrize(("page", "who"), SESSIONS)
+def test_the_page_s_commands_do_what_it_says(hosts: World, page: str, who: str) -> None:
+    _follow(hosts, TEXTS[page], page, who)
 
 
-def _follow(hosts: World, text: str, page: str) -> None:
+def _follow(hosts: World, text: str, page: str, who: str = "root") -> None:
     """Type a page's commands, and fail at the first that does not do what it says."""
-    todo = typed(parse(text, page), "shell")
-    printed = hosts.run(script(todo))
+    todo = typed(parse(text, page), who)
+    printed = hosts.run(script(todo), who)
     done = ran(todo, printed)
     for one in done:
-        if wrong := judge(one, HOME):
+        if wrong := judge(one, HOMES[who]):
             pytest.fail(f"{wrong}\n\nthe end of the session:\n{printed[-3000:]}", pytrace=False)
     assert len(done) == sum(isinstance(item, Command) for item in todo), printed[-3000:]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
-WORLDS = ("shell", "booted")  # tests/fuse/test_documents.py runs the first, tests/system/test_documents.py the second
+WORLDS = ("root", "user", "booted")  # tests/fuse/test_documents.py runs two, tests/system/test_documents.py the third
 SHELL = ("sh", "console")  # what has commands; sh has nothing else, console has `$ ` before each, and what they print
 DATA = frozenset(
     ("", "dockerfile", "fstab", "groovy", "ini", "json", "nextflow", "nginx", "promql", "python", "squid", "systemd")

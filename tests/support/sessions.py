@@ -17,10 +17,10 @@ _FOLLOWS = re.compile(
     r"refgenfs trace\b|refgenfs (-\S+ )*mount\b.* (-f|--foreground)\b|journalctl\b.* -f\b|watch\b"
 )
 
-# sudo is there as a reader knows it; what reads a terminal finds none.
+# root finds a sudo that has nothing to do; what reads a terminal finds none.
 _PRELUDE = """\
 cd
-sudo() { while [[ ${1-} == -* ]]; do shift; done; "$@"; }
+if ((EUID == 0)); then sudo() { while [[ ${1-} == -* ]]; do shift; done; "$@"; }; fi
 exec </dev/null
 """
 

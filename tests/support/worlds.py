@@ -24,7 +24,8 @@ from refgenfs.demo.build import TAG, build_demo_root
 from refgenfs.demo.genome import Contig, Genome, make_genome
 from tests.conftest import REPOSITORY
 
-HOME = "/root"
+USER = "eve"  # who isn't root; has no sudo
+HOMES = {"root": "/root", "user": f"/home/{USER}"}
 BASES = 1_400_000  # chr20 has to have its millionth
 READY_SECONDS = 30
 PAGE_SECONDS = 150  # for a page's whole session
@@ -73,7 +74,8 @@ echo begun
 read -r _ || true
 """
 
-# Beside the network: "$1" is a folder for the layer, "$2" the script, "$3" what every page finds at home.
+# Beside the network: "$1" is a folder for the layer, "$2" the script, "$3" has what every page finds at home, "$4" is
+# whose home that is, and "$5" where.
 PAGE = r"""
 set -eu
 mount -t tmpfs -o mode=755 layer "$1"
@@ -82,7 +84,6 @@ mount -t overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" overlay "$1/r
 cp "$2" "$1/root/session"
 rm -rf "$1/root/root/genomes" "$1/root/genomes" "$1/root/root/.config/refgenfs" "$1/root/root/.cache/refgenfs"
 rm -rf "$1/root/etc/refgenfs" "$1/root/var/cache/refgenfs"* "$1/root/run/refgenfs" "$1/root/root/.local/state/refgenfs"
-cp -r "$3/home/." "$1/root/root/"
 cat "$3/hosts" >"$1/root/etc/hosts"
 cat "$3/cert.pem" >>"$1/root/etc/ssl/certs/ca-certificates.crt"
 mkdir -p "$1/root/scratch" "$1/root/srv/www"
@@ -90,8 +91,18 @@ mount --bind "$3/www" "$1/root/srv/www"
 mount --rbind /dev "$1/root/dev"
 mount --rbind /sys "$1/root/sys"
 mount -t proc proc "$1/root/proc"
-mount -t tmpfs tmp "$1/root/tmp"
-exec chroot "$1/root" bash /session
+mount -t tmpfs -o mode=1777 tmp "$1/root/tmp"
+mknod -m 666 "$1/fuse" c $((0x$(stat -c %t /dev/fuse))) $((0x$(stat -c %T /dev/fuse)))
+mount --bind "$1/fuse" "$1/root/dev/fuse"
+chmod o+x "$1/root/root"  # this Python may be below it
+if [ "$4" != root ]; then chroot "$1/root" useradd -m -d "$5" -s /bin/bash "$4"; fi
+cp -r "$3/home/." "$1/root$5/"
+chroot "$1/root" chown "$4:" "$5/r1.fq" "$5/r2.fq"
+cd "$1/root"
+mkdir old
+pivot_root . old  # and not chroot alone: who is in one may make no user namespace
+umount -l old
+exec chroot . runuser -u "$4" -- env HOME="$5" USER="$4" bash /session
 """
 
 
@@ -102,15 +113,16 @@ class World:
     folder: Path
     leader: int  # the process that holds the network
 
-    def run(self, session: str) -> str:
-        """Run a script on a machine of its own; return all that was printed, also by what was killed."""
+    def run(self, session: str, who: str = "root") -> str:
+        """Run a script on a machine of its own, as root or user; return all that it printed, also when killed."""
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="page-") as name:
             page = Path(name)
             (page / "layer").mkdir()
             (page / "session").write_text(session)
             enter = ["nsenter", "-t", str(self.leader), "-n", "--"]
             apart = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL"]
-            command = ["bash", "-c", PAGE, "page", str(page / "layer"), str(page / "session"), str(self.folder)]
+            paths = [str(page / "layer"), str(page / "session"), str(self.folder)]
+            command = ["bash", "-c", PAGE, "page", *paths, "root" if who == "root" else USER, HOMES[who]]
             with (page / "printed").open("w") as output:
                 subprocess.run(
                     ["timeout", "-s", "KILL", str(PAGE_SECONDS), *enter, *apart, *command],
@@ -121,8 +133,6 @@ class World:
 
 def _environ() -> dict[str, str]:
     return {
-        "HOME": HOME,
-        "USER": "root",
         "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
         "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",  # not every Python looks where the system's does

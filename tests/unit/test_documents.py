@@ -72,8 +72,8 @@ def blocks(page: str) -> list[Block]:
 
 def test_marks() -> None:
     hidden, config, shell, console, elsewhere = parse(SAMPLE, "x.md")
-    assert hidden == Hidden("x.md", 3, "echo a >r1.fq\necho b >r2.fq\n", "shell")
-    assert config == Block("x.md", 9, "toml", '[cache]\nsize = "1GB"\n', "shell", file="~/lab.toml")
+    assert hidden == Hidden("x.md", 3, "echo a >r1.fq\necho b >r2.fq\n", "root")
+    assert config == Block("x.md", 9, "toml", '[cache]\nsize = "1GB"\n', "root", file="~/lab.toml")
     assert isinstance(shell, Block)
     assert [command.text for command in commands(shell)] == [
         "refgenfs mount ~/genomes   # as yourself",
@@ -89,7 +89,7 @@ def test_marks() -> None:
     ]
     assert isinstance(elsewhere, Block)
     assert elsewhere.test == "tests/unit/test_documents.py::test_marks"
-    assert [item.text for item in typed([hidden, config, shell, console, elsewhere], "shell")][:3] == [
+    assert [item.text for item in typed([hidden, config, shell, console, elsewhere], "root")][:3] == [
         "echo a >r1.fq",
         "echo b >r2.fq",
         '[cache]\nsize = "1GB"\n',
