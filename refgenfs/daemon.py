@@ -185,7 +185,7 @@ class _Running:
             nursery.start_soon(control.serve, listener)
             nursery.start_soon(self._greet)
             nursery.start_soon(survive, self._show_metrics)
-            nursery.start_soon(self._parts.operations.watch_callers)
+            nursery.start_soon(self._parts.operations.callers.watch)
             nursery.start_soon(give_back, lambda: self._parts.budget.landed)
             nursery.start_soon(self._end_when_told, nursery)
             await self._parts.mount.serve()

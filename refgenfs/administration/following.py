@@ -49,7 +49,7 @@ class Following:
             while True:
                 over = trio.current_time() >= ends
                 events, dropped = follower.take()
-                waits = fuse.waiting(PATIENCE)
+                waits = fuse.callers.longer(PATIENCE, fuse.tracing)
                 due = {token: due.get(token, PATIENCE) for token, _ in waits}
                 for token, event in waits:
                     if event.seconds >= due[token]:

@@ -1,136 +1,31 @@
-"""The FUSE layer: requests in, answers out. The one importer of pyfuse3, and the one place of errnos.
-
-pyfuse3 lets only `FUSEError` leave a handler: any other exception takes the mount down. So every handler is
-wrapped, once, by `answered`.
-"""
+"""Requests of the kernel, answered out of a tree and a reader."""
 
 from __future__ import annotations
 
 import errno
-import functools
-import logging
 import os
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from time import perf_counter
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, cast
 
 import pyfuse3
 import trio
 
 from refgenfs.core import errors
-from refgenfs.core.metrics import Durations
 from refgenfs.core.usage import Users
-from refgenfs.processes import is_alive, wants_to_die
+from refgenfs.fuse.callers import Callers
+from refgenfs.fuse.errnos import Answers, answered
 from refgenfs.reader.reader import Reader
-from refgenfs.tracing import Event, Handle, Tracing
+from refgenfs.tracing import Handle, Tracing
 from refgenfs.tree import Attributes, Node, RefgetNode, Tree
 from refgenfs.users import Guard
 
-log = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class Interrupted(errors.RefgenfsError):
-    """The caller is being killed: it needs no answer."""
-
-
-# The whole of it: an error has the errno of the first class in its ancestry that is named here.
-ERRNOS: dict[type[Exception], int] = {
-    errors.NotInCatalog: errno.ENOENT,
-    errors.NotADirectory: errno.ENOTDIR,
-    errors.IsADirectory: errno.EISDIR,
-    errors.ReadOnly: errno.EROFS,
-    errors.OriginDenied: errno.EACCES,
-    errors.NotAllowed: errno.EACCES,
-    errors.StaleContent: errno.ESTALE,
-    errors.DeadlineExceeded: errno.ETIMEDOUT,
-    Interrupted: errno.EINTR,
-    errors.RefgenfsError: errno.EIO,  # OriginUnavailable, OriginMissing, IntegrityError and their kin
-    MemoryError: errno.ENOMEM,
-    Exception: errno.EIO,
-}
-# What a user meets every day and no administrator needs to know.
-_QUIET = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.EINTR})
 MAX_NAME = 255  # bytes
 XATTR_PREFIX = b"user.refgenfs."
-IMPATIENCE = 0.5  # seconds after which a waiting caller is asked whether it is being killed
+
+FileInfoOf = Callable[[Node], dict[str, str]]
 
 
-def _one_line(text: str) -> str:
-    """Return a text fit for a log: a name out of an archive can hold anything."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
-def errno_of(error: Exception) -> int:
-    """Return the errno that an error is answered with."""
-    return next(ERRNOS[kind] for kind in type(error).__mro__ if kind in ERRNOS)
-
-
-@dataclass(slots=True)
-class FuseCounts:
-    """Requests answered since the start."""
-
-    requests: int = 0
-    failures: int = 0
-    unexpected: int = 0
-
-
-def answered(
-    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
-    """Turn every exception of a handler into an errno, with one log line for what somebody should know."""
-
-    @functools.wraps(handler)
-    async def wrapper(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        self.counts.requests += 1
-        began, error = perf_counter(), ""
-        event = self.tracing.begin(name, args) if self.tracing.on else None
-        try:
-            return await handler(self, *args, **kwargs)
-        except pyfuse3.FUSEError:
-            raise
-        except errors.RefgenfsError as exc:
-            number = errno_of(exc)
-            error = type(exc).__name__
-            self.errors[name, error] += 1
-            if number not in _QUIET and not isinstance(exc, errors.NotAllowed):
-                self.failed(handler.__name__, exc, number, event or self.tracing.begin(name, args))
-            raise pyfuse3.FUSEError(number) from exc
-        except Exception as exc:
-            self.counts.unexpected += 1
-            error = "Unexpected"
-            self.errors[name, error] += 1
-            self.failed(handler.__name__, exc, errno.EIO, event or self.tracing.begin(name, args))
-            log.exception("%s failed unexpectedly", handler.__name__)
-            raise pyfuse3.FUSEError(errno_of(exc)) from exc
-        finally:
-            took = perf_counter() - began
-            self.timings[name].observe(took)
-            if event is not None:
-                self.tracing.end(event, took, error)
-
-    name = handler.__name__.removeprefix("_")
-    return wrapper
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A request that may have to wait, and for whom; `surely`: that process itself waits."""
-
-    pid: int
-    since: float  # trio's time
-    scope: trio.CancelScope
-    surely: bool
-    reading: tuple[Handle, int, int] | None  # a file, an offset and a size
-
-
-class Operations(pyfuse3.Operations):
+class Operations(Answers, pyfuse3.Operations):
     """Answers the kernel out of a tree and a reader."""
 
     supports_dot_lookup = False
@@ -138,22 +33,17 @@ class Operations(pyfuse3.Operations):
     enable_acl = False
 
     def __init__(self, tree: Tree, reader: Reader, files: FileInfoOf, space: Callable[[], tuple[int, int]]) -> None:
-        super().__init__()
-        self.counts = FuseCounts()
-        self.timings: defaultdict[str, Durations] = defaultdict(Durations)  # by operation
-        self.errors: Counter[tuple[str, str]] = Counter()  # by operation and kind
+        self._open: dict[int, Handle] = {}
+        super().__init__(Tracing(tree, self._open))
         self.users = Users()
+        self.callers = Callers()
         self.greeted = trio.Event()  # set when the kernel has shaken hands with us
-        self.recent: list[tuple[float, str]] = []  # errors, newest last; times in Unix seconds
         self._tree = tree
         self._reader = reader
         self._info = files
         self._space = space
-        self._open: dict[int, Handle] = {}
-        self.tracing = Tracing(tree, self._open)
         self._listings: dict[int, tuple[int, list[tuple[str, Node]]]] = {}
         self._next_handle = 1
-        self._waiting: dict[int, _Waiting] = {}
         self._uid, self._gid = os.getuid(), os.getgid()
         self._guard = Guard()
 
@@ -166,57 +56,9 @@ class Operations(pyfuse3.Operations):
         """How many files are open."""
         return len(self._open)
 
-    def failed(self, what: str, error: Exception, number: int, event: Event | None = None) -> None:
-        """Count a failure, and say it in one line: what, of which file, why, and for whom."""
-        self.counts.failures += 1
-        name = errno.errorcode.get(number, str(number))
-        where = f" of {event.path}" if event is not None and event.path else ""
-        text = _one_line(f"{what}{where}: {type(error).__name__}: {error} ({name})")
-        by = _one_line(f", for {event.command} ({event.pid})") if event is not None and event.pid else ""
-        log.warning("%s%s", text, by)
-        self.recent = [*self.recent[-49:], (time.time(), text)]
-
-    # -- callers that are being killed --------------------------------------------------------------------
-
-    @contextmanager
-    def _caller(
-        self, pid: int, *, surely: bool = True, reading: tuple[Handle, int, int] | None = None
-    ) -> Iterator[None]:
-        """Give up the body with EINTR once its caller is being killed (the kernel would wait for ever).
-
-        Who reads may not be who opened the file (not `surely`): that one's end then says nothing.
-        """
-        token, scope = self._next_token(), trio.CancelScope()
-        self._waiting[token] = _Waiting(pid, trio.current_time(), scope, surely, reading)
-        try:
-            with scope:
-                yield
-        finally:
-            del self._waiting[token]
-        if scope.cancelled_caught:
-            raise Interrupted(f"process {pid} is being killed")
-
     def _next_token(self) -> int:
         self._next_handle += 1
         return self._next_handle
-
-    async def watch_callers(self) -> NoReturn:
-        """Look after callers that wait for long. Runs until cancelled."""
-        while True:
-            await trio.sleep(IMPATIENCE)
-            now = trio.current_time()
-            for one in list(self._waiting.values()):
-                if now - one.since >= IMPATIENCE and wants_to_die(one.pid) and (one.surely or is_alive(one.pid)):
-                    one.scope.cancel()
-
-    def waiting(self, longer: float) -> list[tuple[int, Event]]:
-        """Return the requests that have waited for longer than so many seconds, each with a number of its own."""
-        now = trio.current_time()
-        return [
-            (token, self.tracing.under_way(one.reading, one.pid, now - one.since))
-            for token, one in self._waiting.items()
-            if now - one.since > longer
-        ]
 
     # -- names and attributes -----------------------------------------------------------------------------
 
@@ -226,7 +68,7 @@ class Operations(pyfuse3.Operations):
         if len(name) > MAX_NAME:
             raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
         await self._admit(parent_inode, ctx)
-        with self._caller(ctx.pid):
+        with self.callers.waiting(ctx.pid):
             attributes = await self._tree.lookup(
                 parent_inode, os.fsdecode(name), await self._allowed(parent_inode, ctx)
             )
@@ -247,7 +89,7 @@ class Operations(pyfuse3.Operations):
     @answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Return attributes; for a file this waits until its size is known."""
-        with self._caller(ctx.pid):
+        with self.callers.waiting(ctx.pid):
             attributes = await self._tree.getattr(inode)
         return self._entry(attributes)
 
@@ -319,7 +161,7 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """Take the names of a folder that the caller may see, as they are now: a listing is of one moment."""
         await self._admit(inode, ctx)
-        with self._caller(ctx.pid):
+        with self.callers.waiting(ctx.pid):
             listing = await self._tree.entries(inode)
             if self._tree.is_guarded:
                 listing = [entry for entry in listing if await self._allows(entry[1], ctx)]
@@ -354,7 +196,7 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise errors.ReadOnly("the tree is read-only")
         await self._admit(inode, ctx)
-        with self._caller(ctx.pid):
+        with self.callers.waiting(ctx.pid):
             opened = await self._tree.open(inode)
         try:
             await self._admit(inode, ctx)  # of a name that was answered early it is known by now where it leads
@@ -372,7 +214,7 @@ class Operations(pyfuse3.Operations):
         handle = self._open[fh]
         data = self._reader.read_resident(handle.file, off, size)
         if data is None:
-            with self._caller(handle.pid, surely=False, reading=(handle, off, size)):
+            with self.callers.waiting(handle.pid, surely=False, reading=(handle, off, size)):
                 data = await self._reader.read_missing(handle.file, off, size)
         return cast(bytes, data)
 
@@ -424,53 +266,3 @@ class Operations(pyfuse3.Operations):
 
     setattr = create = mknod = mkdir = symlink = link = unlink = rmdir = rename = write = _refuse
     setxattr = removexattr = _refuse
-
-
-FileInfoOf = Callable[[Node], dict[str, str]]
-
-
-class Mount:
-    """The mount itself: made, served, taken down. One a process, as pyfuse3 has it.
-
-    With `device`, a /dev/fuse that somebody has mounted already, it is served only, and closed at the end.
-    """
-
-    def __init__(self, operations: Operations, mountpoint: str, device: int | None, *, allow_other: bool) -> None:
-        self._operations = operations
-        self._mountpoint = mountpoint if device is None else f"/dev/fd/{device}"  # as fuse_session_mount has it
-        # These wait for reads under way, and reads may wait for trio's own threads.
-        self._dropping = trio.CapacityLimiter(4)
-        self._options = {"fsname=refgenfs", "subtype=refgenfs", "ro", "default_permissions", "nosuid", "nodev"}
-        if allow_other:
-            self._options.add("allow_other")
-
-    def open(self) -> None:
-        """Mount; raise RuntimeError when the kernel or fusermount3 refuses."""
-        pyfuse3.init(cast(Any, self._operations), self._mountpoint, self._options)
-
-    async def serve(self) -> None:
-        """Answer requests until unmounted or `stop`."""
-        # The default of 99 tasks would let 99 waiting readers block every `ls`.
-        await pyfuse3.main(min_tasks=4, max_tasks=4096)
-
-    def stop(self) -> None:
-        """Let `serve` return once the requests under way are answered."""
-        pyfuse3.terminate()
-
-    def close(self) -> None:
-        """Unmount, also with files open, and free what libfuse holds."""
-        pyfuse3.close(unmount=True)
-
-    def forget_name(self, parent: int, name: str) -> None:
-        """Have the kernel look a name up anew; returns at once."""
-        pyfuse3.invalidate_entry_async(parent, pyfuse3.FileNameT(os.fsencode(name)), ignore_enoent=True)
-
-    async def forget_pages(self, inode: int) -> None:
-        """Have the kernel drop an inode's pages. In a thread: it waits for reads that are under way."""
-        try:
-            await trio.to_thread.run_sync(
-                pyfuse3.invalidate_inode, inode, abandon_on_cancel=True, limiter=self._dropping
-            )
-        except OSError as exc:
-            if exc.errno != errno.ENOENT:
-                log.warning("can't drop the pages of inode %d: %s", inode, exc)
