@@ -43,6 +43,10 @@ ERRNOS: dict[type[Exception], int] = {
     errors.NotAllowed: errno.EACCES,
     errors.StaleContent: errno.ESTALE,
     errors.DeadlineExceeded: errno.ETIMEDOUT,
+    errors.TooManyOpenFiles: errno.EMFILE,
+    errors.NoMoreOpenFiles: errno.ENFILE,
+    errors.TooManyRequests: errno.EAGAIN,
+    errors.TooManyNames: errno.EAGAIN,
     Interrupted: errno.EINTR,
     errors.RefgenfsError: errno.EIO,  # OriginUnavailable, OriginMissing, IntegrityError and their kin
     MemoryError: errno.ENOMEM,
@@ -50,6 +54,9 @@ ERRNOS: dict[type[Exception], int] = {
 }
 # What a user meets every day and no administrator needs to know.
 _QUIET = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.EINTR})
+# What one user can bring about as often as they like: said once in a while.
+_ONCE_IN_A_WHILE = (errors.TooManyOpenFiles, errors.NoMoreOpenFiles, errors.TooManyRequests, errors.TooManyNames)
+A_WHILE = 60.0  # seconds
 RECENT = 50  # errors that `status` can show
 
 
@@ -90,7 +97,7 @@ def answered(
             number = errno_of(exc)
             error = type(exc).__name__
             self.errors[name, error] += 1
-            if number not in _QUIET and not isinstance(exc, errors.NotAllowed):
+            if number not in _QUIET and not isinstance(exc, errors.NotAllowed) and self._is_news(exc):
                 self.failed(handler.__name__, exc, number, event or self.tracing.begin(name, args))
             raise pyfuse3.FUSEError(number) from exc
         except Exception as exc:
@@ -119,6 +126,19 @@ class Answers:
         self.errors: Counter[tuple[str, str]] = Counter()  # by operation and kind
         self.recent: list[tuple[float, str]] = []  # errors, newest last; times in Unix seconds
         self.tracing = tracing
+        self._said: dict[str, float] = {}  # when what is said once in a while was, by kind and user
+
+    def _is_news(self, error: errors.RefgenfsError) -> bool:
+        """Say whether an error is worth a line: what a user runs into again and again is not each time."""
+        if not isinstance(error, _ONCE_IN_A_WHILE):
+            return True
+        what, now = str(error), time.monotonic()
+        if now - self._said.get(what, -A_WHILE) < A_WHILE:
+            return False
+        if len(self._said) >= RECENT:
+            self._said.clear()
+        self._said[what] = now
+        return True
 
     def failed(self, what: str, error: Exception, number: int, event: Event | None = None) -> None:
         """Count a failure, and say it in one line: what, of which file, why, and for whom."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 import pyfuse3
 import trio
 
 from refgenfs.core import errors
+from refgenfs.core.shares import Shares
 from refgenfs.core.usage import Users
 from refgenfs.fuse.callers import Callers
 from refgenfs.fuse.errnos import Answers, answered
@@ -20,9 +22,23 @@ from refgenfs.tree import Attributes, Node, RefgetNode, Tree
 from refgenfs.users import Guard
 
 MAX_NAME = 255  # bytes
+TASKS = 4096  # requests under way at a time; of one user, no more than there are left for others
+OPEN_FILES = 65536  # of all users together; each costs about 1 KiB
+USERS_OPEN_FILES = 4096  # of one user, where the configuration says nothing
+LISTED = 256  # entries of a listing that count as one more open file
 XATTR_PREFIX = b"user.refgenfs."
 
 FileInfoOf = Callable[[Node], dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """A folder that is open: its inode, its names as they were then, and whose it is."""
+
+    inode: int
+    entries: Sequence[tuple[str, Node]]
+    uid: int
+    counts: int  # as so many open files
 
 
 class Operations(Answers, pyfuse3.Operations):
@@ -36,13 +52,14 @@ class Operations(Answers, pyfuse3.Operations):
         self._open: dict[int, Handle] = {}
         super().__init__(Tracing(tree, self._open))
         self.users = Users()
-        self.callers = Callers()
+        self.callers = Callers(Shares(TASKS, TASKS))
+        self._handles = Shares(OPEN_FILES, USERS_OPEN_FILES, exempt=(0, os.getuid()))
         self.greeted = trio.Event()  # set when the kernel has shaken hands with us
         self._tree = tree
         self._reader = reader
         self._info = files
         self._space = space
-        self._listings: dict[int, tuple[int, list[tuple[str, Node]]]] = {}
+        self._listings: dict[int, _Listing] = {}
         self._next_handle = 1
         self._uid, self._gid = os.getuid(), os.getgid()
         self._guard = Guard()
@@ -56,6 +73,10 @@ class Operations(Answers, pyfuse3.Operations):
         """How many files are open."""
         return len(self._open)
 
+    def bound(self, open_files: int) -> None:
+        """Let each user have so many files open from now on; what is open stays so."""
+        self._handles.each = open_files
+
     def _next_token(self) -> int:
         self._next_handle += 1
         return self._next_handle
@@ -68,7 +89,7 @@ class Operations(Answers, pyfuse3.Operations):
         if len(name) > MAX_NAME:
             raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
         await self._admit(parent_inode, ctx)
-        with self.callers.waiting(ctx.pid):
+        with self.callers.waiting(ctx.pid, ctx.uid):
             attributes = await self._tree.lookup(
                 parent_inode, os.fsdecode(name), await self._allowed(parent_inode, ctx)
             )
@@ -89,7 +110,7 @@ class Operations(Answers, pyfuse3.Operations):
     @answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Return attributes; for a file this waits until its size is known."""
-        with self.callers.waiting(ctx.pid):
+        with self.callers.waiting(ctx.pid, ctx.uid):
             attributes = await self._tree.getattr(inode)
         return self._entry(attributes)
 
@@ -161,20 +182,37 @@ class Operations(Answers, pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """Take the names of a folder that the caller may see, as they are now: a listing is of one moment."""
         await self._admit(inode, ctx)
-        with self.callers.waiting(ctx.pid):
-            listing = await self._tree.entries(inode)
-            if self._tree.is_guarded:
-                listing = [entry for entry in listing if await self._allows(entry[1], ctx)]
+        counts = 1
+        self._take_handles(ctx.uid, counts)
+        try:
+            with self.callers.waiting(ctx.pid, ctx.uid):
+                listing = await self._tree.entries(inode)
+                if self._tree.is_guarded:
+                    listing = [entry for entry in listing if await self._allows(entry[1], ctx)]
+            more = len(listing) // LISTED
+            self._take_handles(ctx.uid, more)
+            counts += more
+        except BaseException:
+            self._handles.give_back(ctx.uid, counts)
+            raise
         handle = self._next_token()
-        self._listings[handle] = (inode, listing)
+        self._listings[handle] = _Listing(inode, listing, ctx.uid, counts)
         return handle
+
+    def _take_handles(self, uid: int, number: int) -> None:
+        """Count so many more open files of a user; raise TooManyOpenFiles or NoMoreOpenFiles."""
+        if number and not self._handles.take(uid, number):
+            if self._handles.full(uid, number):
+                raise errors.TooManyOpenFiles(f"user {uid} has as many open as limits.open_files allows")
+            raise errors.NoMoreOpenFiles("all users together have as many open as there may be")
 
     @answered
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Give entries from `start_id` on, for as long as the kernel takes them. No I/O here."""
-        inode, listing = self._listings[fh]
-        for position in range(start_id, len(listing)):
-            name, node = listing[position]
+        listing = self._listings[fh]
+        inode = listing.inode
+        for position in range(start_id, len(listing.entries)):
+            name, node = listing.entries[position]
             attributes = self._tree.entry(inode, name, node)
             entry = self._entry(attributes)
             taken = pyfuse3.readdir_reply(token, pyfuse3.FileNameT(os.fsencode(name)), entry, position + 1)
@@ -186,7 +224,9 @@ class Operations(Answers, pyfuse3.Operations):
     @answered
     async def releasedir(self, fh: int) -> None:
         """Forget a listing."""
-        self._listings.pop(fh, None)
+        listing = self._listings.pop(fh, None)
+        if listing is not None:
+            self._handles.give_back(listing.uid, listing.counts)
 
     # -- files --------------------------------------------------------------------------------------------
 
@@ -196,12 +236,17 @@ class Operations(Answers, pyfuse3.Operations):
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise errors.ReadOnly("the tree is read-only")
         await self._admit(inode, ctx)
-        with self.callers.waiting(ctx.pid):
-            opened = await self._tree.open(inode)
+        self._take_handles(ctx.uid, 1)
         try:
-            await self._admit(inode, ctx)  # of a name that was answered early it is known by now where it leads
+            with self.callers.waiting(ctx.pid, ctx.uid):
+                opened = await self._tree.open(inode)
+            try:
+                await self._admit(inode, ctx)  # of a name that was answered early it is known by now where it leads
+            except BaseException:
+                self._tree.close(opened)
+                raise
         except BaseException:
-            self._tree.close(opened)
+            self._handles.give_back(ctx.uid)
             raise
         opened.usage = self.users.account(ctx.uid)
         handle = self._next_token()
@@ -214,7 +259,7 @@ class Operations(Answers, pyfuse3.Operations):
         handle = self._open[fh]
         data = self._reader.read_resident(handle.file, off, size)
         if data is None:
-            with self.callers.waiting(handle.pid, surely=False, reading=(handle, off, size)):
+            with self.callers.waiting(handle.pid, handle.uid, surely=False, reading=(handle, off, size)):
                 data = await self._reader.read_missing(handle.file, off, size)
         return cast(bytes, data)
 
@@ -223,6 +268,7 @@ class Operations(Answers, pyfuse3.Operations):
         """Close a file."""
         handle = self._open.pop(fh, None)
         if handle is not None:
+            self._handles.give_back(handle.uid)
             self._tree.close(handle.file)
 
     @answered

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pyfuse3
 import trio
 
-from refgenfs.fuse.operations import Operations
+from refgenfs.fuse.operations import TASKS, Operations
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Mount:
     async def serve(self) -> None:
         """Answer requests until unmounted or `stop`."""
         # The default of 99 tasks would let 99 waiting readers block every `ls`.
-        await pyfuse3.main(min_tasks=4, max_tasks=4096)
+        await pyfuse3.main(min_tasks=4, max_tasks=TASKS)
 
     def stop(self) -> None:
         """Let `serve` return once the requests under way are answered."""
