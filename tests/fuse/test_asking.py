@@ -181,7 +181,7 @@ def test_status_and_metrics_are_of_what_one_may_know(mounted: Mounted) -> None:
     status = ask(mounted, ANN, "status")
     assert {row["name"] for row in status["sources"]} == {"open", "both"}
     assert [row["uid"] for row in status["users"]] == [ANN]
-    assert status["served"] >= 2 * len(DATA)
+    assert status["served"] >= len(DATA), "the second may have had it from the kernel's pages"
     assert {row["uid"] for row in mounted.status()["users"]} >= {EVE, ANN}
     text = ask(mounted, ANN, "metrics")["text"]
     assert 'source="open"' in text
