@@ -26,8 +26,11 @@ A KEY names what there is to read: `genome/asset[.seek_key][:tag]`, for example 
 
 Commands that ask a running daemon find it by `-m`; else it is the one at the `mount.point` of the file given by `-c`,
 or of the configuration in force where that sets it, and no other is asked. Where nothing names one, it is the only
-one that runs. `refgenfs --install-completion` sets up completion of commands and keys for your shell.
-`REFGENFS_DEBUG=1` shows the traceback of an unexpected error.
+one that runs. Every user may ask one that serves all of them, and is told what they may read; what binds others
+(`pin`, `evict`, `cache clear`, `umount` …) is for root and the user who mounted.
+
+`refgenfs --install-completion` sets up completion of commands and keys for your shell. `REFGENFS_DEBUG=1` shows the
+traceback of an unexpected error.
 
 This page is made from the commands' own help.
 """
