@@ -32,7 +32,9 @@ def machine(booted_root: Path) -> Iterator[Machine]:
         make_wheels(folder)  # pip wheel -w wheels .
         subprocess.run(["tar", "-C", folder, "-cf", folder / "wheels.tar", "wheels"], check=True, timeout=60)
         up.send(folder / "wheels.tar", "/run/wheels.tar")
-        up.shell(f"{PREFIX}/bin/pip uninstall -qy refgenfs; rm -f /usr/local/bin/refgenfs; tar -C {HOME} -xf /run/wheels.tar")
+        up.shell(
+            f"{PREFIX}/bin/pip uninstall -qy refgenfs; rm -f /usr/local/bin/refgenfs; tar -C {HOME} -xf /run/wheels.tar"
+        )
         up.shell(f"cp {HOME}/wheels/refgenfs-*.whl {HOME}")
         yield up
 
