@@ -16,8 +16,8 @@ from tests.conftest import REPOSITORY
 WORLDS = ("root", "user", "booted")  # tests/fuse/test_documents.py runs two, tests/system/test_documents.py the third
 SHELL = ("sh", "console")  # what has commands; sh has nothing else, console has `$ ` before each, and what they print
 DATA = frozenset(
-    "dockerfile fstab groovy ini json nextflow nginx promql python squid systemd text toml yaml".split()
-) | {""}
+    ("", "dockerfile", "fstab", "groovy", "ini", "json", "nextflow", "nginx", "promql", "python", "squid", "systemd")
+) | {"text", "toml", "yaml"}
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+)(?P<language>\w*)[^\n`]*$")
 _MARK = re.compile(r"^ *<!-- (?P<kind>world|prepare|file|run|within): ?(?P<text>.*)$")

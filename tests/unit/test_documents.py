@@ -175,6 +175,10 @@ def _plain(text: str) -> str:
     return " ".join(re.sub(r"""["'(),\[\]]|\bf(?=["'])""", " ", text).split())
 
 
+def _without_comments(code: str) -> str:
+    return ast.unparse(ast.parse(code))
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_test_that_is_named_runs_the_commands(page: str) -> None:
     for block in (block for block in blocks(page) if block.test):
@@ -190,7 +194,9 @@ def test_a_test_that_is_named_runs_the_commands(page: str) -> None:
             continue
         for command in commands(block):
             wanted = _plain(re.sub(r"\s#.*", "", command.text))
-            assert wanted in _plain(code), f"{command.place}: {path} doesn't run `{wanted}`"
+            assert wanted in _plain(_without_comments(code) if name else code), (
+                f"{command.place}: {path} doesn't run `{wanted}`"
+            )
 
 
 @pytest.mark.parametrize("page", PAGES)
