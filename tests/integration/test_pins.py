@@ -235,7 +235,7 @@ async def test_a_claim_ends_when_its_time_has_come_also_while_no_daemon_runs(tmp
     today[0] += 1000
     async with open_store(tmp_path, LIMITS, owner="/genomes", now=lambda: today[0]) as store:
         with trio.fail_after(20 * FLUSH_EVERY):  # it is looked at with every flush
-            while len([*store.ledger.keys("pin/")]) > 1:
+            while len([*store.ledger.keys("pin/")]) > 1:  # noqa: ASYNC110 - nobody tells it
                 await trio.sleep(0.05)
         assert pinned(store) == [2]
         assert [*store.ledger.keys("pin/")] == ["pin/abc/other:default"]
