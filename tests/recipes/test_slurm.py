@@ -44,7 +44,7 @@ class Cluster(NamedTuple):
     def submit(self, name: str, comment: str) -> int:
         """Submit a job that runs until `finish`."""
         wait = f"touch {self.folder}/{name}.runs; until [ -e {self.folder}/{name}.may-end ]; do sleep 0.1; done"
-        return self.slurm.submit(f"timeout 100 bash -c '{wait}'", f"--comment={comment}")
+        return self.slurm.submit(f"timeout --foreground 100 bash -c '{wait}'", f"--comment={comment}")
 
     def runs(self, name: str) -> bool:
         """Say whether a job has begun."""
@@ -88,9 +88,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                 f"mountpoint={m.path}\nrefgenfs={program}\npatience={PATIENCE}\nmarks={folder / 'marks'}\n"
                 f'said={folder / "said"}\nexport said\nsay() {{ echo "$SLURM_JOB_ID: $*" >>"$said"; }}\n'
             )
-            scripts = [wrapped(folder, name, settings) for name in ("prolog.sh", "epilog.sh")]
+            prolog, epilog = (wrapped(folder, name, settings) for name in ("prolog.sh", "epilog.sh"))
             shown = dict(line.split("=", 1) for line in recipe_lines() if not line.startswith(("Prolog=", "Epilog=")))
-            with running_slurm(*scripts, settings=shown) as slurm:
+            with running_slurm(prolog, epilog, shown) as slurm:
                 yield Cluster(slurm, site, m, folder)
 
 
