@@ -238,7 +238,7 @@ install_apart() {
     if [[ -x .venv/$name/bin/python ]] && cmp -s "$list" "$made"; then return; fi
     logged "making .venv/$name" .venv/bin/python -m venv --clear --without-pip ".venv/$name"
     logged "pip install -r $list" .venv/bin/python -m pip --python ".venv/$name/bin/python" install --no-input \
-        --disable-pip-version-check --no-compile -r "$list"
+        --disable-pip-version-check -r "$list"
     cp "$list" "$made"
 }
 
