@@ -13,12 +13,12 @@ import pytest
 
 from refgenfs.demo import genome as simulated
 from tests.conftest import REPOSITORY
-from tests.faults.world import ALIAS, DIGEST, Site, make_site
+from tests.faults.world import ALIAS, Site, make_site
+from tests.recipes.small_genome import LENGTH, READS, add_genome, bwa_index, write_reads
 from tests.support.mounted import Mounted
 
 RECIPE = REPOSITORY / "mount" / "recipes" / "snakemake"
 SNAKEMAKE = REPOSITORY / ".venv" / "recipes" / "bin" / "snakemake"
-READS = 200
 
 pytestmark = pytest.mark.needs_fuse
 
@@ -50,27 +50,15 @@ class Workflow:
         return done.stdout + done.stderr
 
 
-def index_of(folder: Path, fasta: bytes) -> dict[str, bytes]:
-    """Return the files of bwa's index, as a server names them."""
-    folder.mkdir()
-    (folder / f"{DIGEST}.fa").write_bytes(fasta)
-    subprocess.run(["bwa", "index", f"{DIGEST}.fa"], cwd=folder, check=True, capture_output=True, timeout=60)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.fixture(params=[False, True], ids=["archive", "ranges"])
 def workflow(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Workflow]:
-    genome = simulated.make_genome(length=40_000)
-    fasta = simulated.fasta(genome)
     folder = tmp_path / "work"
-    (folder / "reads").mkdir(parents=True)
-    (folder / "reads" / "a.fq").write_bytes(simulated.fastq(simulated.simulate_reads(genome, READS)))
+    folder.mkdir()
     shutil.copy(RECIPE / "Snakefile", folder)
     with make_site(tmp_path, remotes=request.param) as site:
-        site.setup.limits = {}
-        site.setup.sources = site.setup.sources.replace('"500ms"', '"20s"')
-        site.world.add("fasta", {f"{DIGEST}.fa": fasta})
-        site.world.add("bwa_index", index_of(tmp_path / "index", fasta))
+        genome = add_genome(site)
+        write_reads(genome, folder / "reads" / "a.fq")
+        (tmp_path / "truth.fa").write_bytes(simulated.fasta(genome))
         yield Workflow(folder, site, f"{genome.contigs[0].name}:101-160")
 
 
@@ -82,17 +70,15 @@ def test_it_runs_once_and_again_only_for_what_is_new(workflow: Workflow, tmp_pat
         flagstat = m.shell(f"samtools view -c -F 4 {workflow.folder}/aligned/a.bam")
         assert int(flagstat) > READS * 0.95
         region = (workflow.folder / "region.fa").read_text()
-        assert region == m.shell(
-            f"samtools faidx {tmp_path}/index/{DIGEST}.fa {workflow.region}; rm -f {tmp_path}/index/*.fai"
-        )
+        assert region == m.shell(f"samtools faidx {tmp_path}/truth.fa {workflow.region}")
     # Another daemon, an empty cache, nothing that the kernel remembers: times of files are the origin's.
     shutil.rmtree(m.cache)
     with site.mount() as m:
         assert "Nothing to be done" in workflow.run(m)
         if not site.remotes:  # times of members are those of the build, which is as old as all of them here
             return
-        other = simulated.fasta(simulated.make_genome(seed=2, length=40_000))  # Snakemake passes over the same bytes
-        site.world.add("bwa_index", index_of(tmp_path / "again", other), version="2")
+        other = simulated.make_genome(seed=2, length=LENGTH)  # Snakemake passes over small files of the same bytes
+        site.world.add("bwa_index", bwa_index(other), version="2")
         m.call("reload")
         planned = workflow.run(m, "--dry-run")
         assert "rule align" in planned

@@ -42,10 +42,10 @@ class Podman:
         return done
 
     def run(
-        self, options: list[str], *command: str, check: bool = True, conf: Path | None = None
+        self, options: list[str], *command: str, check: bool = True, conf: Path | None = None, image: str = IMAGE
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in a new container."""
-        return self.ask("run", "--rm", *_apart(), *options, IMAGE, *command, check=check, conf=conf)
+        return self.ask("run", "--rm", *_apart(), *options, image, *command, check=check, conf=conf)
 
     @contextmanager
     def running(
