@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 from refgenfs import paths
-from refgenfs.administration import operations
+from refgenfs.administration import operations_for
 from refgenfs.administration.metrics import collect
 from refgenfs.background import survive
 from refgenfs.cache.opening import open_store
@@ -31,6 +31,7 @@ from refgenfs.control import ControlServer
 from refgenfs.core.errors import ConfigError, RefgenfsError
 from refgenfs.fetch.bridge import open_bridge
 from refgenfs.fetch.http import Http
+from refgenfs.handover import serves_all
 from refgenfs.logs import BoundedHandler, keep_summing_up, set_up_logging
 from refgenfs.memory import give_back, tame_allocator, tame_collector
 from refgenfs.mountpoint import HANDED_OVER, MountFailed, prepare, raise_background, raise_readahead, why_refused
@@ -154,9 +155,11 @@ class _Running:
         if self._stopping.is_set():
             self._nursery.cancel_scope.cancel()
             return
-        folder = paths.make_runtime_dir(os.environ, os.getuid())
+        # who may read may ask, too
+        shared = self._config.mount.allow_other if self._given.device is None else serves_all(self._given.loaded)
+        folder = paths.make_runtime_dir(os.environ, os.getuid(), shared=shared)
         path = folder / paths.socket_path(Path(self._mountpoint), os.environ, os.getuid()).name
-        control = ControlServer(path, operations(self._parts.daemon))
+        control = ControlServer(path, operations_for(self._parts.daemon), shared=shared)
         listener = control.listen()
         try:
             self._parts.mount.open()
@@ -188,7 +191,7 @@ class _Running:
             nursery.start_soon(control.serve, listener)
             nursery.start_soon(self._greet)
             nursery.start_soon(survive, self._show_metrics)
-            nursery.start_soon(self._parts.operations.watch_callers)
+            nursery.start_soon(self._parts.operations.callers.watch)
             nursery.start_soon(give_back, lambda: self._parts.budget.landed)
             nursery.start_soon(self._end_when_told, nursery)
             await self._parts.mount.serve()

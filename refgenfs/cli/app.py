@@ -89,7 +89,7 @@ def _add_mount(app: typer.Typer) -> None:
         epilog=_examples(
             "refgenfs mount ~/genomes  # as yourself",
             "refgenfs mount -c lab.toml -f  # foreground",
-            "refgenfs mount -o cache_size=20GB,allow_other /genomes  # with settings",
+            "refgenfs mount -o cache_dir=/scratch,allow_other /genomes  # with settings",
         ),
     )(mounting.mount)
     app.command(rich_help_panel=_MOUNT)(mounting.umount)

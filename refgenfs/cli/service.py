@@ -73,8 +73,7 @@ def attach(config: ConfigFile = None) -> None:
     from refgenfs import handover
 
     loaded = _load(config)
-    for_all = loaded.config.mount.allow_other or loaded.origins["mount.allow_other"] == "default"
-    handover.attach(loaded.config.mount.point, os.environ, _manager(), for_all=for_all)
+    handover.attach(loaded.config.mount.point, os.environ, _manager(), for_all=handover.serves_all(loaded))
 
 
 def tune(config: ConfigFile = None) -> None:

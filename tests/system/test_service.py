@@ -116,6 +116,9 @@ def test_it_starts_and_is_read_and_stops(machine: Machine, md5: str) -> None:
     assert "NoNewPrivs:\t1\n" in status
     assert machine.show(UNIT, "OOMScoreAdjust") == "-500"  # a host may not let a container have less than 0
     assert "demo" in machine(PROGRAM, "status").out  # root finds the service's socket
+    assert "demo" in machine(*as_nobody, PROGRAM, "list").out  # and so does everybody
+    refused = machine(*as_nobody, PROGRAM, "pin", "demo/bwa_index", code=1)
+    assert "only root or the daemon's user may pin" in refused.err
     assert machine(PROGRAM, "pull", "demo/bwa_index").code == 0
     tasks = len(machine("ls", f"/proc/{pid}/task").out.split())
     assert tasks < int(machine.show(UNIT, "TasksMax")) // 2
