@@ -206,9 +206,7 @@ def _make_origin(root: Path) -> None:
     genome = catalog[digest]
     genome["aliases"] = ["hg38"]
     genome["genome_description"] = "a simulated genome"
-    genome["assets"]["na12878"] = _publish(
-        reads, "na12878", TAG, {"na12878": "na12878.bam", "bai": "na12878.bam.bai"}
-    )
+    genome["assets"]["na12878"] = _publish(reads, "na12878", TAG, {"na12878": "na12878.bam", "bai": "na12878.bam.bai"})
     genome["assets"]["bowtie2_index"] = _publish(bowtie2, "bowtie2_index", "second", {"bowtie2_index": digest})
     (root / "genomes.json").write_text(json.dumps(catalog))
 
@@ -217,9 +215,7 @@ def _publish(folder: Path, asset: str, tag: str, seek_keys: dict[str, str]) -> d
     """Pack an asset's folder beside it, and return its entry for the catalog."""
     home, archive = folder.parent, folder.parent / f"{asset}__{tag}.tgz"
     names = sorted(os.listdir(folder))
-    _run(
-        "tar", "-C", str(folder.parent), "--transform", f"s,^{folder.name},{tag},", "-czf", str(archive), folder.name
-    )
+    _run("tar", "-C", str(folder.parent), "--transform", f"s,^{folder.name},{tag},", "-czf", str(archive), folder.name)
     (home / f"asset_dir_contents_{asset}__{tag}.json").write_text(json.dumps(names))
     size = f"{sum((folder / name).stat().st_size for name in names) / 2**20:.2f} MB"
     attrs = {
