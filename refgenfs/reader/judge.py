@@ -105,7 +105,7 @@ class Judge:
             await self._take_back(archive, stream)
             return exc
         except RefgenfsError as exc:
-            log.warning("%s: the stream of its archive ended early: %s", archive.ref.key, exc)
+            log.info("%s: the stream of its archive ended early: %s", archive.ref.key, exc)  # who waits says it
             return exc
         except Exception as exc:
             log.exception("%s: the stream of its archive failed unexpectedly", archive.ref.key)
