@@ -37,7 +37,7 @@ from refgenfs.memory import give_back, tame_allocator, tame_collector
 from refgenfs.mountpoint import HANDED_OVER, MountFailed, prepare, raise_background, raise_readahead, why_refused
 from refgenfs.notify import ServiceManager, handed_over
 from refgenfs.reader.scratch import open_tickets
-from refgenfs.reload import cache_limits, http_settings
+from refgenfs.settings import cache_limits, http_settings
 from refgenfs.sources.making import ticket_servers
 
 log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__

@@ -216,7 +216,7 @@ def shell(empty_shell: Shell, origin: Origin) -> Shell:
     return configured(empty_shell, origin.url)
 
 
-def wait_until_gone(pid: int, seconds: float = 10) -> None:
+def wait_until_gone(pid: int, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline, f"process {pid} goes on"
