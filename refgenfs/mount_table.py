@@ -57,20 +57,26 @@ def parse_mountinfo(text: str) -> list[Mount]:
 
 def mount_at(point: Path) -> Mount | None:
     """Return what is mounted at exactly this path, the topmost; None where nothing is."""
-    text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    found = [mount for mount in parse_mountinfo(text) if mount.point == point]
+    found = [mount for mount in _mounts() if mount.point == point]
     return found[-1] if found else None
 
 
 def holder_of(path: Path, mounts: Iterable[Mount] | None = None) -> Mount | None:
     """Return the mount that has an absolute path without links, of `mounts` or of this process; None: unknown."""
-    if mounts is None:
-        mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
     found = None
-    for mount in mounts:  # the last of the deepest is on top
+    for mount in _mounts() if mounts is None else mounts:  # the last of the deepest is on top
         if path.is_relative_to(mount.point) and (found is None or len(mount.point.parts) >= len(found.point.parts)):
             found = mount
     return found
+
+
+def genome_mounts() -> list[Path]:
+    """Return where genomes are mounted, whoever did that."""
+    return sorted({mount.point for mount in _mounts() if mount.is_refgenfs})
+
+
+def _mounts() -> list[Mount]:
+    return parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,9 +136,9 @@ def test_files_are_looked_for_in_order(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^/nowhere/x\.toml: no such file$"):
+    with pytest.raises(ConfigError, match=r"^/nowhere/x\.toml: no such file; write it, or name another$"):
         load(Path("/nowhere/x.toml"))
-    with pytest.raises(ConfigError, match=r"no such file \(named by REFGENFS_CONFIG\)$"):
+    with pytest.raises(ConfigError, match=r"no such file \(named by REFGENFS_CONFIG\); write it, or name another$"):
         load(None, REFGENFS_CONFIG="/nowhere/x.toml")
     with pytest.raises(ConfigError, match="can't be read: Is a directory"):
         load(tmp_path)
