@@ -242,6 +242,7 @@ class Composition:
             self._indexer,
             budget=self.budget,
             archives=self._archives,
+            rules=lambda: self._tree.rules,
         )
 
     async def _take_configuration(self) -> dict[str, Any]:

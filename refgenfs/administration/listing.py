@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from refgenfs.administration.parts import Daemon, content_labels, names_of, no_seek_key, parse_key, percent
+from refgenfs.administration.parts import (
+    ALL,
+    Daemon,
+    Sight,
+    content_labels,
+    names_of,
+    no_seek_key,
+    parse_key,
+    percent,
+)
 from refgenfs.control import Operation, Progress
-from refgenfs.core.catalog import AssetVersion
+from refgenfs.core.catalog import AssetVersion, Genome
+from refgenfs.core.errors import NotAllowed
 from refgenfs.core.indices import shown_index
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.units import human_bytes
@@ -15,10 +25,11 @@ from refgenfs.sources.listed import find_file
 
 
 class Listing:
-    """The operations `list`, `info`, `seek` and `id`."""
+    """The operations `list`, `info`, `seek` and `id`, for who has this sight."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, sight: Sight = ALL) -> None:
         self._daemon = daemon
+        self._sight = sight
 
     def operations(self) -> dict[str, Operation]:
         """Return the operations by name."""
@@ -36,14 +47,17 @@ class Listing:
                     "names": list(genome.names),
                     "digest": genome.digest,
                     "description": genome.description,
-                    "assets": sum(len(asset.tags) for asset in genome.assets.values()),
+                    "assets": shown,
                 }
                 for genome in genomes.values()
+                if (shown := self._count(genome)) or not self._sight.hidden
             ]
             return {"genomes": sorted(rows, key=lambda row: str(row["name"]))}
         genome = snapshot.genome(str(name))
         if wanted is not None:
             snapshot.asset(str(name), str(wanted))
+        if not self._count(genome) and self._sight.hidden:
+            raise NotAllowed(f"all of {name} is of sources that you may not read")
         held: Counter[AssetVersion] = Counter()
         for content, (version, _) in (await content_labels(self._daemon)).items():
             if version is not None:
@@ -52,10 +66,15 @@ class Listing:
         for asset in sorted(genome.assets):
             if wanted in (None, asset):
                 found = genome.assets[asset]
-                for tag in sorted(found.tags):
+                for tag in sorted(tag for tag, one in found.tags.items() if self._sight.shows(one.source)):
                     row = self._asset_row(str(name), found.tags[tag], found.description)
                     rows.append({**row, "default": tag == found.default_tag, "resident": held[found.tags[tag]]})
         return {"assets": rows}
+
+    def _count(self, genome: Genome) -> int:
+        """Return how many assets (tags) of a genome may be seen."""
+        tags = (version for asset in genome.assets.values() for version in asset.tags.values())
+        return sum(self._sight.shows(version.source) for version in tags)
 
     def _asset_row(self, genome: str, version: AssetVersion, description: str) -> dict[str, Any]:
         return {
@@ -73,7 +92,7 @@ class Listing:
         """Return all that is known of one asset; asks the origin for its listing at most."""
         key = parse_key(arguments.get("key"))
         snapshot = self._daemon.catalog.snapshot
-        version = snapshot.version(key)
+        version = self._sight.check(snapshot.version(key))
         asset = snapshot.asset(key.genome, key.asset)
         if key.seek_key is not None and key.seek_key not in version.seek_keys:
             raise no_seek_key(version, key.seek_key)
@@ -126,7 +145,7 @@ class Listing:
         """
         key = parse_key(arguments.get("key"))
         snapshot = self._daemon.catalog.snapshot
-        version = snapshot.version(key)
+        version = self._sight.check(snapshot.version(key))
         seek_key = key.seek_key or key.asset
         target = version.seek_keys.get(seek_key)
         if target is None and key.seek_key is None:
@@ -145,7 +164,7 @@ class Listing:
 
     async def digest(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
         """Return the asset's digest, as refgenie's id does."""
-        version = self._daemon.catalog.snapshot.version(parse_key(arguments.get("key")))
+        version = self._sight.check(self._daemon.catalog.snapshot.version(parse_key(arguments.get("key"))))
         return {"digest": version.asset_digest}
 
 

@@ -367,6 +367,7 @@ class Store:
             try:
                 if self._stock.is_due:
                     await self._stock.take_again()
+                self._pins.expire(self._shelf.now())
                 await self._flush()
                 self._shelf.handles.trim()
                 if self._stock.opened.full or not self._stock.opened.refused:

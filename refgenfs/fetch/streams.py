@@ -29,7 +29,7 @@ from refgenfs.core.httprange import (
 from refgenfs.core.lanes import FIRST, Lanes
 from refgenfs.core.retry import Remedy, Retry
 from refgenfs.fetch.answers import AttemptFailed, RangesIgnored, check_range
-from refgenfs.fetch.attempts import Progress
+from refgenfs.fetch.attempts import AnotherWay, Progress
 from refgenfs.fetch.legs import Leg, Lender
 from refgenfs.fetch.pieces import FEED, StreamSink, deliver, read_body
 from refgenfs.fetch.session import NoneToSpare
@@ -75,17 +75,22 @@ class StreamTransfer:
         self._under_way: set[Leg] = set()  # also such as were dropped, and have not ended yet
 
     async def attempt(self, url: str, retry: Retry) -> None:
-        """Ask for what was not fed yet, and feed it; raise AttemptFailed or SinkFailed."""
+        """Ask for what was not fed yet, and feed it; raise AttemptFailed or SinkFailed.
+
+        Raises AnotherWay between two requests: else all who stream while a cache is restarted would ask the origin
+        until their archives end.
+        """
         self._progress.report_to(retry)
         self._url = url
         self._lanes.quiet_until = self._quiet.get(url, 0.0)
         try:
-            await self._attempt(url)
+            await self._attempt(url, retry)
         except AttemptFailed as failure:
             self._heed(url, failure)
             raise
 
-    async def _attempt(self, url: str) -> None:
+    async def _attempt(self, url: str, retry: Retry) -> None:
+        begun = self._fed
         if self._fed == 0:
             await self._begin(url)
         elif self._size == UNKNOWN or not self._validator:
@@ -95,6 +100,8 @@ class StreamTransfer:
             self._legs = [leg for leg in self._legs if not leg.empty]  # what was recalled
             if self._legs and self._legs[0].start <= self._fed:
                 await self._feed_leg(self._legs[0])
+            elif self._ranges and self._fed > begun and retry.is_better():
+                raise AnotherWay
             else:
                 await self._go_on(url)
 

@@ -94,7 +94,7 @@ class Records:
         try:
             await trio.to_thread.run_sync(self._ledger.delete, f"{PREFIX}{data}")
         except CacheError as exc:
-            self._refusals.note("indices of data that was wrong can't be forgotten", exc)
+            self._refusals.warning("indices of data that was wrong can't be forgotten: %s", exc)
 
     async def _save(self, data: ContentId) -> None:
         row: dict[str, JSONValue] = {"at": self._wall()}
@@ -103,7 +103,7 @@ class Records:
         try:
             await trio.to_thread.run_sync(partial(self._write, f"{PREFIX}{data}", row))
         except CacheError as exc:
-            self._refusals.note("which indices were made is not written down", exc)
+            self._refusals.warning("which indices were made is not written down: %s", exc)
         else:
             self._refusals.clear()
 

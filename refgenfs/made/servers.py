@@ -121,7 +121,7 @@ class RefgetServers:
             except OriginMissing:
                 continue
             except RefgenfsError as exc:
-                log.warning("refget: %s: %s", redact_url(base), exc)
+                log.warning("refget server %s failed: %s", redact_url(base), exc)
                 errors.append(exc)
         if errors:
             raise errors[0]

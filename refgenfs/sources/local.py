@@ -65,7 +65,12 @@ class LocalSource(ListedFiles):
         catalog, arranged = await in_thread(self._look, LISTING_DEADLINE, self._threads, self._root)
         left_out = describe_left_out(arranged)
         if left_out and left_out != self._left_out:
-            log.log(logging.INFO if arranged.assets else logging.WARNING, "source %s: %s", self.name, left_out)
+            log.log(
+                logging.INFO if arranged.assets else logging.WARNING,
+                "source %s: not all is shown: %s",
+                self.name,
+                left_out,
+            )
         self._left_out = left_out
         return catalog
 

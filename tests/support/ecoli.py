@@ -179,19 +179,23 @@ _SERVE = """
 import socket, sys, uvicorn
 from refgenieserver.app_factory import create_app
 from starlette.staticfiles import StaticFiles
-config, archives, fd = sys.argv[1], sys.argv[2], int(sys.argv[3])
+config, archives, *fds = sys.argv[1:]
 app = create_app(config, archive_base_dir=archives)
 app.mount("/unpacked", StaticFiles(directory=archives))
-uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[socket.socket(fileno=fd)])
+uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[socket.socket(fileno=int(fd)) for fd in fds])
 """
 
 
 @dataclass(frozen=True)
 class EcoliServer:
-    """A running refgenieserver; `static_url` is where its unpacked copies are, also without remotes."""
+    """A running refgenieserver; `static_url` is where its unpacked copies are, also without remotes.
+
+    It listens at `unix` too, which is reached from any network namespace.
+    """
 
     url: str
     static_url: str
+    unix: Path
     remotes: bool
     ecoli: Ecoli
 
@@ -199,9 +203,13 @@ class EcoliServer:
 @contextmanager
 def run_server(ecoli: Ecoli, programs: Path, folder: Path, *, remotes: bool) -> Iterator[EcoliServer]:
     """Run a real refgenieserver on a free port; its log is in `folder`."""
-    with socket.socket() as listener:
+    with socket.socket() as listener, socket.socket(socket.AF_UNIX) as local:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
+        unix = folder / "serve.sock"
+        local.bind(str(unix))
+        local.listen(64)
+        fds = listener.fileno(), local.fileno()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = folder / "serve.yaml"
         text = (ecoli.archives / "genome_config.yaml").read_text()
@@ -212,8 +220,8 @@ def run_server(ecoli: Ecoli, programs: Path, folder: Path, *, remotes: bool) -> 
         environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "REFGENIE")}
         with (folder / "serve.log").open("ab") as log:
             process = subprocess.Popen(
-                [str(programs / "python"), "serve.py", str(config), str(ecoli.archives), str(listener.fileno())],
-                cwd=folder, env=environ, pass_fds=[listener.fileno()],
+                [str(programs / "python"), "serve.py", str(config), str(ecoli.archives), *map(str, fds)],
+                cwd=folder, env=environ, pass_fds=fds,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
     try:
@@ -222,7 +230,7 @@ def run_server(ecoli: Ecoli, programs: Path, folder: Path, *, remotes: bool) -> 
                 assert ecoli.digest in json.load(answer)
         except OSError as exc:
             raise RuntimeError(f"refgenieserver does not answer:\n{(folder / 'serve.log').read_text()}") from exc
-        yield EcoliServer(url, f"{url}/unpacked", remotes, ecoli)
+        yield EcoliServer(url, f"{url}/unpacked", unix, remotes, ecoli)
     finally:
         end(process)
 

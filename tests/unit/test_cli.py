@@ -598,6 +598,15 @@ def test_errors_have_a_kind(start: Start) -> None:
         ControlClient(Path("/nowhere/x.sock")).call("status")
 
 
+def test_what_the_parser_says_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    assert err(capsys, "mount", "--wait", "x", status=2) == (
+        "refgenfs: invalid value for '--wait': must be a valid number (`refgenfs mount --help` shows how)\n"
+    )
+    assert "'--wait': must be at least 1 (" in err(capsys, "mount", "--wait", "0", status=2)
+    assert "no such option: --cache (`refgenfs mount --help`" in err(capsys, "mount", "--cache", "5", status=2)
+    assert "refgenfs: too many arguments: " in err(capsys, "mount", "a", "b", status=2)
+
+
 # -- completion -----------------------------------------------------------------------------------------------
 
 
