@@ -30,6 +30,7 @@ runtime_packages=(fuse3 libfuse3-dev 'pkg-config|pkgconf' gcc libc6-dev python3-
 dev_packages=(
     samtools bowtie2 tabix bcftools                    # read the mount as users do
     nginx-light                                        # serves byte ranges to the tests
+    squid                                              # with nginx, the caches of the tests' cluster
     tinyproxy-bin                                      # a forward proxy between the daemon and the tests' servers
     git rsync curl attr strace util-linux procps iproute2  # look at the mount, and at the daemon
     mount e2fsprogs                                    # disks of a test's own, to fill and to break
@@ -143,7 +144,7 @@ install_packages() {
     allow_services
     if ! command -v systemctl >/dev/null; then return; fi
     local pair
-    for pair in nginx-light:nginx munge:munge slurmctld:slurmctld slurmd:slurmd; do  # not at the next boot, either
+    for pair in nginx-light:nginx squid:squid munge:munge slurmctld:slurmctld slurmd:slurmd; do  # not at the next boot, either
         if [[ " ${missing[*]} " == *" ${pair%:*} "* ]]; then
             "${as_root[@]}" systemctl disable "${pair#*:}" >>"$log" 2>&1 || true
         fi
