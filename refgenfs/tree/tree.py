@@ -25,7 +25,14 @@ from refgenfs.catalog import Catalog
 from refgenfs.core.access import Rule, union
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.content import ContentId, FileFacts, Generated, Sequence, Sliced
-from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
+from refgenfs.core.errors import (
+    AnotherFile,
+    IsADirectory,
+    NotADirectory,
+    NotInCatalog,
+    OriginUnavailable,
+    StaleContent,
+)
 from refgenfs.core.layout import DERIVED, is_junk
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
@@ -47,9 +54,11 @@ CONTENT_TIMEOUT = 86400.0  # seconds
 UNKNOWN_TIMEOUT = 0.0
 # An index that is made here goes with its data, which may be replaced in place: the name is asked for each time.
 MADE_TIMEOUT = 1.0  # seconds
-# The kernel answers one lookup of a folder at a time, and whoever waits behind it can't even be killed. So what takes
-# long to make has its name answered before its size is known: a stat, or an open, then waits for its own file alone.
+# The kernel asks for one name of a folder at a time (seen on 6.18: libfuse doesn't ask for parallel lookups), and who
+# waits behind it can't even be killed. So a size that takes long, to be made, to stream by or to be told by an origin,
+# is not waited for by a name: a stat, or an open, then waits for its own file alone.
 PROMPT = 1.0  # seconds that a lookup waits for what is made
+PROMPT_LISTED = 0.1  # for the size of what is listed: a near origin tells it in that time, and one answer is enough
 PROMPT_AGAIN = 0.02  # where another one has waited in vain already
 AWAITED = 1024  # names of which that is remembered
 # Who may not look a name up must not find it among what the kernel remembers of others.
@@ -178,12 +187,15 @@ class Tree:
         if child.origin_name.startswith(DERIVED):
             find = partial(self._library.locate, folder.version, child.origin_name)
             return await self._promptly(folder.version, child.origin_name, find)
-        return _file(await self._library.locate(folder.version, child.origin_name))
+        find = partial(self._library.locate, folder.version, child.origin_name)
+        return await self._promptly(folder.version, child.origin_name, find, PROMPT_LISTED)
 
-    async def _promptly(self, version: AssetVersion, name: str, find: Callable[[], Awaitable[Located]]) -> FileNode:
-        """Return a file that is made, or cut out of another; before its size is known, if that takes long."""
+    async def _promptly(
+        self, version: AssetVersion, name: str, find: Callable[[], Awaitable[Located]], patience: float = PROMPT
+    ) -> FileNode:
+        """Return a file; before its size is known, if that takes longer than `patience` (seconds)."""
         key = (version, name)
-        with trio.move_on_after(PROMPT_AGAIN if key in self._awaited else PROMPT):
+        with trio.move_on_after(PROMPT_AGAIN if key in self._awaited else patience):
             found = await find()
             self._awaited.discard(key)
             return _file(found)
@@ -257,11 +269,13 @@ class Tree:
 
     async def _facts(self, node: FileNode) -> FileFacts:
         if node.facts is None:
-            node.facts = await self._library.facts(node.version, node.name)
-            if isinstance(
-                node.facts.extent, Sequence
-            ):  # of which it was not known yet whose it is, and who may read it
-                node.version = node.facts.extent.version
+            facts = await self._library.facts(node.version, node.name)
+            if facts.content != node.content and not node.name.startswith(DERIVED):
+                # A link, or replaced: that content has an inode of its own. The kernel looks the name up anew.
+                raise AnotherFile(f"{node.name} of {node.version.key} is another file")
+            node.facts = facts
+            if isinstance(facts.extent, Sequence):  # of which it was not known yet whose it is, and who may read it
+                node.version = facts.extent.version
         return node.facts
 
     def _attributes(self, inode: Inode) -> Attributes:
