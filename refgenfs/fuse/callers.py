@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import trio
 
+from refgenfs.core.errands import on_behalf_of
 from refgenfs.core.errors import TooManyRequests
 from refgenfs.core.shares import Shares
 from refgenfs.fuse.errnos import Interrupted
@@ -53,7 +54,7 @@ class Callers:
         scope = trio.CancelScope()
         self._waiting[token] = _Waiting(pid, uid, trio.current_time(), scope, surely, reading)
         try:
-            with scope:
+            with scope, on_behalf_of(uid):
                 yield
         finally:
             del self._waiting[token]

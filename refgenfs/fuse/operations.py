@@ -12,6 +12,7 @@ import pyfuse3
 import trio
 
 from refgenfs.core import errors
+from refgenfs.core.errands import on_behalf_of
 from refgenfs.core.shares import Shares
 from refgenfs.core.usage import Users
 from refgenfs.fuse.callers import Callers
@@ -257,7 +258,8 @@ class Operations(Answers, pyfuse3.Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Return the bytes asked for. A direct read waits where no signal gets, so it is given up here too."""
         handle = self._open[fh]
-        data = self._reader.read_resident(handle.file, off, size)
+        with on_behalf_of(handle.uid):  # it may have more fetched ahead
+            data = self._reader.read_resident(handle.file, off, size)
         if data is None:
             with self.callers.waiting(handle.pid, handle.uid, surely=False, reading=(handle, off, size)):
                 data = await self._reader.read_missing(handle.file, off, size)

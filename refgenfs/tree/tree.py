@@ -54,9 +54,9 @@ CONTENT_TIMEOUT = 86400.0  # seconds
 UNKNOWN_TIMEOUT = 0.0
 # An index that is made here goes with its data, which may be replaced in place: the name is asked for each time.
 MADE_TIMEOUT = 1.0  # seconds
-# The kernel asks for one name of a folder at a time (seen on 6.18: libfuse doesn't ask for parallel lookups), and who
-# waits behind it can't even be killed. So a size that takes long, to be made, to stream by or to be told by an origin,
-# is not waited for by a name: a stat, or an open, then waits for its own file alone.
+# The kernel asks for one name of a folder at a time (seen on 6.18: libfuse asks for no parallel lookups), and who
+# waits behind it can't even be killed. So a size that takes long, to be made, to stream by or to be told by an
+# origin, is not waited for by a name: a stat, or an open, then waits for its own file alone.
 PROMPT = 1.0  # seconds that a lookup waits for what is made
 PROMPT_LISTED = 0.1  # for the size of what is listed: a near origin tells it in that time, and one answer is enough
 PROMPT_AGAIN = 0.02  # where another one has waited in vain already
