@@ -109,6 +109,7 @@ class Composition:
             lambda: (given.store.quota, given.store.used),
         )
         mount = self._config.mount
+        self.operations.bound(self._config.limits.open_files)
         self.mount = Mount(self.operations, os.fspath(mount.point), given.device, allow_other=mount.allow_other)
         self._attach()
         self.daemon = self._make_daemon(stop)
@@ -260,5 +261,6 @@ class Composition:
             self._slices,
             self._tree,
             self._siblings,
+            self.operations,
         )
         return Reload(given.loaded, self._sources, tuned, self.reporting, given.manager)

@@ -26,6 +26,7 @@ from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.fetch.ticketed import TicketFetcher
+from refgenfs.fuse import Operations
 from refgenfs.library import Library
 from refgenfs.notify import ServiceManager
 from refgenfs.reader.archives import Archives
@@ -46,7 +47,14 @@ STREAMS = 4
 
 LIVE = frozenset(
     {"cache.size", "cache.min_free", "catalog.refresh", "log.level", "prefetch.siblings"}
-    | {"limits.connections", "limits.memory", "limits.read_deadline", "limits.lookup_deadline", "limits.retry_for"}
+    | {
+        "limits.connections",
+        "limits.memory",
+        "limits.read_deadline",
+        "limits.lookup_deadline",
+        "limits.retry_for",
+        "limits.open_files",
+    }
 )
 # What stays as it is until the next mount.
 FIXED = frozenset(
@@ -92,6 +100,7 @@ class Tuned:
     slices: Slices
     tree: Tree
     siblings: Siblings
+    operations: Operations
 
 
 class Reload:
@@ -194,6 +203,7 @@ class Reload:
         parts.archives.renew(limits.read_deadline, kept_memory(limits.memory))
         parts.reader.be_patient(limits.read_deadline)
         parts.library.renew(limits.lookup_deadline)
+        parts.operations.bound(limits.open_files)
         prefetch = config.prefetch
         parts.siblings.renew(prefetch.rules(), budget=prefetch.siblings, connections=limits.connections)
 

@@ -39,6 +39,11 @@ class Callers:
         self._waiting: dict[int, _Waiting] = {}
         self._next = 1
 
+    @property
+    def count(self) -> int:
+        """How many requests wait, those included that need not wait for long."""
+        return len(self._waiting)
+
     @contextmanager
     def waiting(
         self, pid: int, uid: int, *, surely: bool = True, reading: tuple[Handle, int, int] | None = None

@@ -192,7 +192,7 @@ class Budget:
         return claim
 
     def _may_have(self, user: User, nbytes: int) -> bool:
-        """Say whether there is so much for a user. Who has nothing may have all; among others, not so who has some."""
+        """Say whether there is so much for a user, and left for others who have nothing where this one has some."""
         if nbytes > self._left:
             return False
         if not self._line.held(user) or self._left - nbytes >= self.size // KEPT_FOR_OTHERS:

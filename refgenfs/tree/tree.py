@@ -34,6 +34,7 @@ from refgenfs.core.errors import (
     StaleContent,
 )
 from refgenfs.core.layout import DERIVED, is_junk
+from refgenfs.core.regions import FOLDER
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
 from refgenfs.reader.siblings import Siblings
@@ -119,6 +120,16 @@ class Tree:
 
     def __len__(self) -> int:
         return len(self._inodes)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._inodes
+
+    def is_unlisted(self, number: int) -> bool:
+        """Say whether an inode is of a name that resolves and that no listing has, of which there is no end."""
+        node = self.inode(number).node
+        if isinstance(node, FileNode):
+            return node.name.startswith(DERIVED)
+        return isinstance(node, RefgetNode) or (isinstance(node, FolderNode) and node.prefix.startswith(f"{FOLDER}/"))
 
     # -- names --------------------------------------------------------------------------------------------
 

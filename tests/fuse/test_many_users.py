@@ -151,10 +151,12 @@ def test_one_user_s_copy_of_everything_holds_nobody_up(folder: Path) -> None:
         for what in OPERATIONS:
             assert len(times(storm, what)) > USERS
             assert not [one for one in storm if one.what == what and one.error]
-            # Waiting for one of the copy's transfers would take about half of it on the average; behind the row of
-            # those that wait, several.
-            assert percentile(times(storm, what), 95) < TRANSFER / 4, f"{what} waits behind the copy"
-            assert times(storm, what)[-1] < TRANSFER, f"{what} waited as long as a transfer of the copy's takes"
+            # Behind one of the copy's transfers a read would wait for half of it on the average, and behind the row
+            # of those that wait for several; a busy machine delays all alike.
+            usual, delayed = times(alone, what), times(storm, what)
+            bound = TRANSFER / 4 + 3 * percentile(usual, 95)
+            assert percentile(delayed, 95) < bound, f"{what} waits behind the copy"
+            assert delayed[-1] < TRANSFER + 3 * usual[-1], f"{what} waited for all of a transfer of the copy's"
         check_accounts(accounts, crowd, copier, [*alone, *storm])
         check_guarded(crowd, group, [*alone, *storm])
         assert mounted.memory() < 250 * MIB

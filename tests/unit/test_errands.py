@@ -160,5 +160,6 @@ def test_an_errand_is_inherited_and_its_own() -> None:
     assert current().user is None
     assert inherited.run(current).user == ANN
     errand = Errand(EVE)
-    assert inherited.run(lambda: (go_on(errand), current())[1]) is errand
+    inherited.run(go_on, errand)
+    assert inherited.run(current) is errand
     assert current().user is None
