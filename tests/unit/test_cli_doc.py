@@ -36,6 +36,14 @@ This page is made from the commands' own help.
 """
 
 
+# What the examples of a command are typed after: the page's commands are run in order, on one machine.
+PREPARED = {
+    "refgenfs mount": 'printf \'[mount]\\npoint = "lab"\\n[cache]\\ndir = "c"\\n\' >lab.toml',
+    "refgenfs list": "refgenfs umount ~/genomes",
+    "refgenfs index": "mkdir a; curl -sO https://www.example.org/bwa_index__default.tgz; cp *.tgz a",
+}
+
+
 def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     children = getattr(command, "commands", None)
     if not children:
@@ -88,7 +96,8 @@ def _section(path: str, command: Any) -> str:
     examples = [line for line in (command.epilog or "").splitlines()[1:] if line.strip()]
     if examples:
         shown = [re.sub(r"\[/?(?:bold|dim)\]", "", line) for line in examples]
-        lines += ["", "```sh", *shown, "```"]
+        prepared = [f"<!-- prepare: {PREPARED[path]} -->"] if path in PREPARED else []
+        lines += ["", *prepared, "```sh", *shown, "```"]
     return "\n".join(lines)
 
 
