@@ -110,6 +110,7 @@ class Composition:
             lambda: (given.store.quota, given.store.used),
         )
         mount = self._config.mount
+        self.operations.bound(self._config.limits.open_files)
         self.mount = Mount(self.operations, os.fspath(mount.point), given.device, allow_other=mount.allow_other)
         self._attach()
         self.daemon = self._make_daemon(stop)
@@ -263,6 +264,7 @@ class Composition:
             self._slices,
             self._tree,
             self._siblings,
+            self.operations,
             self._indexer,
             self._indices,
             self._sequences,

@@ -19,6 +19,7 @@ from refgenfs.administration.health import Health
 from refgenfs.administration.listing import Listing
 from refgenfs.administration.parts import Daemon, Sight, parse_key, parse_keys
 from refgenfs.control import Caller, Operation, Progress
+from refgenfs.core.errands import on_behalf_of
 from refgenfs.core.errors import NotAllowed
 
 WHAT = {
@@ -65,7 +66,8 @@ class Visitor:
             sight = await self._sight()
             # no await from here until the operation has its version
             sight.check(self._daemon.catalog.snapshot.version(parse_key(key)))
-            done += (await self._everything["pull"]({"keys": [key]}, progress))["keys"]
+            with on_behalf_of(self._caller.uid):
+                done += (await self._everything["pull"]({"keys": [key]}, progress))["keys"]
         return {"keys": done}
 
     async def _refuse(self, name: str, _: dict[str, Any], __: Progress) -> NoReturn:
