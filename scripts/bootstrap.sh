@@ -34,6 +34,7 @@ dev_packages=(
     git rsync curl attr strace util-linux procps iproute2  # look at the mount, and at the daemon
     mount e2fsprogs                                    # disks of a test's own, to fill and to break
     debootstrap                                        # makes the bare root that the install test starts from
+    man-db groff-base mandoc                           # read the manual pages, and look for faults in them
     systemd-container                                  # boots it, for the tests of the service
     podman runc busybox-static bubblewrap              # containers that bind the mount
     slurmctld slurmd slurm-client munge                # a cluster of one node

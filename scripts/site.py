@@ -16,6 +16,16 @@ PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 _MARKS = re.compile(r"^ *<!-- (?:world|prepare|file|run|within): .*?-->\n", re.MULTILINE | re.DOTALL)
 
 
+def on_config(config: Any, **_: Any) -> Any:
+    """Put every decision into the navigation, in their order."""
+    decisions = sorted(path.name for path in (ROOT / "docs/decisions").glob("[0-9]*.md"))
+    for part in config.nav or []:
+        for entry in next(iter(part.values())):
+            if isinstance(entry, dict) and "Decisions" in entry:
+                entry["Decisions"] += [f"decisions/{name}" for name in decisions]
+    return config
+
+
 def on_files(files: Files, config: Any, **_: Any) -> Files:
     """Add the pages of the root, with their links as they are below docs."""
     for name, page in PAGES.items():

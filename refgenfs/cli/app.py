@@ -65,7 +65,8 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Reference genomes as files: mount a refgenie server, and read what you need of it.\n\n"
         "A KEY names what there is to read: genome/asset[.seek_key][:tag], for example hg38/bwa_index or "
-        "hg38/fasta.fai:default. Without a seek key it is a path under the mountpoint as well.",
+        "hg38/fasta.fai:default. Without a seek key it is a path under the mountpoint as well.\n\n"
+        "`man refgenfs` has all commands on a page, `man refgenfs.toml` every setting.",
         epilog=_examples(
             "refgenfs mount  # or: refgenfs mount DIR",
             "refgenfs list hg38  # what there is",

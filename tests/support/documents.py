@@ -17,12 +17,11 @@ WORLDS = ("root", "user", "booted")  # tests/fuse/test_documents.py runs two, te
 SHELL = ("sh", "console")  # what has commands; sh has nothing else, console has `$ ` before each, and what they print
 DATA = frozenset(
     ("", "dockerfile", "fstab", "groovy", "ini", "json", "nextflow", "nginx", "promql", "python", "squid", "systemd")
-    + ("text", "toml", "yaml")
-)
+) | {"text", "toml", "yaml"}
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+)(?P<language>\w*)[^\n`]*$")
 _MARK = re.compile(r"^ *<!-- (?P<kind>world|prepare|file|run|within): ?(?P<text>.*)$")
-_TEST = re.compile(r"tests/[\w/]+\.py::\w+")
+_TEST = re.compile(r"tests/[\w/]+\.py::\w+|\.ci/run")
 
 
 class MarkError(ValueError):
@@ -98,9 +97,8 @@ class _Parser:
                 yield self._block(fence, number)
             elif mark := _MARK.match(line):
                 yield from self._mark(mark["kind"], self._comment(mark["text"], number), number)
-            elif line.lstrip().startswith("<!-- ") and re.match(r"<!-- \w+: ", line.lstrip()):
-                if not re.match(r" *<!-- (begin|end) ", line):
-                    raise MarkError(f"{self._document}:{number}: no such mark: {line.strip()}")
+            elif re.match(r" *<!-- (?!begin |end )\w+: ", line):
+                raise MarkError(f"{self._document}:{number}: no such mark: {line.strip()}")
         if self._waiting:
             raise MarkError(f"{self._document}: the last mark has no block: {self._waiting}")
 
@@ -152,7 +150,7 @@ class _Parser:
 def commands(block: Block) -> list[Command]:
     """Return the commands of a block, in order. Raises MarkError: what it has is not whole."""
     if block.language == "sh":
-        pairs = [(offset, text, None) for offset, text in split(block.text)]
+        pairs: list[tuple[int, str, str | None]] = [(offset, text, None) for offset, text in split(block.text)]
     elif block.language == "console":
         pairs = list(_typed(block))
     else:

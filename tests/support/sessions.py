@@ -13,9 +13,7 @@ FOLLOWED_SECONDS = 3  # how long a command runs that a reader would end with Ctr
 STEP = "\x1e"  # begins the lines that a session writes about itself
 
 # These go on until somebody ends them, so they are ended.
-_FOLLOWS = re.compile(
-    r"refgenfs trace\b|refgenfs (-\S+ )*mount\b.* (-f|--foreground)\b|journalctl\b.* -f\b|watch\b"
-)
+_FOLLOWS = re.compile(r"refgenfs trace\b|refgenfs (-\S+ )*mount\b.* (-f|--foreground)\b|journalctl\b.* -f\b|watch\b")
 
 # root finds a sudo that has nothing to do; what reads a terminal finds none.
 _PRELUDE = """\

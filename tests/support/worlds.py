@@ -51,7 +51,8 @@ http {{
   server {{
     listen 80; listen 443 ssl; server_name {genome_hosts};
     location / {{
-      proxy_pass {origin}; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Accept-Encoding "";
+      proxy_pass {origin}; proxy_http_version 1.1;
+      proxy_set_header Connection ""; proxy_set_header Accept-Encoding "";
       proxy_redirect {origin} $scheme://$host; sub_filter {origin} $scheme://$host; sub_filter_once off;
       sub_filter_types application/json text/plain; proxy_max_temp_file_size 0;
     }}
@@ -82,8 +83,8 @@ mount -t tmpfs -o mode=755 layer "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
 cp "$2" "$1/root/session"
-rm -rf "$1/root/root/genomes" "$1/root/genomes" "$1/root/root/.config/refgenfs" "$1/root/root/.cache/refgenfs"
-rm -rf "$1/root/etc/refgenfs" "$1/root/var/cache/refgenfs"* "$1/root/run/refgenfs" "$1/root/root/.local/state/refgenfs"
+(cd "$1/root" && rm -rf genomes etc/refgenfs var/cache/refgenfs* run/refgenfs* var/log/refgenfs
+ cd root && rm -rf genomes .config/refgenfs .cache/refgenfs .local/state/refgenfs)
 cat "$3/hosts" >"$1/root/etc/hosts"
 cat "$3/cert.pem" >>"$1/root/etc/ssl/certs/ca-certificates.crt"
 mkdir -p "$1/root/scratch" "$1/root/srv/www"
@@ -206,7 +207,9 @@ def _make_origin(root: Path) -> None:
     genome = catalog[digest]
     genome["aliases"] = ["hg38"]
     genome["genome_description"] = "a simulated genome"
-    genome["assets"]["na12878"] = _publish(reads, "na12878", TAG, {"na12878": "na12878.bam", "bai": "na12878.bam.bai"})
+    genome["assets"]["na12878"] = _publish(
+        reads, "na12878", TAG, {"na12878": "na12878.bam", "bai": "na12878.bam.bai"}
+    )
     genome["assets"]["bowtie2_index"] = _publish(bowtie2, "bowtie2_index", "second", {"bowtie2_index": digest})
     (root / "genomes.json").write_text(json.dumps(catalog))
 
@@ -215,7 +218,9 @@ def _publish(folder: Path, asset: str, tag: str, seek_keys: dict[str, str]) -> d
     """Pack an asset's folder beside it, and return its entry for the catalog."""
     home, archive = folder.parent, folder.parent / f"{asset}__{tag}.tgz"
     names = sorted(os.listdir(folder))
-    _run("tar", "-C", str(folder.parent), "--transform", f"s,^{folder.name},{tag},", "-czf", str(archive), folder.name)
+    _run(
+        "tar", "-C", str(folder.parent), "--transform", f"s,^{folder.name},{tag},", "-czf", str(archive), folder.name
+    )
     (home / f"asset_dir_contents_{asset}__{tag}.json").write_text(json.dumps(names))
     size = f"{sum((folder / name).stat().st_size for name in names) / 2**20:.2f} MB"
     attrs = {

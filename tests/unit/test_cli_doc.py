@@ -38,7 +38,7 @@ This page is made from the commands' own help.
 
 # What the examples of a command are typed after: the page's commands are run in order, on one machine.
 PREPARED = {
-    "refgenfs mount": "printf '[mount]\\npoint = \"lab\"\\n[cache]\\ndir = \"c\"\\n' >lab.toml",
+    "refgenfs mount": 'printf \'[mount]\\npoint = "lab"\\n[cache]\\ndir = "c"\\n\' >lab.toml',
     "refgenfs list": "refgenfs umount ~/genomes",
     "refgenfs index": "mkdir a; curl -sO https://www.example.org/bwa_index__default.tgz; cp *.tgz a",
 }
