@@ -25,6 +25,7 @@ from refgenfs.core.errors import NotAllowed
 WHAT = {
     "pin": "pin",
     "unpin": "unpin",
+    "pins": "see what is pinned, and for whom",
     "evict": "evict",
     "cache_verify": "check the cache",
     "cache_clear": "empty the cache",
