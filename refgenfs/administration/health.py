@@ -96,6 +96,7 @@ class Health:
             "fetched": fetched,
             "requests": http.requests.get(source.name, 0),
             "saved": max(0, served - fetched),
+            "routes": [asdict(route) for route in http.routes(source.name)],
         }
 
     async def metrics(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:

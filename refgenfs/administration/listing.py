@@ -20,6 +20,8 @@ from refgenfs.core.catalog import AssetVersion, Genome
 from refgenfs.core.errors import NotAllowed
 from refgenfs.core.indices import shown_index
 from refgenfs.core.keys import AssetKey
+from refgenfs.core.units import human_bytes
+from refgenfs.sources.listed import find_file
 
 
 class Listing:
@@ -80,7 +82,7 @@ class Listing:
             "asset": version.asset,
             "tag": version.tag,
             "description": description,
-            "asset_size": version.asset_size,
+            "asset_size": _told_size(version),
             "archive_size": version.archive_size,
             "source": version.source,
             "seek_keys": sorted(version.seek_keys),
@@ -112,7 +114,7 @@ class Listing:
             "resident": percent(held, size) if size is not None else None,
             "pinned": bool(files) and all(row["pinned"] for row in files),
             "pinned_by": sorted({one for row in files for one in row["pinned_by"]}),
-            "asset_size": version.asset_size,
+            "asset_size": _told_size(version),
             "archive_size": version.archive_size,
             "asset_digest": version.asset_digest,
             "archive_digest": version.archive_digest,
@@ -123,12 +125,13 @@ class Listing:
     def _file_row(self, version: AssetVersion, name: str, genome: str) -> dict[str, Any]:
         d = self._daemon
         facts = d.library.known_facts(version, name)
+        size = facts.size if facts else _listed_size(version, name)
         content = facts.content if facts else d.library.provisional_id(version, name)
         held = d.store.resident_bytes(content)
         return {
             "name": shown_index(name).replace(version.genome_digest, genome),
-            "size": facts.size if facts else None,
-            "resident": percent(held, facts.size) if facts else None,
+            "size": size,
+            "resident": percent(held, size) if size is not None else None,
             "resident_bytes": held,
             "pinned": d.store.is_pinned(content),
             "pinned_by": d.store.pins.holders(content),
@@ -163,3 +166,16 @@ class Listing:
         """Return the asset's digest, as refgenie's id does."""
         version = self._sight.check(self._daemon.catalog.snapshot.version(parse_key(arguments.get("key"))))
         return {"digest": version.asset_digest}
+
+
+def _told_size(version: AssetVersion) -> str:
+    """Return how large an asset is as its origin says, for people; "" where it says nothing."""
+    sizes = [file.size for file in version.files or ()]
+    known = [size for size in sizes if size is not None]
+    return version.asset_size or (human_bytes(sum(known)) if sizes and len(known) == len(sizes) else "")
+
+
+def _listed_size(version: AssetVersion, name: str) -> int | None:
+    """Return what a listing said of a file's size, in bytes; None: nothing."""
+    file = find_file(version, name)
+    return file.size if file is not None else None

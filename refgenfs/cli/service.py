@@ -32,7 +32,7 @@ Answer = Annotated[
 
 
 def install(root: Root = Path("/"), answer: Answer = None) -> None:
-    """Install units for systemd, the user that they run as, and the helper of mount(8)."""
+    """Install units for systemd, the user that they run as, the helper of mount(8), and manual pages."""
     from refgenfs.cli import installing
 
     for path in installing.install(root):

@@ -104,8 +104,7 @@ def answered(
             self.counts.unexpected += 1
             error = "Unexpected"
             self.errors[name, error] += 1
-            self.failed(handler.__name__, exc, errno.EIO, event or self.tracing.begin(name, args))
-            log.exception("%s failed unexpectedly", handler.__name__)
+            self.failed(handler.__name__, exc, errno_of(exc), event or self.tracing.begin(name, args))
             raise pyfuse3.FUSEError(errno_of(exc)) from exc
         finally:
             took = perf_counter() - began
@@ -145,7 +144,17 @@ class Answers:
         self.counts.failures += 1
         name = errno.errorcode.get(number, str(number))
         where = f" of {event.path}" if event is not None and event.path else ""
-        text = _one_line(f"{what}{where}: {type(error).__name__}: {error} ({name})")
+        kind = type(error).__name__
+        text, why = _one_line(f"{what}{where}"), _one_line(f"{kind}: {error} ({name})")
         by = _one_line(f", for {event.command} ({event.pid})") if event is not None and event.pid else ""
-        log.warning("%s%s", text, by)
-        self.recent = [*self.recent[1 - RECENT :], (time.time(), text)]
+        known = isinstance(error, errors.RefgenfsError)  # anything else is a defect, of which the traceback is wanted
+        log.log(
+            logging.WARNING if known else logging.ERROR,
+            "%s failed: %s%s",
+            text,
+            why,
+            by,
+            extra={"kind": kind},
+            exc_info=None if known else error,
+        )
+        self.recent = [*self.recent[1 - RECENT :], (time.time(), f"{text} failed: {why}")]

@@ -24,6 +24,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.support.untimed import untimed
+
 PROGRAMS = ("debootstrap", "unshare", "git", "tar", "apt-get", "apt-config")
 
 BASE_SECONDS = 900  # debootstrap over a slow line
@@ -187,7 +189,7 @@ def tail(text: str) -> str:
 @contextlib.contextmanager
 def locked(cache: Path, name: str) -> Iterator[None]:
     """Have one process at a time make something in a cache that is shared."""
-    with (cache / f"{name}.lock").open("w") as lock:
+    with untimed(), (cache / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

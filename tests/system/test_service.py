@@ -93,6 +93,9 @@ def test_install_puts_everything_in_its_place(machine: Machine) -> None:
     assert "fuse.refgenfs" in machine("cat", "/etc/updatedb.conf").out.partition("PRUNEFS")[2]
     again = machine(PROGRAM, "service", "install")  # nothing left to ask
     assert again.err == ""
+    for place in ("/usr/local/share/man", f"{PREFIX}/share/man"):  # the service's, and the wheel's
+        for page in ("man1/refgenfs.1", "man5/refgenfs.toml.5", "man8/mount.refgenfs.8"):
+            machine("test", "-s", f"{place}/{page}")
     assert f"ExecStart={PROGRAM} mount" in machine("systemctl", "cat", UNIT).out
     verified = machine("systemd-analyze", "verify", f"{UNIT}.service")
     assert "refgenfs" not in verified.err
