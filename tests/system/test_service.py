@@ -1,6 +1,6 @@
 """refgenfs as a service of a booted systemd: installed from the wheel, and looked at from outside of the unit.
 
-One boot for all tests; each begins with the service down.
+One boot for all tests of this folder; each begins with the service down.
 """
 
 from __future__ import annotations
@@ -13,64 +13,33 @@ from pathlib import Path
 
 import pytest
 
-from refgenfs.demo.build import DemoRoot, build_demo_root
-from refgenfs.demo.origin import Origin, serve
+from refgenfs.demo.build import DemoRoot
+from refgenfs.demo.origin import Origin
 from tests.conftest import REPOSITORY
-from tests.support.booted import AUTOFS, PREFIX, Machine, booted, make_wheels
+from tests.support.booted import AUTOFS, PREFIX, Machine, make_wheels
+from tests.support.instances import FASTA, UNIT, config
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_fuse, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-UNIT = "refgenfs@lab"
 PROGRAM = f"{PREFIX}/bin/refgenfs"
-FASTA = "/genomes/demo/fasta/demo.fa"
-CONFIG = """
-[mount]
-point = "{point}"
-[cache]
-size = "{size}"
-min_free = "0%"
-[limits]
-retry_for = "2s"
-[[source]]
-name = "{name}"
-type = "refgenie"
-url = "{url}"
-"""
 UPDATEDB = 'PRUNE_BIND_MOUNTS="yes"\nPRUNEPATHS="/tmp /proc /sys /opt /usr"\nPRUNEFS="NFS afs autofs"\n'
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoRoot:
-    return build_demo_root(tmp_path_factory.mktemp("demo") / "root")
-
-
-@pytest.fixture(scope="module")
-def origin(demo: DemoRoot) -> Iterator[Origin]:
-    with serve(demo.root, remotes=True) as origin:
-        yield origin
-
-
-@pytest.fixture(scope="module")
-def md5(demo: DemoRoot) -> str:
-    return hashlib.md5((demo.root / demo.digest / "fasta__default" / f"{demo.digest}.fa").read_bytes()).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def up(booted_root: Path) -> Iterator[Machine]:
+def up(booted_machine: Machine) -> Iterator[Machine]:
     """The machine, with this repository's wheel installed, and its units."""
-    with tempfile.TemporaryDirectory() as name, booted(booted_root) as machine:
+    machine = booted_machine
+    with tempfile.TemporaryDirectory() as name:
         make_wheels(Path(name), "--no-deps")
         (wheel,) = (Path(name) / "wheels").glob("refgenfs-*.whl")
         machine.send(wheel, f"/run/{wheel.name}")
-        pip = f"{PREFIX}/bin/pip install -q --no-index --no-deps --force-reinstall /run/{wheel.name}"
-        machine.shell(pip, timeout=120)
-        machine.write("/etc/updatedb.conf", UPDATEDB)
-        machine(PROGRAM, "service", "install", "--yes")
-        yield machine
-
-
-def config(origin: Origin, *, point: str = "/genomes", size: str = "100MB", name: str = "demo") -> str:
-    return CONFIG.format(point=point, size=size, name=name, url=origin.url)
+    pip = f"{PREFIX}/bin/pip install -q --no-index --no-deps --force-reinstall /run/{wheel.name}"
+    machine.shell(pip, timeout=120)
+    machine.write("/etc/updatedb.conf", UPDATEDB)
+    machine(PROGRAM, "service", "install", "--yes")
+    yield machine
+    machine(PROGRAM, "service", "uninstall")
+    machine.shell("rm -rf /etc/refgenfs")
 
 
 @pytest.fixture
