@@ -50,7 +50,7 @@ from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
 from refgenfs.reader.spooling import Spooler
 from refgenfs.regions.making import make_slices
-from refgenfs.reload import Reload, Tuned, budget_of
+from refgenfs.reload import Reload, Tuned, budget_of, memory_of, warn_of_memory
 from refgenfs.sources.making import make_sources, rules_of
 from refgenfs.tree import Tree
 from refgenfs.xattrs import describe
@@ -81,6 +81,7 @@ class Composition:
         self._board = FlightBoard()
         self._invalidation = Invalidation(given.nursery)
         self._fetchers: dict[type[Ranged], RangeFetcher[Any]] = {}
+        warn_of_memory(self._config)
         self.budget = Budget(*budget_of(self._config))
         self._sources = make_sources(given.http, given.tickets, self._config.source)
         self.catalog = self._make_catalog()
@@ -143,7 +144,7 @@ class Composition:
             self._flights,
             self._recheck,
             self._invalidation.on_damage,
-            ArchiveSettings(patience=limits.read_deadline, kept=kept_memory(limits.memory)),
+            ArchiveSettings(patience=limits.read_deadline, kept=kept_memory(memory_of(self._config))),
             self._given.nursery,
         )
 

@@ -23,10 +23,12 @@ from refgenfs.config import Config, LoadedConfig, file_problems, load_config
 from refgenfs.core.access import Rule
 from refgenfs.core.errors import ConfigError
 from refgenfs.core.retry import RetryPolicy
+from refgenfs.core.units import human_bytes
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.fetch.ticketed import TicketFetcher
 from refgenfs.library import Library
+from refgenfs.memory import allowed_memory, fitting_budget
 from refgenfs.notify import ServiceManager
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.budget import Budget
@@ -64,11 +66,28 @@ def http_settings(config: Config, known: Mapping[str, Account] = MappingProxyTyp
     )
 
 
+def memory_of(config: Config) -> int:
+    """Return `limits.memory`, or what of it the cgroup lets us have."""
+    return fitting_budget(config.limits.memory, allowed_memory())
+
+
 def budget_of(config: Config) -> tuple[int, int]:
     """Return the size of the budget of memory, and how many archives may stream at a time."""
-    limits = config.limits
+    memory = memory_of(config)
     # some of a host's connections are left for listings and sizes
-    return limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2))
+    return memory - kept_memory(memory), max(1, min(STREAMS, config.limits.connections - 2))
+
+
+def warn_of_memory(config: Config) -> None:
+    """Say so where the cgroup doesn't let us have `limits.memory`."""
+    wanted, allowed = config.limits.memory, allowed_memory()
+    fitting = fitting_budget(wanted, allowed)
+    if allowed is not None and fitting < wanted:
+        log.warning(
+            "limits.memory is %s, not %s: this cgroup has %s for everything (MemoryMax= of the unit, or the "
+            "container's limit)",
+            *(human_bytes(size) for size in (fitting, wanted, allowed)),
+        )
 
 
 def cache_limits(config: Config) -> CacheLimits:
@@ -191,7 +210,8 @@ class Reload:
         logs.set_level(config.log.level)
         parts.http.renew(http_settings(config, known))
         parts.budget.resize(*budget_of(config))
-        parts.archives.renew(limits.read_deadline, kept_memory(limits.memory))
+        warn_of_memory(config)
+        parts.archives.renew(limits.read_deadline, kept_memory(memory_of(config)))
         parts.reader.be_patient(limits.read_deadline)
         parts.library.renew(limits.lookup_deadline)
         prefetch = config.prefetch

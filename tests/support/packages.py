@@ -44,7 +44,7 @@ def next_package(package: Path, version: str, higher: str) -> Path:
         text = file.read_text()
         file.write_text(text.replace(version, higher))
     built = package.with_name(package.name.replace(version, higher))
-    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", folder, built]
+    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(folder), str(built)]
     subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL)
     shutil.rmtree(folder)
     return built

@@ -157,7 +157,7 @@ def test_removal_unmounts_and_keeps_what_is_the_administrator_s(machine: Machine
     machine("mount", "-t", "refgenfs", "idle", "/mnt/idle")  # a daemon of no unit
     start_reader(machine)
     apt(machine, "remove", "refgenfs")
-    assert machine("findmnt", "-t", "fuse.refgenfs", code=None).code == 1
+    assert machine("findmnt", "-t", "fuse.refgenfs", code=None).out == ""
     assert machine("pgrep", "-f", TREES, code=None).out == ""
     assert "Transport endpoint is not connected" in end_reader(machine)
     machine("test", "-e", "/etc/refgenfs/lab.toml")

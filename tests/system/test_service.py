@@ -6,6 +6,7 @@ One boot for all tests of this folder; each begins with the service down.
 from __future__ import annotations
 
 import hashlib
+import random
 import re
 import tempfile
 from collections.abc import Iterator
@@ -18,10 +19,13 @@ from refgenfs.demo.origin import Origin
 from tests.conftest import REPOSITORY
 from tests.support.booted import AUTOFS, PREFIX, Machine, make_wheels
 from tests.support.instances import FASTA, UNIT, config
+from tests.support.plain_files import plain_files
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_fuse, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PROGRAM = f"{PREFIX}/bin/refgenfs"
+MEMORY_MAX = 160 << 20
+READERS, READ_FILES, READ_SIZE = 3, 4, 64 << 20
 UPDATEDB = 'PRUNE_BIND_MOUNTS="yes"\nPRUNEPATHS="/tmp /proc /sys /opt /usr"\nPRUNEFS="NFS afs autofs"\n'
 
 
@@ -49,6 +53,7 @@ def machine(up: Machine, origin: Origin) -> Iterator[Machine]:
     try:
         yield up
     finally:
+        print(up.log(UNIT))
         up("systemctl", "stop", UNIT, code=None)
         up.shell("systemctl reset-failed; umount -l /genomes || true", code=None)
 
@@ -83,7 +88,7 @@ def test_it_starts_and_is_read_and_stops(machine: Machine, md5: str) -> None:
     for held in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert f"{held}:\t0000000000000000\n" in status
     assert "NoNewPrivs:\t1\n" in status
-    assert machine.show(UNIT, "OOMScoreAdjust") == "-500"  # a host may not let a container have less than 0
+    assert machine.show(UNIT, "OOMScoreAdjust") == "-500"
     assert "demo" in machine(PROGRAM, "status").out  # root finds the service's socket
     assert machine(PROGRAM, "pull", "demo/bwa_index").code == 0
     tasks = len(machine("ls", f"/proc/{pid}/task").out.split())
@@ -182,27 +187,119 @@ def test_updatedb_keeps_out(machine: Machine) -> None:
     assert machine("locate", "--regex", "^/genomes/", code=None).out == ""
 
 
+def test_limits_of_the_unit_are_those_of_its_processes(machine: Machine) -> None:
+    """As far as the host lets them be: one that has less than CAP_SYS_RESOURCE lets nothing have less than 0."""
+    lowest = machine.shell(
+        "(echo -500 >/proc/self/oom_score_adj) 2>/dev/null && echo -500 || cat /proc/self/oom_score_adj"
+    )
+    machine("systemctl", "start", UNIT)
+    pid = machine.show(UNIT, "MainPID")
+    print(f"the host lets processes have an oom_score_adj of {lowest}")
+    assert machine("cat", f"/proc/{pid}/oom_score_adj").out == lowest
+    files = min(65536, int(machine.shell("ulimit -Hn").replace("unlimited", "65536")))
+    assert re.search(rf"^Max open files +{files} +{files} ", machine("cat", f"/proc/{pid}/limits").out, re.MULTILINE)
+    assert machine.show(UNIT, "OOMPolicy") == "continue"
+    for controller, name in (("memory", "MemoryMax"), ("pids", "TasksMax")):
+        file, _ = bound_of(machine, pid, controller)
+        assert machine("cat", file).out.strip() == machine.show(UNIT, name)
+
+
+def bound_of(machine: Machine, pid: str, controller: str) -> tuple[str, str]:
+    """Return the file with the limit that a process has by a controller, and that with what happened there."""
+    groups = machine("cat", f"/proc/{pid}/cgroup").out
+    old = re.search(rf"^\d+:{controller}:(/.+{UNIT}.*)$", groups, re.MULTILINE)
+    if old is not None:
+        limit, events = {"memory": ("limit_in_bytes", "oom_control"), "pids": ("max", "events")}[controller]
+        folder = f"/sys/fs/cgroup/{controller}{old[1]}"
+    else:
+        new = re.search(rf"^0::(/.+{UNIT}.*)$", groups, re.MULTILINE)
+        assert new is not None
+        limit, events, folder = "max", "events", f"/sys/fs/cgroup{new[1]}"
+    return f"{folder}/{controller}.{limit}", f"{folder}/{controller}.{events}"
+
+
+def test_heavy_reads_stay_within_little_memory(machine: Machine, tmp_path: Path) -> None:
+    """Three readers of 256 MiB, within 160 MiB for the daemon and the pages of its cache's files: nobody is killed."""
+    sums = {}
+    for number in range(READ_FILES):
+        data = random.Random(number).randbytes(1 << 20) * (READ_SIZE >> 20)
+        (tmp_path / f"{number}.bin").write_bytes(data)
+        sums[f"/genomes/big/raw/{number}.bin"] = hashlib.md5(data).hexdigest()
+    machine.shell("install -d -o refgenfs -g refgenfs /srv/disk/cache")
+    conf = f"[Service]\nMemoryMax={MEMORY_MAX}\nMemoryHigh=infinity\nTasksMax=64\nReadWritePaths=/srv/disk/cache\n"
+    machine.write(f"/run/systemd/system/{UNIT}.service.d/small.conf", conf)
+    machine("systemctl", "daemon-reload")
+    with plain_files(tmp_path) as served:
+        source = served.source({"big/raw": [f"{number}.bin" for number in range(READ_FILES)]})
+        settings = '[mount]\npoint = "/genomes"\n[cache]\ndir = "/srv/disk/cache"\nsize = "200MB"\nmin_free = "0%"\n'
+        machine.write("/etc/refgenfs/lab.toml", settings + source)
+        try:
+            machine("systemctl", "start", UNIT)
+            limit, events = bound_of(machine, machine.show(UNIT, "MainPID"), "memory")
+            assert machine("cat", limit).out == f"{MEMORY_MAX}\n"
+            assert "limits.memory is 33.6 MB, not 67.1 MB: this cgroup has 168 MB" in machine.log(UNIT)
+            # direct, so that every byte is the daemon's to give; and more than its cache holds
+            read = (
+                'for f in $(shuf -e "$@"); do dd if=$f bs=1M iflag=direct status=none | md5sum | sed "s,-,$f,"; done'
+            )
+            script = f"for at in $(seq {READERS}); do ({read}) & done; wait"
+            told = machine("bash", "-c", script, "readers", *sums, timeout=400).out.splitlines()
+            assert len(told) == READERS * READ_FILES
+            assert all(sums[line.split()[1]] == line.split()[0] for line in told)
+            assert machine.show(UNIT, "NRestarts") == "0"
+            happened = machine("cat", events).out
+            assert re.search(r"^oom_kill 0$", happened, re.MULTILINE), happened
+            peak = machine.shell(
+                f"cd $(dirname {limit}); cat memory.max_usage_in_bytes memory.peak 2>/dev/null || true"
+            )
+            print(f"at most {peak.strip()} bytes of {MEMORY_MAX}, of which {rss(machine)} are the daemon's")
+        finally:
+            machine("systemctl", "stop", UNIT, code=None)
+            machine("rm", "-rf", f"/run/systemd/system/{UNIT}.service.d/small.conf", "/srv/disk/cache")
+            machine("systemctl", "daemon-reload")
+
+
+def rss(machine: Machine) -> str:
+    """Return the peak of the daemon's resident memory, as /proc says it."""
+    status = machine("cat", f"/proc/{machine.show(UNIT, 'MainPID')}/status").out
+    return " ".join(status.partition("VmHWM:")[2].splitlines()[0].split())
+
+
 def test_a_user_s_own_unit(machine: Machine, origin: Origin, md5: str) -> None:
-    text = config(origin, point="/root/genomes").replace("[cache]\n", '[cache]\ndir = "/var/cache/mine"\n')
-    machine.write("/root/.config/refgenfs/mine.toml", text)
-    machine("systemctl", "start", "user@0.service")
+    """Of somebody who is not root, by that user's own manager, which goes on after the logout."""
+    machine("useradd", "--create-home", "--shell", "/bin/bash", "ann")
+    uid = machine("id", "-u", "ann").out.strip()
+    machine.write("/home/ann/.config/refgenfs/mine.toml", config(origin, point="/home/ann/genomes"))
+    machine("chown", "-R", "ann:ann", "/home/ann/.config")
 
     def user(*command: str) -> str:
-        return machine("systemctl", "--user", *command, XDG_RUNTIME_DIR="/run/user/0").out.strip()
+        as_ann = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--init-groups"]
+        environ = {"XDG_RUNTIME_DIR": f"/run/user/{uid}", "HOME": "/home/ann", "USER": "ann"}
+        return machine("env", *(f"{name}={value}" for name, value in environ.items()), *as_ann, *command).out.strip()
 
-    unit, fasta = "refgenfs@mine", "/root/genomes/demo/fasta/demo.fa"
+    unit, fasta = "refgenfs@mine", "/home/ann/genomes/demo/fasta/demo.fa"
     try:
-        user("start", unit)
-        assert machine("md5sum", fasta).out.split()[0] == md5
-        assert user("show", unit, "-p", "StatusText", "--value").startswith("serving /root/genomes: 1 genome; ")
-        user("reload", unit)
-        machine("kill", "-KILL", user("show", unit, "-p", "MainPID", "--value"))
-        machine.until(f"md5sum {fasta}")
-        user("stop", unit)
-        assert machine("findmnt", "/root/genomes", code=None).code == 1
+        machine("loginctl", "enable-linger", "ann")
+        machine.until(f"test -S /run/user/{uid}/systemd/private")
+        user("mkdir", "/home/ann/genomes")
+        user("systemctl", "--user", "enable", "--now", unit)
+        assert user("md5sum", fasta).split()[0] == md5
+        status = user("systemctl", "--user", "show", unit, "-p", "StatusText", "--value")
+        assert status.startswith("serving /home/ann/genomes: 1 genome; ")
+        pid = user("systemctl", "--user", "show", unit, "-p", "MainPID", "--value")
+        assert machine("stat", "-c", "%U", f"/proc/{pid}").out == "ann\n"
+        assert "demo" in user(PROGRAM, "status")  # her own daemon answers her
+        assert machine("ls", "/home/ann/genomes", code=None).code == 2  # it is hers alone: not even root's
+        user("systemctl", "--user", "reload", unit)
+        user("kill", "-KILL", pid)
+        machine.until(f"setpriv --reuid={uid} --regid={uid} --clear-groups md5sum {fasta}")
+        user("systemctl", "--user", "stop", unit)
+        assert machine("findmnt", "/home/ann/genomes", code=None).code == 1
     finally:
-        machine("systemctl", "stop", "user@0.service", code=None)
-        machine("umount", "-l", "/root/genomes", code=None)
+        print(machine("journalctl", "-n", "30", "-o", "cat", f"_UID={uid}").out)
+        machine("loginctl", "disable-linger", "ann", code=None)
+        machine("systemctl", "stop", f"user@{uid}.service", code=None)
+        machine.shell("umount -l /home/ann/genomes; userdel --remove ann", code=None)
 
 
 # --- mount(8), fstab, autofs ----------------------------------------------------------------------------------
