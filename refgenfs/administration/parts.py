@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,10 @@ import trio
 
 from refgenfs.cache.store import Store
 from refgenfs.catalog import Catalog
+from refgenfs.core.access import Rule
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId
-from refgenfs.core.errors import ControlError, KeyFormatError, NotInCatalog
+from refgenfs.core.errors import ControlError, KeyFormatError, NotAllowed, NotInCatalog
 from refgenfs.core.indices import shown_index
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import DERIVED
@@ -49,6 +50,28 @@ class Daemon:
     indexer: Indexer
     budget: Budget
     archives: Archives
+    rules: Callable[[], Mapping[str, Rule]]  # who may read what not everybody may, by source
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a caller may see: nothing of the sources `hidden`; of accounts and processes those of `uid` alone."""
+
+    hidden: frozenset[str] = frozenset()
+    uid: int | None = None  # None: root, or who runs the daemon
+
+    def shows(self, source: str) -> bool:
+        """Say whether a source may be seen."""
+        return source not in self.hidden
+
+    def check(self, version: AssetVersion) -> AssetVersion:
+        """Return a version; raise NotAllowed for one that is not for who asks."""
+        if version.source in self.hidden:
+            raise NotAllowed(f"{version.key} is of a source that you may not read")
+        return version
+
+
+ALL = Sight()
 
 
 async def names_of(daemon: Daemon, version: AssetVersion, seek_key: str | None) -> list[str]:

@@ -67,6 +67,9 @@ def test_install_puts_everything_in_its_place(machine: Machine) -> None:
     assert "fuse.refgenfs" in machine("cat", "/etc/updatedb.conf").out.partition("PRUNEFS")[2]
     again = machine(PROGRAM, "service", "install")  # nothing left to ask
     assert again.err == ""
+    for place in ("/usr/local/share/man", f"{PREFIX}/share/man"):  # the service's, and the wheel's
+        for page in ("man1/refgenfs.1", "man5/refgenfs.toml.5", "man8/mount.refgenfs.8"):
+            machine("test", "-s", f"{place}/{page}")
     assert f"ExecStart={PROGRAM} mount" in machine("systemctl", "cat", UNIT).out
     verified = machine("systemd-analyze", "verify", f"{UNIT}.service")
     assert "refgenfs" not in verified.err
@@ -90,6 +93,9 @@ def test_it_starts_and_is_read_and_stops(machine: Machine, md5: str) -> None:
     assert "NoNewPrivs:\t1\n" in status
     assert machine.show(UNIT, "OOMScoreAdjust") == "-500"
     assert "demo" in machine(PROGRAM, "status").out  # root finds the service's socket
+    assert "demo" in machine(*as_nobody, PROGRAM, "list").out  # and so does everybody
+    refused = machine(*as_nobody, PROGRAM, "pin", "demo/bwa_index", code=1)
+    assert "only root or the daemon's user may pin" in refused.err
     assert machine(PROGRAM, "pull", "demo/bwa_index").code == 0
     tasks = len(machine("ls", f"/proc/{pid}/task").out.split())
     assert tasks < int(machine.show(UNIT, "TasksMax")) // 2
@@ -219,7 +225,7 @@ def bound_of(machine: Machine, pid: str, controller: str) -> tuple[str, str]:
 
 
 def test_heavy_reads_stay_within_little_memory(machine: Machine, tmp_path: Path) -> None:
-    """Three readers of 256 MiB, within 160 MiB for the daemon and the pages of its cache's files: nobody is killed."""
+    """Three readers of 256 MiB, within 160 MiB for the daemon and its cache's pages: nobody is killed."""
     sums = {}
     for number in range(READ_FILES):
         data = random.Random(number).randbytes(1 << 20) * (READ_SIZE >> 20)
@@ -237,7 +243,7 @@ def test_heavy_reads_stay_within_little_memory(machine: Machine, tmp_path: Path)
             machine("systemctl", "start", UNIT)
             limit, events = bound_of(machine, machine.show(UNIT, "MainPID"), "memory")
             assert machine("cat", limit).out == f"{MEMORY_MAX}\n"
-            assert "limits.memory is 33.6 MB, not 67.1 MB: this cgroup has 168 MB" in machine.log(UNIT)
+            assert "limits.memory is 33.6 MB, not 67.1 MB: the cgroup has 168 MB" in machine.log(UNIT)
             # direct, so that every byte is the daemon's to give; and more than its cache holds
             read = (
                 'for f in $(shuf -e "$@"); do dd if=$f bs=1M iflag=direct status=none | md5sum | sed "s,-,$f,"; done'
