@@ -48,7 +48,7 @@ def renew() -> Iterator[str]:
             continue
         files = open_files(instance.unit)
         if files is None or files:
-            why = "as it doesn't say whether files are open" if files is None else f"{counted(files, 'file')} open"
+            why = "as it doesn't answer" if files is None else f"{counted(files, 'file')} open"
             yield f"{instance.name} goes on with the version before, {why}: `systemctl restart {instance.name}` later"
         elif said := _systemctl("restart", instance.unit):
             yield f"{instance.name} can't be restarted: {said}"

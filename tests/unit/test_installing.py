@@ -115,13 +115,13 @@ def test_only_who_has_no_file_open_is_restarted(monkeypatch: pytest.MonkeyPatch)
     before, now = f"{installing.PACKAGES}0.1.0/bin/python", f"{OURS}/bin/python"
     programs = {
         "read": before,
-        "deaf": before,
+        "off": before,
         "idle": before,
         "broken": before,
         "new": now,
         "pip": "/opt/x/bin/python",
     }
-    files = {"read": 2, "deaf": None, "idle": 0, "broken": 0}
+    files = {"read": 2, "off": None, "idle": 0, "broken": 0}
     restarted = []
 
     def restart(*command: str) -> str:
@@ -134,8 +134,7 @@ def test_only_who_has_no_file_open_is_restarted(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(renewing, "_systemctl", restart)
     assert list(renewing.renew()) == [
         "refgenfs@read goes on with the version before, 2 files open: `systemctl restart refgenfs@read` later",
-        "refgenfs@deaf goes on with the version before, as it doesn't say whether files are open: "
-        "`systemctl restart refgenfs@deaf` later",
+        "refgenfs@off goes on with the version before, as it doesn't answer: `systemctl restart refgenfs@off` later",
         "refgenfs@idle runs the new version",
         "refgenfs@broken can't be restarted: no",
     ]
