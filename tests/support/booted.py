@@ -169,7 +169,8 @@ def booted(root: Path) -> Iterator[Machine]:
     if AUTOFS.exists():
         command.append(f"--bind={AUTOFS}")
     environ = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1"}  # the kernel's limits are raised in /sys
-    with tempfile.TemporaryFile("w+") as log:
+    # a root that is in use is not booted again: one machine at a time, whichever lane has it
+    with locked(root.parent, "boot"), tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)
         leader = 0
         try:
