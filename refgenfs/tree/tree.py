@@ -24,8 +24,16 @@ from refgenfs.catalog import Catalog
 from refgenfs.core.access import Rule, union
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.content import ContentId, FileFacts, Sequence
-from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, OriginUnavailable, StaleContent
+from refgenfs.core.errors import (
+    AnotherFile,
+    IsADirectory,
+    NotADirectory,
+    NotInCatalog,
+    OriginUnavailable,
+    StaleContent,
+)
 from refgenfs.core.layout import DERIVED, is_junk
+from refgenfs.core.regions import FOLDER
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
 from refgenfs.reader.siblings import Siblings
@@ -38,9 +46,11 @@ MD5_DIGITS = 32
 FOLDER_DIGITS = 4  # of an MD5 that are folders, two at a time, as REF_PATH=…/%2s/%2s/%s has it
 NO_HEX = re.compile(r"[^0-9a-f]")
 
-# The kernel answers one lookup of a folder at a time, and whoever waits behind it can't even be killed. So what takes
-# long to make has its name answered before its size is known: a stat, or an open, then waits for its own file alone.
+# The kernel asks for one name of a folder at a time (seen on 6.18: libfuse asks for no parallel lookups), and who
+# waits behind it can't even be killed. So a size that takes long, to be made, to stream by or to be told by an
+# origin, is not waited for by a name: a stat, or an open, then waits for its own file alone.
 PROMPT = 1.0  # seconds that a lookup waits for what is made
+PROMPT_LISTED = 0.1  # for the size of what is listed: a near origin tells it in that time, and one answer is enough
 PROMPT_AGAIN = 0.02  # where another one has waited in vain already
 AWAITED = 1024  # names of which that is remembered
 NAMES_KEPT = 64  # names remembered of one file, to tell the kernel when they mean something else
@@ -99,6 +109,16 @@ class Tree:
 
     def __len__(self) -> int:
         return len(self._inodes)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._inodes
+
+    def is_unlisted(self, number: int) -> bool:
+        """Say whether an inode is of a name that resolves and that no listing has, of which there is no end."""
+        node = self.inode(number).node
+        if isinstance(node, FileNode):
+            return node.name.startswith(DERIVED)
+        return isinstance(node, RefgetNode) or (isinstance(node, FolderNode) and node.prefix.startswith(f"{FOLDER}/"))
 
     # -- names --------------------------------------------------------------------------------------------
 
@@ -167,12 +187,15 @@ class Tree:
         if child.origin_name.startswith(DERIVED):
             find = partial(self._library.locate, folder.version, child.origin_name)
             return await self._promptly(folder.version, child.origin_name, find)
-        return _file(await self._library.locate(folder.version, child.origin_name))
+        find = partial(self._library.locate, folder.version, child.origin_name)
+        return await self._promptly(folder.version, child.origin_name, find, PROMPT_LISTED)
 
-    async def _promptly(self, version: AssetVersion, name: str, find: Callable[[], Awaitable[Located]]) -> FileNode:
-        """Return a file that is made, or cut out of another; before its size is known, if that takes long."""
+    async def _promptly(
+        self, version: AssetVersion, name: str, find: Callable[[], Awaitable[Located]], patience: float = PROMPT
+    ) -> FileNode:
+        """Return a file; before its size is known, if that takes longer than `patience` (seconds)."""
         key = (version, name)
-        with trio.move_on_after(PROMPT_AGAIN if key in self._awaited else PROMPT):
+        with trio.move_on_after(PROMPT_AGAIN if key in self._awaited else patience):
             found = await find()
             self._awaited.discard(key)
             return _file(found)
@@ -232,11 +255,13 @@ class Tree:
 
     async def _facts(self, node: FileNode) -> FileFacts:
         if node.facts is None:
-            node.facts = await self._library.facts(node.version, node.name)
-            if isinstance(
-                node.facts.extent, Sequence
-            ):  # of which it was not known yet whose it is, and who may read it
-                node.version = node.facts.extent.version
+            facts = await self._library.facts(node.version, node.name)
+            if facts.content != node.content and not node.name.startswith(DERIVED):
+                # A link, or replaced: that content has an inode of its own. The kernel looks the name up anew.
+                raise AnotherFile(f"{node.name} of {node.version.key} is another file")
+            node.facts = facts
+            if isinstance(facts.extent, Sequence):  # of which it was not known yet whose it is, and who may read it
+                node.version = facts.extent.version
         return node.facts
 
     def _attributes(self, inode: Inode) -> Attributes:
