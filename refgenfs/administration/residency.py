@@ -17,6 +17,7 @@ from refgenfs.cache.pinrows import BY_HAND, UNKNOWN, Pin
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId, FileFacts
+from refgenfs.core.errands import current, on_behalf_of
 from refgenfs.core.errors import CacheError, NotInCatalog
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import DERIVED
@@ -44,15 +45,17 @@ class Residency:
         version = d.catalog.snapshot.version(key)
         names = await names_of(self._daemon, version, key.seek_key)
         began, before = trio.current_time(), d.http.fetched.get(version.source, 0)
-        current = [""]
+        step = [""]
 
         async def report() -> None:
             done, total = self._held(version, names)
             fetched = d.http.fetched.get(version.source, 0) - before
-            await progress({"key": str(key), "done": done, "total": total, "fetched": fetched, "file": current[0]})
+            await progress({"key": str(key), "done": done, "total": total, "fetched": fetched, "file": step[0]})
 
+        # whoever reads meanwhile comes first
         async with repeating(report):
-            await d.library.pull(version, names, lambda name: current.__setitem__(0, name))
+            with on_behalf_of(current().user, urgent=False):
+                await d.library.pull(version, names, lambda name: step.__setitem__(0, name))
         await report()
         pin = bool(claims) or d.store.pins.get(_full_key(version, key)) is not None  # what is new of it is, too
         if pin:
