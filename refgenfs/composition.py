@@ -239,6 +239,8 @@ class Composition:
             self._indexer,
             budget=self.budget,
             archives=self._archives,
+            guarded=lambda: self._tree.rules.keys(),
+            web=self._config.web.address,
         )
 
     async def _take_configuration(self) -> dict[str, Any]:

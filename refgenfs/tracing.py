@@ -15,10 +15,11 @@ from typing import Any
 
 from refgenfs.core.content import BLOCK, Run
 from refgenfs.core.errors import ControlError, NotInCatalog
+from refgenfs.core.verdict import Cause
 from refgenfs.processes import command_of
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import OpenFile
-from refgenfs.reader.waiting import waits_for
+from refgenfs.reader.waiting import cause_of_wait, waits_for
 from refgenfs.tree import FileNode, FolderNode, Tree
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Event:
     waits_for: str = ""
     error: str = ""
     over: bool = True  # False: it still waits
+    cause: Cause = "name"  # of what is waited for, while it still waits
 
 
 class Follower:
@@ -91,13 +93,17 @@ class Tracing:
         self._board: FlightBoard | None = None
         self._followers: set[Follower] = set()
 
+    def look_at(self, board: FlightBoard) -> None:
+        """Tell from now on what requests wait for by what is on its way."""
+        self._board = board
+
     @contextmanager
     def follow(self, board: FlightBoard) -> Iterator[Follower]:
         """Tell a follower of all requests during the block; raise ControlError where too many follow."""
         if len(self._followers) >= MOST_FOLLOWERS:
             raise ControlError(f"{MOST_FOLLOWERS} follow already")
         follower = Follower()
-        self._board = board
+        self.look_at(board)
         self._followers.add(follower)
         self.on = True
         try:
@@ -165,6 +171,8 @@ class Tracing:
         event = self._reading(*reading)
         event.seconds, event.over = seconds, False
         event.waits_for = self._wait(*reading_file(reading))
+        if self._board is not None:
+            event.cause = cause_of_wait(self._board, *reading_file(reading))
         return event
 
     def _place(self, inode: int) -> tuple[str, str]:

@@ -71,6 +71,7 @@ class Health:
             "making": [_job_row(job) for job in d.indexer.jobs],
             "errors": [{"when": when, "what": what} for when, what in sorted(failures)[-20:]],
             "memory": resident_memory(),
+            "web": d.web,
             "users": [{"uid": uid, **asdict(usage)} for uid, usage in islice(d.fuse.users, SHOWN_USERS)],
         }
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
+from refgenfs.administration.pulls import Pulls
 from refgenfs.cache.store import Store
 from refgenfs.catalog import Catalog
 from refgenfs.core.catalog import AssetVersion
@@ -49,6 +50,9 @@ class Daemon:
     indexer: Indexer
     budget: Budget
     archives: Archives
+    guarded: Callable[[], Collection[str]]  # the sources that not everybody may read
+    web: str | None  # where the status page is: its URL, or the path of its socket
+    pulls: Pulls = field(default_factory=Pulls)
 
 
 async def names_of(daemon: Daemon, version: AssetVersion, seek_key: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import trio
 
 from refgenfs.administration.parts import Daemon, content_labels, names_of, no_seek_key, parse_keys, repeating
+from refgenfs.administration.pulls import Pull
 from refgenfs.cache.pinrows import UNKNOWN, Pin
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
@@ -41,16 +43,17 @@ class Residency:
         version = d.catalog.snapshot.version(key)
         names = await names_of(self._daemon, version, key.seek_key)
         began, before = trio.current_time(), d.http.fetched.get(version.source, 0)
-        current = [""]
+        with d.pulls.running(Pull(str(key), version.source, time.time())) as pull:
 
-        async def report() -> None:
-            done, total = self._held(version, names)
-            fetched = d.http.fetched.get(version.source, 0) - before
-            await progress({"key": str(key), "done": done, "total": total, "fetched": fetched, "file": current[0]})
+            async def report() -> None:
+                pull.done, pull.total = self._held(version, names)
+                pull.fetched = d.http.fetched.get(version.source, 0) - before
+                row = {name: getattr(pull, name) for name in ("key", "done", "total", "fetched", "file")}
+                await progress(row)
 
-        async with repeating(report):
-            await d.library.pull(version, names, lambda name: current.__setitem__(0, name))
-        await report()
+            async with repeating(report):
+                await d.library.pull(version, names, lambda name: setattr(pull, "file", name))
+            await report()
         pin = pin or d.store.pins.get(_full_key(version, key)) is not None  # then what is new of it is pinned, too
         if pin:
             await self._pin(version, key, names)

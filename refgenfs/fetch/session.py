@@ -72,6 +72,7 @@ class Session:
     def __init__(self, settings: HttpSettings, *, requested: Callable[[str], None]) -> None:
         self.answered: dict[str, Durations] = {}
         self.queued = Durations()
+        self.queueing = 0  # requests that wait for a turn now
         self._settings = settings
         self._requested = requested
         self._credentials = Credentials()
@@ -145,7 +146,11 @@ class Session:
         if slots.busy:
             loop = asyncio.get_running_loop()
             began = loop.time()
-            await slots.take()
+            self.queueing += 1
+            try:
+                await slots.take()
+            finally:
+                self.queueing -= 1
             waited(loop.time() - began)
             self.queued.observe(loop.time() - began)
         else:

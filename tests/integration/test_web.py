@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from refgenfs import web
+from refgenfs.web import site
 from refgenfs.core.metrics import CONTENT_TYPE, Metric, Reading
 from refgenfs.fetch.bridge import open_bridge
-from refgenfs.web import MetricsPage, Place, bind
+from refgenfs.web import Place, StatusPage, bind
 
 X = Metric("x_total", "counter", "X.")
 
@@ -94,26 +94,26 @@ def answers(place: Place) -> bool:
 @asynccontextmanager
 async def serving(place: Place, taken: Taken, token_file: Path | None = None) -> AsyncIterator[None]:
     async with open_bridge() as bridge, trio.open_nursery() as nursery:
-        nursery.start_soon(MetricsPage(bridge, place, token_file, taken).serve)
+        nursery.start_soon(StatusPage(bridge, place, token_file, taken).serve)
         await until(lambda: answers(place))
         yield
         nursery.cancel_scope.cancel()
 
 
 async def test_it_answers_with_a_snapshot_and_keeps_it_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "FRESH", 3600.0)
+    monkeypatch.setattr(site, "FRESH", 3600.0)
     place, taken = ("127.0.0.1", free_port()), Taken()
     async with serving(place, taken):
         assert taken.count == 0, "nobody asked"
         assert await answer(place) == (200, CONTENT_TYPE, "# HELP x_total X.\n# TYPE x_total counter\nx_total 1\n")
         for _ in range(5):
             assert (await answer(place))[2].endswith("x_total 1\n")
-        monkeypatch.setattr(web, "FRESH", 0.0)
+        monkeypatch.setattr(site, "FRESH", 0.0)
         assert (await answer(place))[2].endswith("x_total 2\n")
 
 
 async def test_many_who_ask_at_once_share_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "FRESH", 3600.0)
+    monkeypatch.setattr(site, "FRESH", 3600.0)
     place, taken = ("127.0.0.1", free_port()), Taken()
     async with serving(place, taken), trio.open_nursery() as nursery:
         for _ in range(16):
@@ -164,12 +164,12 @@ async def test_what_goes_wrong_is_an_answer(caplog: pytest.LogCaptureFixture) ->
 async def test_a_place_that_is_taken_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(web, "TRY_AGAIN", 0.01)
+    monkeypatch.setattr(site, "TRY_AGAIN", 0.01)
     place = ("127.0.0.1", free_port())
     taken = bind(place)
     async with open_bridge() as bridge, trio.open_nursery() as nursery:
         with caplog.at_level(logging.WARNING):
-            nursery.start_soon(MetricsPage(bridge, place, None, Taken()).serve)
+            nursery.start_soon(StatusPage(bridge, place, None, Taken()).serve)
             await until(lambda: "no metrics at" in caplog.text)
             await trio.sleep(0.1)
             assert caplog.text.count("no metrics at") == 1
