@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from refgenfs.administration.parts import Daemon, parse_key, percent
-from refgenfs.core.catalog import AssetVersion
+from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.commands import command_lines
 from refgenfs.core.errors import NotInCatalog, RefgenfsError
 from refgenfs.core.indices import shown_index
@@ -31,9 +31,7 @@ async def asset_row(daemon: Daemon, text: str, hidden: Collection[str]) -> dict[
     """
     key = parse_key(text)
     snapshot = daemon.catalog.snapshot
-    version = snapshot.version(key)
-    if version.source in hidden:  # said as of one that there is not
-        raise NotInCatalog(f"no source has {AssetKey(key.genome, key.asset, None, version.tag)}")
+    version = _find(snapshot, key, hidden)
     genome, asset = snapshot.genome(key.genome), snapshot.asset(key.genome, key.asset)
     default = version.tag == asset.default_tag
     folder = f"{daemon.mountpoint}/{key.genome}/{version.asset}{'' if default else f':{version.tag}'}"
@@ -43,7 +41,8 @@ async def asset_row(daemon: Daemon, text: str, hidden: Collection[str]) -> dict[
     sizes = [row["size"] for row in files]
     whole = sum(sizes) if files and all(one is not None for one in sizes) else None
     return {
-        "key": str(AssetKey(key.genome, version.asset, None, version.tag)),
+        "key": str(AssetKey(key.genome, version.asset, None, None if default else version.tag)),
+        "asset": version.asset,
         "genome": key.genome,
         "names": list(genome.names),
         "genome_digest": version.genome_digest,
@@ -66,6 +65,17 @@ async def asset_row(daemon: Daemon, text: str, hidden: Collection[str]) -> dict[
         "more": max(0, len(names) - MOST_FILES),
         "error": error,
     }
+
+
+def _find(snapshot: CatalogSnapshot, key: AssetKey, hidden: Collection[str]) -> AssetVersion:
+    """Return a version; one of a hidden source is not there, and what else there is is not told either."""
+    if not hidden:
+        return snapshot.version(key)
+    with suppress(NotInCatalog):
+        version = snapshot.version(key)
+        if version.source not in hidden:
+            return version
+    raise NotInCatalog(f"there is no {key} that everybody may read")
 
 
 async def _names(daemon: Daemon, version: AssetVersion) -> tuple[list[str], str]:

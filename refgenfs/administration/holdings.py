@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from refgenfs.administration.parts import short_key
 from refgenfs.cache.store import Store
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.errors import CacheError, KeyFormatError, NotInCatalog
@@ -49,7 +50,7 @@ def holdings(store: Store, snapshot: CatalogSnapshot, hidden: Collection[str] | 
             holding = found.get(key)
             if holding is None:
                 version = _version(snapshot, key)
-                shown, source = (str(version.key), version.source) if version is not None else (key, None)
+                shown, source = (short_key(snapshot, version), version.source) if version is not None else (key, None)
                 holding = found[key] = Holding(shown, source)
             holding.resident += entry.resident
             holding.pinned += entry.resident if entry.pinned else 0

@@ -20,7 +20,8 @@ from refgenfs.administration.assets import asset_row
 from refgenfs.administration.health import Health
 from refgenfs.administration.holdings import holdings, shelf_list
 from refgenfs.administration.metrics import collect
-from refgenfs.administration.parts import Daemon, shown_name, version_of
+from refgenfs.administration.parts import Daemon, short_key, shown_name, version_of
+from refgenfs.administration.pulls import Pull
 from refgenfs.core.catalog import CatalogSnapshot
 from refgenfs.core.content import ContentId
 from refgenfs.core.errors import CacheError
@@ -52,6 +53,7 @@ class PageData:
         self._users: dict[int, str] = {}
         self._snapshot: CatalogSnapshot | None = None
         self._revision = 0
+        self._failing: dict[str, float] = {}  # since when, in Unix seconds
         daemon.fuse.tracing.look_at(daemon.board)
 
     async def record(self) -> NoReturn:
@@ -62,7 +64,13 @@ class PageData:
             when = wall + trio.current_time() - began  # goes on evenly, whatever happens to the clock
             counts = d.reader.counts
             self._history.note(Sample(when, counts.served, sum(d.http.fetched.values()), counts.waits.total))
+            self._note_failing()
             await trio.sleep(FINE)
+
+    def _note_failing(self) -> None:
+        """Remember since when the files of a source can't be had: of failures in a row only the last is known."""
+        failing = self._daemon.http.failing
+        self._failing = {name: self._failing.get(name, one.when) for name, one in list(failing.items())}
 
     # -- the answers --------------------------------------------------------------------------------------
 
@@ -81,7 +89,7 @@ class PageData:
         status = await self._health.status({}, _no_progress)
         waiting = [event for _, event in d.fuse.waiting(PATIENCE)]
         flights, flying = await self._flights(hidden)
-        sources = [_hide_source(row) if row["name"] in hidden else row for row in status["sources"]]
+        sources = [self._source(row, hidden) for row in status["sources"]]
         fine = self._history.fine
         kept = ("version", "mountpoint", "started", "uptime", "served", "fetched", "requests", "saved", "hit_ratio")
         return {
@@ -96,7 +104,7 @@ class PageData:
             "sources": sources,
             "waits": self._waits(waiting) if whole else [],
             "waiting": len(waiting),
-            "pulls": [asdict(pull) for pull in d.pulls if pull.source not in hidden],
+            "pulls": [self._pull(pull) for pull in d.pulls if pull.source not in hidden],
             "flights": flights,
             "flying": flying,
             "blocks": len(d.board),
@@ -141,14 +149,8 @@ class PageData:
     # -- what there is to say -----------------------------------------------------------------------------
 
     def _findings(self, status: dict[str, Any], sources: list[dict[str, Any]], waiting: list[Event]) -> list[Finding]:
-        d, failing = self._daemon, self._daemon.http.failing
-        away = []
-        for row in sources:
-            if not row["healthy"]:
-                since = row["failing_since"]
-                if since is None and row["name"] in failing:
-                    since = failing[row["name"]].when
-                away.append(Away(row["name"], since, row["error"] or ""))
+        d = self._daemon
+        away = [Away(one["name"], one["failing_since"], one["error"]) for one in sources if not one["healthy"]]
         return findings(
             Pressure(
                 waiting=[Waiting(one.cause, one.source, one.seconds) for one in waiting],
@@ -164,6 +166,13 @@ class PageData:
                 quota=status["cache"]["size"],
             )
         )
+
+    def _source(self, row: dict[str, Any], hidden: Collection[str]) -> dict[str, Any]:
+        """Return how a source is; of one that is hidden, no more than that."""
+        row = {**row, "error": row["error"] or ""}
+        if row["failing_since"] is None and not row["healthy"]:
+            row["failing_since"] = self._failing.get(row["name"])
+        return {**row, "url": "", "error": ""} if row["name"] in hidden else row
 
     def _waits(self, waiting: list[Event]) -> list[dict[str, Any]]:
         longest = sorted(waiting, key=lambda event: event.seconds, reverse=True)[:MOST_WAITS]
@@ -183,6 +192,10 @@ class PageData:
         streams = [row for row in self._streams() if row["source"] not in hidden]
         return streams + files[:MOST_FLIGHTS], len(under_way) + len(streams)
 
+    def _pull(self, pull: Pull) -> dict[str, Any]:
+        version = version_of(self._daemon, pull.key)
+        return {**asdict(pull), "file": shown_name(version, pull.file)}
+
     def _flight(self, content: ContentId, blocks: int, carrier: Carrier) -> dict[str, Any] | None:
         d = self._daemon
         key, name = self._labels.get(content, ("", ""))
@@ -191,7 +204,7 @@ class PageData:
         size = opened.size if opened is not None else entry.size if entry is not None else None
         return {
             "id": content,
-            "key": str(version.key) if version is not None else key,
+            "key": short_key(d.catalog.snapshot, version) if version is not None else key,
             "name": shown_name(version, name),
             "source": version.source if version is not None else "",
             "done": d.store.resident_bytes(content),
@@ -203,11 +216,13 @@ class PageData:
     def _streams(self) -> Iterator[dict[str, Any]]:
         for archive in self._daemon.archives.streaming():
             whole = max((member.offset + member.size for member in archive.table.members.values()), default=0)
-            version = version_of(self._daemon, str(archive.ref.key))
+            key = str(archive.ref.key)
+            version = version_of(self._daemon, key)
+            shown = short_key(self._daemon.catalog.snapshot, version) if version is not None else key
             for number, stream in enumerate(archive.streams):
                 yield {
                     "id": f"{archive.ref.source}/{archive.ref.asset_digest}/{number}",
-                    "key": str(version.key) if version is not None else str(archive.ref.key),
+                    "key": shown,
                     "name": "the archive, unpacked as it comes",
                     "source": archive.ref.source,
                     "done": stream.position,
@@ -257,10 +272,6 @@ class PageData:
 def holdings_of_nothing() -> dict[str, Any]:
     """Return what `holdings` says of an empty cache."""
     return {"names": [], "rows": [], "more": 0, "by_source": {}, "error": None}
-
-
-def _hide_source(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "url": "", "error": "it fails" if not row["healthy"] else "", "guarded": True}
 
 
 async def _no_progress(_: dict[str, Any]) -> None:

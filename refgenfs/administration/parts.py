@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import trio
@@ -12,7 +12,7 @@ import trio
 from refgenfs.administration.pulls import Pulls
 from refgenfs.cache.store import Store
 from refgenfs.catalog import Catalog
-from refgenfs.core.catalog import AssetVersion
+from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.content import ContentId
 from refgenfs.core.errors import ControlError, KeyFormatError, NotInCatalog
 from refgenfs.core.indices import shown_index
@@ -101,6 +101,14 @@ def shown_name(version: AssetVersion | None, name: str) -> str:
     """Return a file's name as people see it."""
     name = shown_index(name).removeprefix(DERIVED).replace(DERIVED, "/")
     return name.replace(version.genome_digest, version.alias) if version is not None else name
+
+
+def short_key(snapshot: CatalogSnapshot, version: AssetVersion) -> str:
+    """Return a version's key without its tag where that is the default one: below the mountpoint it is a path."""
+    key, default = version.key, ""
+    with suppress(NotInCatalog):
+        default = snapshot.asset(key.genome, key.asset).default_tag
+    return str(replace(key, tag=None) if key.tag == default else key)
 
 
 def version_of(daemon: Daemon, key: str) -> AssetVersion | None:

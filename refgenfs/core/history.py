@@ -13,7 +13,7 @@ from dataclasses import dataclass
 FINE, FINE_SPAN = 1.0, 600.0  # seconds: one sample a second, for ten minutes
 COARSE, COARSE_SPAN = 30.0, 86_400.0  # and one in half a minute, for a day
 # Samples may come a little early: a task that sleeps for a second wakes when its clock says so.
-SLACK = 0.25  # of a step
+SLACK = 0.25  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Ring:
 
     def note(self, sample: Sample) -> None:
         """Keep a sample, unless the last one is not a step ago."""
-        if sample.when - self._last < self.step * (1 - SLACK):
+        if sample.when - self._last < self.step - SLACK:
             return
         self._last = sample.when
         cells = array("d", (sample.when, sample.served, sample.fetched, sample.waited))

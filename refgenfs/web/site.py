@@ -200,7 +200,10 @@ class StatusPage:
         whole = await self._admission.admit(request)
         ask: Callable[[], Awaitable[Mapping[str, Any]]] = partial(getattr(self._told, what), whole=whole)
         make = partial(self._make, ask, deadline)
-        return (await self._keep(what, whole=whole).get(fresh, deadline, make)).answer(request)
+        answer = (await self._keep(what, whole=whole).get(fresh, deadline, make)).answer(request)
+        if self._admission.needs_token:
+            answer.headers["X-Refgenfs-Login"] = "token"  # the page shows how to log out
+        return answer
 
     async def _history(self, request: web.Request) -> web.StreamResponse:
         await self._admission.admit(request)

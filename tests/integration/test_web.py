@@ -13,17 +13,18 @@ import http.client
 import logging
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
-from refgenfs.web import site
+from refgenfs.core.errors import NotInCatalog
 from refgenfs.core.metrics import CONTENT_TYPE, Metric, Reading
 from refgenfs.fetch.bridge import open_bridge
-from refgenfs.web import Place, StatusPage, bind
+from refgenfs.web import Place, StatusPage, bind, site
 
 X = Metric("x_total", "counter", "X.")
 
@@ -35,11 +36,32 @@ class Taken:
         self.count = 0
         self.error: Exception | None = None
 
-    def __call__(self) -> tuple[Reading, ...]:
+    def metrics(self) -> tuple[Reading, ...]:
         self.count += 1
         if self.error is not None:
             raise self.error
         return (Reading(X, (((), self.count),)),)
+
+    async def now(self, *, whole: bool) -> Mapping[str, Any]:
+        self.count += 1
+        if self.error is not None:
+            raise self.error
+        return {"whole": whole, "count": self.count}
+
+    async def history(self) -> Mapping[str, Any]:
+        return {"fine": [[0.0, 1, 2, 0.5]] * 3000}
+
+    async def catalog(self, *, whole: bool) -> Mapping[str, Any]:
+        return {"rows": [["genome", f"asset {number}"] for number in range(2000)]}
+
+    async def cache(self, *, whole: bool) -> Mapping[str, Any]:
+        await trio.sleep_forever()
+        raise AssertionError("unreachable")
+
+    async def asset(self, key: str, *, whole: bool) -> Mapping[str, Any]:
+        if key != "hg38/fasta":
+            raise NotInCatalog(f"no asset {key!r}")
+        return {"key": key, "name": "\udcff"}
 
 
 def free_port() -> int:
@@ -157,7 +179,7 @@ async def test_what_goes_wrong_is_an_answer(caplog: pytest.LogCaptureFixture) ->
         assert (await answer(place))[0] == 500
         taken.error = None
         assert (await answer(place))[0] == 200
-    assert "could not be taken" in caplog.text
+    assert "could not be made" in caplog.text
     caplog.clear()
 
 
@@ -170,9 +192,9 @@ async def test_a_place_that_is_taken_is_tried_again(
     async with open_bridge() as bridge, trio.open_nursery() as nursery:
         with caplog.at_level(logging.WARNING):
             nursery.start_soon(StatusPage(bridge, place, None, Taken()).serve)
-            await until(lambda: "no metrics at" in caplog.text)
+            await until(lambda: "no status page and no metrics at" in caplog.text)
             await trio.sleep(0.1)
-            assert caplog.text.count("no metrics at") == 1
+            assert caplog.text.count("no status page and no metrics at") == 1
         taken.close()
         await until(lambda: answers(place))
         nursery.cancel_scope.cancel()

@@ -71,13 +71,13 @@ export class AssetView {
     this.here = h("dd");
     this.pinned = h("dd");
     const fact = (title, value) => (value ? [h("dt", {}, title), value instanceof Node ? value : h("dd", {}, value)] : []);
-    const tags = h("dd", {}, asset.tags.flatMap((tag, at) => [at ? ", " : "", tag === asset.tag ? h("strong", {}, tag) : assetLink(asset.key.replace(/:[^:]*$/, `:${tag}`), tag)]), asset.default ? " (the default)" : "");
+    const tags = h("dd", {}, asset.tags.flatMap((tag, at) => [at ? ", " : "", tag === asset.tag ? h("strong", {}, tag) : assetLink(`${asset.genome}/${asset.asset}:${tag}`, tag)]), asset.default ? " (the default)" : "");
     const mono = (text) => h("dd", { class: "mono" }, text);
     const facts = h("dl", { class: "facts" }, fact("Folder", mono(asset.path)), fact("Here", this.here), fact("Pinned", this.pinned), fact("Source", asset.source),
-      fact("Genome", asset.genome_description), fact("Also called", asset.names.filter((one) => one !== asset.genome).join(", ")), fact("Tag", tags),
+      fact("Genome", asset.genome_description), fact("Also called", asset.names.filter((one) => one !== asset.genome && one !== asset.genome_digest).join(", ")), fact("Tag", tags),
       fact("Unpacked", asset.asset_size), fact("Archive", asset.archive_size), fact("Digest", asset.digest && mono(asset.digest)), fact("Genome's digest", asset.genome_digest && mono(asset.genome_digest)));
-    const use = card("Use it", "w6", ...asset.lines.map((line) => this.command(line.text)), this.command(`refgenfs pull ${asset.key}`));
-    const about = card("What it is", "w6", facts);
+    const use = card("Use it", "", ...asset.lines.map((line) => this.command(line.text)), this.command(`refgenfs pull ${asset.key}`));
+    const about = card("What it is", "", facts);
     this.list = table("Files", [["File", ""], ["Size", "num"], ["Here", ""], ["", "num"], ["", ""], ["Comes by", "narrow-hide"]]);
     [...this.list.head.children].forEach((cell, at) => { if (!cell.textContent) cell.append(h("span", { class: "sr" }, at === 3 ? "Bytes here" : "Pinned")); });
     this.noFiles = h("p", { class: "empty" });

@@ -5,8 +5,6 @@ import { Pager, ROWS } from "./pager.js";
 import { Index, pieces } from "./search.js";
 
 export class CatalogView {
-  keepsFocus = false;
-
   constructor(page) {
     this.page = page;
     this.index = null;
@@ -25,7 +23,7 @@ export class CatalogView {
     this.pager = new Pager((step) => this.turn(step));
     const made = card("Assets", "", h("div", { class: "tools" },
       h("div", { class: "grow" }, h("label", { for: "search" }, "Search genomes, assets, descriptions and digests (press / from anywhere)"), this.search), this.sources,
-      h("div", {}, this.only, " ", h("label", { for: "only", class: "inline" }, "only what is here"))), this.list.scroll, this.none, this.pager.element);
+      h("div", { class: "check" }, this.only, " ", h("label", { for: "only", class: "inline" }, "only what is here"))), this.list.scroll, this.none, this.pager.element);
     made.top.append(this.found);
     this.element = h("div", { class: "grid" }, h("h1", { class: "sr" }, "Catalog"), made.element);
   }
@@ -126,9 +124,8 @@ export class CatalogView {
   }
 
   line(row) {
-    const key = `${row.genome}/${row.asset}${row.isDefault ? "" : `:${row.tag}`}`;
-    const marked = pieces(key, this.query).map(([text, is]) => (is ? h("mark", {}, text) : text));
-    const name = h("th", { scope: "row", class: "name", title: [row.key, ...row.others].join("\n") }, assetLink(row.key, ...marked));
+    const marked = pieces(row.key, this.query).map(([text, is]) => (is ? h("mark", {}, text) : text));
+    const name = h("th", { scope: "row", class: "name", title: [`${row.genome}/${row.asset}:${row.tag}`, ...row.others].join("\n") }, assetLink(row.key, ...marked));
     return h("tr", {}, name, h("td", { class: "name narrow-hide dim", title: row.description }, row.description), h("td", { class: "num" }, row.size || "–"),
       h("td", { class: "meter-cell" }, h("div", { class: "meter" }, h("span"))), h("td", { class: "narrow-hide" }, row.source));
   }

@@ -1,11 +1,12 @@
 // Throughput over time as lines, and as a table for who does not see them.
 import { h, say, svg } from "./dom.js";
-import { bytes, clock, rate } from "./format.js";
+import { bytes, clock, duration, rate } from "./format.js";
 
 const LEFT = 64;
 const BOTTOM = 20;
 const TOP = 8;
 const ROWS = 12; // of the table
+const SPANS = [60, 120, 300, 600, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400]; // seconds
 
 export class Chart {
   constructor() {
@@ -24,10 +25,12 @@ export class Chart {
     new ResizeObserver(() => this.draw()).observe(this.box);
   }
 
-  // `samples` are rows [when, served, fetched, …] of counters that grow; `span` is how much of time is shown.
-  show(samples, span, step) {
-    this.span = span;
-    this.step = step;
+  // `samples` are rows [when, served, fetched, …] of counters that grow; `longest` is how much of time is shown, or
+  // less while there is not as much.
+  show(samples, longest) {
+    const have = samples.length ? samples.at(-1)[0] - samples[0][0] : 0;
+    this.span = SPANS.find((one) => one >= have && one >= longest / 20) ?? longest;
+    this.span = Math.min(this.span, longest);
     this.points = [];
     for (let at = 1; at < samples.length; at += 1) {
       const [before, row] = [samples[at - 1], samples[at]];
@@ -65,7 +68,7 @@ export class Chart {
     for (let at = 0; at <= ticks; at += 1) {
       const when = end - this.span + (this.span * at) / ticks;
       const anchor = at === 0 ? "start" : at === ticks ? "end" : "middle";
-      parts.push(svg("text", { class: "tick", x: x(when), y: height - 4, "text-anchor": anchor }, new Date(when * 1000).toLocaleTimeString("en-GB").slice(0, 5)));
+      parts.push(svg("text", { class: "tick", x: x(when), y: height - 4, "text-anchor": anchor }, new Date(when * 1000).toLocaleTimeString("en-GB").slice(0, this.span > 300 ? 5 : 8)));
     }
     if (seen.length) {
       const line = (name) => seen.map((one, at) => `${at ? "L" : "M"}${x(one.when).toFixed(1)} ${y(one[name]).toFixed(1)}`).join("");
@@ -92,7 +95,7 @@ export class Chart {
     say(this.readout, chosen ? `${clock(chosen.when)}: served ${rate(chosen.served)}, fetched ${rate(chosen.fetched)}` : "No samples yet: the first comes within two seconds.");
     if (!chosen) return;
     const peak = Math.max(...seen.map((one) => one.served));
-    const label = `Throughput of the last ${this.span > 3600 ? "24 hours" : "10 minutes"}: served ${rate(seen.at(-1).served)} now, ${rate(peak)} at most. The same stands in a table below.`;
+    const label = `Throughput of the last ${duration(this.span)}: served ${rate(seen.at(-1).served)} now, ${rate(peak)} at most. The same stands in a table below.`;
     if (!this.labelled || Date.now() - this.labelled > 10000) {
       this.plot.setAttribute("aria-label", label);
       this.labelled = Date.now();

@@ -103,7 +103,7 @@ class Page {
     } else {
       for (const row of now.history) {
         if (row[0] > (this.history.fine.at(-1)?.[0] ?? 0)) this.history.fine.push(row);
-        if (row[0] >= (this.history.coarse.at(-1)?.[0] ?? 0) + 30) this.history.coarse.push(row);
+        if (row[0] >= (this.history.coarse.at(-1)?.[0] ?? 0) + 29.75) this.history.coarse.push(row);
       }
       this.history.fine.splice(0, this.history.fine.length - FINE);
       this.history.coarse.splice(0, this.history.coarse.length - COARSE);
@@ -124,6 +124,7 @@ class Page {
     const back = this.since !== null;
     this.since = null;
     at("gone").hidden = true;
+    delete document.body.dataset.stale;
     at("link").dataset.state = "live";
     say(at("link-text"), "live");
     if (back) say(at("said"), "The daemon answers again.");
@@ -145,6 +146,7 @@ class Page {
     say(at("gone-text"), busy ? `The daemon is busy: ${error.message}.` : error.status ? `${error.message}` : `The daemon is not reached since ${clock(this.since)}.`);
     say(at("gone-hint"), this.now ? "What stands here was so then. It is asked again every few seconds; its log says why it ended: journalctl -u 'refgenfs*', or the log file that refgenfs doctor names." : "It is asked again every few seconds.");
     at("gone").hidden = false;
+    document.body.dataset.stale = "";
   }
 
   // A screen reader hears of it when things get better or worse, and of nothing else.

@@ -5,12 +5,14 @@ import { age, bytes, clock, count, counted, duration, percent, rate } from "./fo
 
 const SIGNS = { good: "✓", note: "·", warn: "!", bad: "✕" };
 const WORDS = { good: "All is well", note: "Note", warn: "Warning", bad: "Failure" };
+const HOLD = 4000; // milliseconds
 const SMOOTH = 3; // seconds over which the rate of a transfer is taken
 
 export class Overview {
   constructor(page) {
     this.page = page;
     this.rates = new Map(); // of what is on its way: [when, bytes] of the last seconds, by its id
+    this.known = new Map(); // what was said lately
     this.findings = h("div", { class: "card findings", role: "list", "aria-label": "What is waited for" });
     this.figures = Object.fromEntries([
       ["served", "Served"], ["fetched", "Fetched"], ["saved", "Saved"], ["hits", "Reads from the cache"], ["open", "Files open"], ["cache", "Cache"],
@@ -29,8 +31,8 @@ export class Overview {
   update(now, history) {
     this.showFindings(now);
     this.showFigures(now);
-    if (this.range === "day") this.chart.show(history.coarse, 86400, 30);
-    else this.chart.show(history.fine, 600, 1);
+    if (this.range === "day") this.chart.show(history.coarse, 86400);
+    else this.chart.show(history.fine, 600);
     this.showQueues(now);
     this.showTransfers(now);
     this.showWaits(now);
@@ -43,7 +45,7 @@ export class Overview {
 
   showFindings(now) {
     const kind = (row) => `${row.level}|${row.text.replaceAll(/[0-9][0-9.,]*/g, "#")}`;
-    reconcile(this.findings, now.findings, kind, (row) => h("div", { class: "finding", role: "listitem", data: { level: row.level } },
+    reconcile(this.findings, this.settled(now.findings, kind), kind, (row) => h("div", { class: "finding", role: "listitem", data: { level: row.level } },
       h("span", { class: "sign", "aria-hidden": "true" }, SIGNS[row.level]), h("p", { class: "text" }, h("span", { class: "sr" }, `${WORDS[row.level]}: `), h("span")), h("p", { class: "hint" })),
     (item, row) => {
       const since = row.since ? `, since ${clock(row.since)} (${duration(Math.max(0, now.now - row.since))})` : "";
@@ -52,13 +54,29 @@ export class Overview {
     });
   }
 
+  // What comes and goes within a second is not worth a line that comes and goes: all but failures have to be told of
+  // twice, and are shown for some seconds after they were.
+  settled(findings, kind) {
+    const when = Date.now();
+    for (const row of findings) {
+      const known = this.known.get(kind(row));
+      this.known.set(kind(row), { row, last: when, times: (known?.times ?? 0) + 1 });
+    }
+    for (const [key, one] of this.known) if (when - one.last > HOLD) this.known.delete(key);
+    const bad = [...this.known.values()].filter(({ row, times, last }) => row.level !== "good" && (row.level === "bad" ? last === when : times > 1));
+    const order = { bad: 0, warn: 1, note: 2 };
+    const shown = bad.map(({ row }) => row).sort((one, other) => order[one.level] - order[other.level]);
+    return shown.length ? shown : [{ level: "good", text: "Nothing waits for long. All sources answer.", hint: "", since: null }];
+  }
+
   showFigures(now) {
     const put = (name, big, small) => { say(this.figures[name].big, big); say(this.figures[name].small, small); };
     const fine = now.history;
     const [first, last] = [fine.at(-Math.min(fine.length, SMOOTH + 1)), fine.at(-1)];
     const per = (column) => (first && last && last[0] > first[0] ? rate((last[column] - first[column]) / (last[0] - first[0])) : "–");
     put("served", bytes(now.served), `${per(1)} now`);
-    put("fetched", bytes(now.fetched), `${per(2)} now, ${counted(now.requests, "request")}`);
+    put("fetched", bytes(now.fetched), `${per(2)} now`);
+    attribute(this.figures.fetched.big, "title", counted(now.requests, "request"));
     put("saved", bytes(now.saved), now.served ? `${percent(now.saved, now.served)} of what was served` : "nothing served yet");
     put("hits", now.hit_ratio === null ? "–" : percent(now.hit_ratio, 1), now.hit_ratio === null ? "no reads yet" : "the others waited");
     put("open", count(now.open_files), now.waiting ? `${counted(now.waiting, "request")} waiting` : "nobody waits");
@@ -81,17 +99,17 @@ export class Overview {
   // -- queues ----------------------------------------------------------------------------------------------------
 
   queues() {
-    const line = (title) => ({ title, text: h("dd", {}, "–"), bar: meter(title) });
+    const line = (title) => ({ title, text: h("dd", { class: "nowrap" }, "–"), bar: meter(title) });
     this.room = {
-      cache: line("Cache"), pinned: line("Of it pinned"), memory: line("Memory of what is on its way"),
+      cache: line("Cache"), pinned: line("Pinned"), memory: line("Memory in use"),
     };
-    this.facts = h("dl", { class: "facts" });
-    this.factLines = Object.fromEntries(["Waiting for memory", "Waiting for a connection", "Blocks on their way", "Evictions", "Free on the disk"].map((title) => {
+    this.facts = h("dl", { class: "facts spread" });
+    this.factLines = Object.fromEntries(["Waiting for memory", "Waiting for a connection", "On their way", "Evictions", "Free on the disk", "Of that stays free"].map((title) => {
       const text = h("dd", {}, "–");
       this.facts.append(h("dt", {}, title), text);
       return [title, text];
     }));
-    const bars = Object.values(this.room).map((one) => h("div", {}, h("dl", { class: "facts" }, h("dt", {}, one.title), one.text), one.bar.bar));
+    const bars = Object.values(this.room).map((one) => h("div", {}, h("dl", { class: "facts spread" }, h("dt", {}, one.title), one.text), one.bar.bar));
     const made = card("Room and queues", "w4", ...bars.map((bar) => { bar.style.marginBottom = "9px"; return bar; }), this.facts);
     return made.element;
   }
@@ -103,10 +121,11 @@ export class Overview {
     put(this.room.memory, now.queues.memory.held, now.queues.memory.size);
     const lines = this.factLines;
     say(lines["Waiting for memory"], count(now.queues.memory.waiting));
-    say(lines["Waiting for a connection"], `${count(now.queues.connections.waiting)} (${now.queues.connections.size} a host)`);
-    say(lines["Blocks on their way"], `${count(now.blocks)} of 64 KiB`);
+    say(lines["Waiting for a connection"], `${count(now.queues.connections.waiting)} (${now.queues.connections.size} to a host)`);
+    say(lines["On their way"], `${counted(now.blocks, "block")} of 64 KiB`);
     say(lines.Evictions, count(now.cache.evictions));
-    say(lines["Free on the disk"], `${bytes(now.cache.free)}, ${bytes(now.cache.min_free)} stays free`);
+    say(lines["Free on the disk"], bytes(now.cache.free));
+    say(lines["Of that stays free"], bytes(now.cache.min_free));
   }
 
   // -- what is on its way ----------------------------------------------------------------------------------------
@@ -115,7 +134,8 @@ export class Overview {
     this.flights = table("Transfers", [["What", ""], ["Progress", ""], ["Here", "num"], ["Rate", "num"], ["Left", "num"]]);
     this.noFlights = h("p", { class: "empty" }, "Nothing is on its way. Bytes are fetched when somebody reads what is not here, or by ",
       h("code", {}, "refgenfs pull"), ".");
-    const made = card("On its way", "", this.flights.scroll, this.noFlights);
+    const made = card("On its way", "w6", h("div", { class: "steady-box" }, this.flights.scroll, this.noFlights));
+    this.flights.scroll.classList.add("steady");
     this.flightCount = h("span", { class: "dim" });
     made.top.append(this.flightCount);
     return made.element;
@@ -165,9 +185,10 @@ export class Overview {
   }
 
   waits() {
-    this.waiting = table("Requests that wait", [["For", "num"], ["Process", ""], ["Waits for", ""], ["File", ""]]);
+    this.waiting = table("Requests that wait", [["For", "num"], ["Process", ""], ["What it waits for", ""], ["File", ""]]);
     this.noWaits = h("p", { class: "empty" }, "No read waits. ", h("code", {}, "refgenfs trace --waits"), " tells of each that does, as it happens.");
-    return card("Who waits, and for what", "", this.waiting.scroll, this.noWaits).element;
+    this.waiting.scroll.classList.add("steady");
+    return card("Who waits, and for what", "w6", h("div", { class: "steady-box" }, this.waiting.scroll, this.noWaits)).element;
   }
 
   showWaits(now) {
@@ -200,7 +221,7 @@ export class Overview {
       this.page.lists.cacheWithin(15000).then((cache) => { this.held = cache.by_source; }, () => {});
     }
     reconcile(this.sourceTable.body, now.sources, (row) => row.name, () => h("tr", {},
-      h("th", { scope: "row" }, h("span"), h("span", { class: "dim wrap mono" })), h("td", { class: "wrap" }, h("span", { class: "badge" }), h("span", { class: "bad" })),
+      h("th", { scope: "row", class: "source" }, h("span"), h("span", { class: "dim wrap mono url narrow-hide" })), h("td", { class: "wrap" }, h("span", { class: "badge" }), h("span", { class: "bad" })),
       h("td", { class: "nowrap" }), h("td", { class: "num narrow-hide" }), h("td", { class: "num" }), h("td", { class: "num" }), h("td", { class: "num" }), h("td", { class: "num narrow-hide" })),
     (line, row) => {
       const [name, health, catalog, assets, here, served, fetched, saved] = line.children;
@@ -222,7 +243,8 @@ export class Overview {
   users() {
     this.userTable = table("Users", [["User", ""], ["Share of what was served", ""], ["Reads", "num"], ["Served", "num"], ["Fetched for", "num"]]);
     this.noUsers = h("p", { class: "empty" }, "Nobody has read yet. Try: ", h("code", {}, "ls /genomes"));
-    return card("Users", "w6", this.userTable.scroll, this.noUsers).element;
+    this.userTable.scroll.classList.add("steady", "tall");
+    return card("Users", "w6", h("div", { class: "steady-box tall" }, this.userTable.scroll, this.noUsers)).element;
   }
 
   showUsers(now) {
@@ -241,12 +263,14 @@ export class Overview {
 
   errors() {
     this.errorList = h("ol", { class: "errors" });
+    const scroll = h("div", { class: "scroll steady tall", role: "region", "aria-label": "Recent errors", tabIndex: 0 }, this.errorList);
+    this.errorScroll = scroll;
     this.noErrors = h("p", { class: "empty" }, "No errors since it was mounted.");
-    return card("Recent errors", "w6", this.errorList, this.noErrors).element;
+    return card("Recent errors", "w6", h("div", { class: "steady-box tall" }, scroll, this.noErrors)).element;
   }
 
   showErrors(now) {
-    either(now.errors.length > 0, this.errorList, this.noErrors);
+    either(now.errors.length > 0, this.errorScroll, this.noErrors);
     reconcile(this.errorList, now.errors.slice(0, 20), (row) => `${row.source} ${row.what}`, () => h("li", {},
       h("p", { class: "wrap" }), h("p", { class: "dim" })),
     (item, row) => {

@@ -8,7 +8,7 @@ export class Index {
       const end = `/${asset}:${tag}`;
       const paths = about.names.map((one) => `${one}${end}`).join(" ");
       return {
-        key: `${name}${end}`, genome: name, others: about.names.slice(1), asset, tag, isDefault: Boolean(isDefault),
+        key: isDefault ? `${name}/${asset}` : `${name}${end}`, genome: name, others: about.names.slice(1), asset, tag, isDefault: Boolean(isDefault),
         source: catalog.sources[source], size, description,
         text: `${paths} ${about.digest} ${catalog.sources[source]} ${description} ${about.description}`.toLowerCase(),
       };
