@@ -72,7 +72,7 @@ export function table(caption, columns) {
   const body = h("tbody");
   const head = h("tr", {}, columns.map(([title, classes]) => h("th", { scope: "col", class: classes ?? "" }, title)));
   const element = h("table", {}, h("caption", { class: "sr" }, caption), h("thead", {}, head), body);
-  const scroll = h("div", { class: "scroll", role: "region", "aria-label": caption, tabIndex: 0 }, element);
+  const scroll = h("div", { class: "scroll", role: "group", "aria-label": caption, tabIndex: 0 }, element);
   return { body, scroll, element, head };
 }
 

@@ -263,7 +263,7 @@ export class Overview {
 
   errors() {
     this.errorList = h("ol", { class: "errors" });
-    const scroll = h("div", { class: "scroll steady tall", role: "region", "aria-label": "Recent errors", tabIndex: 0 }, this.errorList);
+    const scroll = h("div", { class: "scroll steady tall", role: "group", "aria-label": "Recent errors", tabIndex: 0 }, this.errorList);
     this.errorScroll = scroll;
     this.noErrors = h("p", { class: "empty" }, "No errors since it was mounted.");
     return card("Recent errors", "w6", h("div", { class: "steady-box tall" }, scroll, this.noErrors)).element;
