@@ -86,6 +86,7 @@ class PageData:
     async def now(self, *, whole: bool) -> dict[str, Any]:
         """Return how the daemon is."""
         d, hidden = self._daemon, self._hidden(whole=whole)
+        self._note_failing()
         status = await self._health.status({}, _no_progress)
         waiting = [event for _, event in d.fuse.waiting(PATIENCE)]
         flights, flying = await self._flights(hidden)

@@ -53,9 +53,13 @@ class Pressure:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to know, and what to do about it ("": nothing)."""
+    """One thing to know, and what it means or what can be done about it.
+
+    `about` is the same for what is said again of the same thing; `since` is in Unix seconds.
+    """
 
     level: Level
+    about: str
     text: str
     hint: str = ""
     since: float | None = None
@@ -65,7 +69,7 @@ def findings(pressure: Pressure) -> list[Finding]:
     """Return what there is to say, the gravest first; one that all is well where nothing is."""
     order: dict[str, int] = {"bad": 0, "warn": 1, "note": 2}
     found = sorted(_all(pressure), key=lambda one: order[one.level])
-    return found or [Finding("good", "Nothing waits. All sources answer.")]
+    return found or [Finding("good", "all", "Nothing waits. All sources answer.")]
 
 
 def _all(p: Pressure) -> Iterator[Finding]:
@@ -73,19 +77,28 @@ def _all(p: Pressure) -> Iterator[Finding]:
         why = f": {away.why}" if away.why else ""
         yield Finding(
             "bad",
+            f"source {away.name}",
             f"Source {away.name} does not answer{why}",
             "What is resident of it is read as ever, and its names stay listed; other reads wait and then fail.",
             away.since,
         )
     if p.bypassed:
         why = f": {p.disk_error}" if p.disk_error else ""
-        yield Finding("bad", f"The cache's disk refuses{why}", "Reads go on without the cache. Look at the disk.")
+        yield Finding(
+            "bad", "disk", f"The cache's disk refuses{why}", "Reads go on without the cache. Look at the disk."
+        )
     yield from _waits(p)
     if p.opening:
-        yield Finding("note", "The cache is still being looked through; nothing is stored until that is done.")
+        yield Finding(
+            "note",
+            "opening",
+            "The cache is still being looked through",
+            "What is in it reads as ever; nothing is stored until that is done.",
+        )
     if p.quota and p.pinned > _FULL * p.quota:
         yield Finding(
             "warn",
+            "pinned",
             f"{human_bytes(p.pinned)} of the cache's {human_bytes(p.quota)} are pinned",
             "What else is read finds little room: unpin something (refgenfs unpin), or raise cache.size.",
         )
@@ -99,6 +112,7 @@ def _waits(p: Pressure) -> Iterator[Finding]:
         seconds = longest[cause, source]
         yield Finding(
             "warn" if seconds >= PATIENCE else "note",
+            f"waits {cause} {source}",
             f"{counted(number, 'request')} {'waits' if number == 1 else 'wait'} for {_what(cause, source)}, "
             f"{seconds:.1f} s so far",
             _hint(cause, source, p),
@@ -106,11 +120,12 @@ def _waits(p: Pressure) -> Iterator[Finding]:
     if p.connections_waiting:
         yield Finding(
             "note",
+            "connections",
             f"{_fetches(p.connections_waiting)} for a connection to an origin",
             f"limits.connections is {p.connections}; more help where the origin is far and the network is not full.",
         )
     if p.memory_waiting and not any(one.cause == "memory" for one in p.waiting):
-        yield Finding("note", f"{_fetches(p.memory_waiting)} for memory", _memory_hint(p))
+        yield Finding("note", "memory", f"{_fetches(p.memory_waiting)} for memory", _memory_hint(p))
 
 
 def _fetches(number: int) -> str:
@@ -132,15 +147,21 @@ def _what(cause: Cause, source: str) -> str:
 
 
 def _hint(cause: Cause, source: str, p: Pressure) -> str:
-    if cause == "memory":
-        return _memory_hint(p)
-    if cause == "disk":
-        return "The disk of cache.dir is slow: it is busy, or it is no local disk."
-    if cause == "origin" and source in {away.name for away in p.away}:
-        return "That source does not answer at present."
-    if cause == "origin" and not p.connections_waiting:
-        return "They are on their way: the origin, or the network to it, is what is waited for."
-    return ""
+    match cause:
+        case "memory":
+            return _memory_hint(p)
+        case "disk":
+            return "The disk of cache.dir is slow: it is busy, or it is no local disk."
+        case "made":
+            return "It is made by reading those, which may have to come first."
+        case "name":
+            return "An origin is asked for it, or its archive has not come so far."
+        case "origin":
+            if source in {away.name for away in p.away}:
+                return "That source does not answer at present."
+            if p.connections_waiting:
+                return "The origin, or the network to it, is what is waited for; some wait for a connection first."
+            return "They are on their way: the origin, or the network to it, is what is waited for."
 
 
 def _memory_hint(p: Pressure) -> str:

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.faults.world import TIMEOUT
 from tests.support.browser import chromium, prefer, resize, shoot
 from tests.support.mounted import Mounted
 from tests.support.shelf import make_shelf
@@ -25,7 +26,7 @@ DOCUMENTED = Path(__file__).parents[2] / "docs" / "images"
 POINT = Path("/genomes")
 PORT = 9417
 SLOW = 1_200_000  # bytes a second and connection
-LATENCY = 0.35  # seconds
+LATENCY = 0.6  # seconds
 LAB = """
 [[source]]
 name = "lab"
@@ -63,7 +64,9 @@ class Scene:
         scripts = (
             "for f in $M/mm39/bowtie2_index/*; do cat $f; done",
             "sleep 1; cat $M/hg38/fasta/hg38.fa",
-            "stat $M/mm39/lab_peaks/peaks.bed; stat $M/mm39/lab_peaks/peaks.narrowPeak; cat $M/mm39/bwa_index/*",
+            "cat $M/mm39/bwa_index/*",
+            "stat $M/mm39/lab_peaks/peaks.bed",
+            "stat $M/mm39/lab_peaks/peaks.narrowPeak",
             "while sleep 0.6; do for f in $M/dm6/*/*; do dd if=$f iflag=nocache count=0; cat $f; done; done",
         )
         with ExitStack() as stack:
@@ -130,12 +133,13 @@ def run(folder: Path | None) -> None:
             site.setup.mountpoint = POINT
             stack.callback(_remove, POINT)
         site.setup.extra = f'[web]\nlisten = "127.0.0.1:{PORT}"\n'
-        site.setup.sources += LAB
+        site.setup.limits = {"retry_for": "2s", "read_deadline": "20s", "lookup_deadline": "10s"}
+        site.setup.sources = site.setup.sources.replace(TIMEOUT, "5s") + LAB
         scene = Scene(stack.enter_context(site.mount()), stack.enter_context(chromium()))
         scene.prepare()
         resize(scene._driver, 1280, 900)
         with scene.busy():
-            scene.take((folder or DOCUMENTED) / "status-page.png", wait=6.5, height=None if folder else 1010)
+            scene.take((folder or DOCUMENTED) / "status-page.png", wait=8.0, height=None if folder else 1000)
             if folder is not None:
                 scene.take_all(folder)
         if folder is not None:

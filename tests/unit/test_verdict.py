@@ -33,6 +33,15 @@ def test_waits_are_told_by_cause_and_source_the_longest_of_each() -> None:
     assert "1 request waits for bytes from an origin, 0.5 s so far" in found
 
 
+def test_what_is_said_again_of_the_same_thing_is_known_by_what_it_is_about() -> None:
+    before = findings(Pressure(waiting=[Waiting("origin", "lab", 0.3)]))
+    after = findings(Pressure(waiting=[Waiting("origin", "lab", 3.0)] * 2, connections_waiting=1))
+    assert before[0].about == after[0].about
+    assert (before[0].level, after[0].level) == ("note", "warn")
+    assert len({one.about for one in after}) == 2
+    assert all(one.hint for one in (*before, *after))
+
+
 def test_queues_name_the_setting() -> None:
     found = findings(Pressure(connections_waiting=3, connections=8, memory_waiting=1, memory=64_000_000))
     assert [one.text for one in found] == [
@@ -49,11 +58,10 @@ def test_the_cache_s_own_trouble() -> None:
     refused = findings(Pressure(bypassed=True, disk_error="No space left on device"))
     assert refused[0] == Finding(
         "bad",
+        "disk",
         "The cache's disk refuses: No space left on device",
         "Reads go on without the cache. Look at the disk.",
     )
-    assert texts(Pressure(opening=True)) == [
-        "The cache is still being looked through; nothing is stored until that is done."
-    ]
+    assert texts(Pressure(opening=True)) == ["The cache is still being looked through"]
     assert texts(Pressure(pinned=95, quota=100)) == ["95 B of the cache's 100 B are pinned"]
     assert texts(Pressure(pinned=85, quota=100)) == ["Nothing waits. All sources answer."]

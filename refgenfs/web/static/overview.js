@@ -44,29 +44,28 @@ export class Overview {
   // -- findings and figures --------------------------------------------------------------------------------------
 
   showFindings(now) {
-    const kind = (row) => `${row.level}|${row.text.replaceAll(/[0-9][0-9.,]*/g, "#")}`;
-    reconcile(this.findings, this.settled(now.findings, kind), kind, (row) => h("div", { class: "finding", role: "listitem", data: { level: row.level } },
+    reconcile(this.findings, this.settled(now.findings), (row) => `${row.level} ${row.about}`, (row) => h("div", { class: "finding", role: "listitem", data: { level: row.level } },
       h("span", { class: "sign", "aria-hidden": "true" }, SIGNS[row.level]), h("p", { class: "text" }, h("span", { class: "sr" }, `${WORDS[row.level]}: `), h("span")), h("p", { class: "hint" })),
     (item, row) => {
-      const since = row.since ? `, since ${clock(row.since)} (${duration(Math.max(0, now.now - row.since))})` : "";
-      say(item.children[1].lastChild, `${row.text}${since}`);
-      say(item.children[2], row.hint);
+      const since = row.since ? `Since ${clock(row.since)}, for ${duration(Math.max(0, now.now - row.since))}. ` : "";
+      say(item.children[1].lastChild, row.text);
+      say(item.children[2], `${since}${row.hint}`);
     });
   }
 
   // What comes and goes within a second is not worth a line that comes and goes: all but failures have to be told of
   // twice, and are shown for some seconds after they were.
-  settled(findings, kind) {
+  settled(findings) {
     const when = Date.now();
     for (const row of findings) {
-      const known = this.known.get(kind(row));
-      this.known.set(kind(row), { row, last: when, times: (known?.times ?? 0) + 1 });
+      const known = this.known.get(row.about);
+      this.known.set(row.about, { row, last: when, times: (known?.times ?? 0) + 1 });
     }
     for (const [key, one] of this.known) if (when - one.last > HOLD) this.known.delete(key);
     const bad = [...this.known.values()].filter(({ row, times, last }) => row.level !== "good" && (row.level === "bad" ? last === when : times > 1));
     const order = { bad: 0, warn: 1, note: 2 };
     const shown = bad.map(({ row }) => row).sort((one, other) => order[one.level] - order[other.level]);
-    return shown.length ? shown : [{ level: "good", text: "Nothing waits for long. All sources answer.", hint: "", since: null }];
+    return shown.length ? shown : [{ level: "good", about: "all", text: "Nothing waits for long. All sources answer.", hint: "What is read is resident, or comes quickly.", since: null }];
   }
 
   showFigures(now) {
@@ -134,7 +133,7 @@ export class Overview {
     this.flights = table("Transfers", [["What", ""], ["Progress", ""], ["Here", "num"], ["Rate", "num"], ["Left", "num"]]);
     this.noFlights = h("p", { class: "empty" }, "Nothing is on its way. Bytes are fetched when somebody reads what is not here, or by ",
       h("code", {}, "refgenfs pull"), ".");
-    const made = card("On its way", "w6", h("div", { class: "steady-box" }, this.flights.scroll, this.noFlights));
+    const made = card("On its way", "w7", h("div", { class: "steady-box" }, this.flights.scroll, this.noFlights));
     this.flights.scroll.classList.add("steady");
     this.flightCount = h("span", { class: "dim" });
     made.top.append(this.flightCount);
@@ -185,23 +184,22 @@ export class Overview {
   }
 
   waits() {
-    this.waiting = table("Requests that wait", [["For", "num"], ["Process", ""], ["What it waits for", ""], ["File", ""]]);
+    this.waiting = table("Requests that wait", [["For", "num"], ["Process", ""], ["File, and what it waits for", ""]]);
     this.noWaits = h("p", { class: "empty" }, "No read waits. ", h("code", {}, "refgenfs trace --waits"), " tells of each that does, as it happens.");
     this.waiting.scroll.classList.add("steady");
-    return card("Who waits, and for what", "w6", h("div", { class: "steady-box" }, this.waiting.scroll, this.noWaits)).element;
+    return card("Who waits, and for what", "w5", h("div", { class: "steady-box" }, this.waiting.scroll, this.noWaits)).element;
   }
 
   showWaits(now) {
     either(now.waits.length > 0, this.waiting.scroll, this.noWaits);
     if (!now.whole) say(this.noWaits, now.waiting ? `${counted(now.waiting, "request")} waiting. Which ones is shown to root and to the user who mounted.` : "No read waits.");
     reconcile(this.waiting.body, now.waits, (row) => `${row.pid} ${row.path} ${row.offset}`, () => h("tr", {},
-      h("td", { class: "num" }), h("td", { class: "nowrap" }), h("td", { class: "wrap" }), h("td", { class: "name mono" })),
+      h("td", { class: "num" }), h("td", { class: "nowrap" }), h("td", { class: "wrap" }, h("span", { class: "mono" }), h("br"), h("span", { class: "dim" }))),
     (line, row) => {
       say(line.children[0], duration(row.seconds));
       say(line.children[1], `${row.command} ${row.pid}`);
-      say(line.children[2], row.waits_for);
-      say(line.children[3], row.path);
-      attribute(line.children[3], "title", row.path);
+      say(line.children[2].firstChild, row.path || "no file yet");
+      say(line.children[2].lastChild, row.waits_for);
     });
   }
 
@@ -216,9 +214,9 @@ export class Overview {
   }
 
   showSources(now) {
-    if (Date.now() - this.looked > 15000) { // what is resident of each: once in a while is enough
+    if (Date.now() - this.looked > 10000) { // what is resident of each: once in a while is enough
       this.looked = Date.now();
-      this.page.lists.cacheWithin(15000).then((cache) => { this.held = cache.by_source; }, () => {});
+      this.page.lists.cacheWithin(10000).then((cache) => { this.held = cache.by_source; }, () => {});
     }
     reconcile(this.sourceTable.body, now.sources, (row) => row.name, () => h("tr", {},
       h("th", { scope: "row", class: "source" }, h("span"), h("span", { class: "dim wrap mono url narrow-hide" })), h("td", { class: "wrap" }, h("span", { class: "badge" }), h("span", { class: "bad" })),
