@@ -14,7 +14,7 @@ SERVICE_ARGS ?=
 STRESS_SECONDS ?= 180
 BENCH_ARGS ?=
 
-.PHONY: help install install-service runtime dev peers demo test stress bench check format clean
+.PHONY: help install install-service runtime dev peers demo docs test stress bench check lint format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -49,17 +49,22 @@ stress: dev ## minutes of 16 readers on a failing origin, and of random stories 
 bench: peers ## measure beside peers (BENCH_ARGS="warm cold --quick" measures some, in small)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-check: dev ## lint, formatting, types, layers, unit tests
+docs: dev ## build the documentation into site/, which can be opened from the disk
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: lint ## lint, formatting, types, layers, unit tests
+	$(BIN)/python -m pytest -q tests/unit
+
+lint: dev ## what make check does, without the unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest -q tests/unit
 
 format: dev ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment and every file made by tools
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

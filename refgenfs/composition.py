@@ -35,7 +35,7 @@ from refgenfs.fuse import Mount, Operations
 from refgenfs.invalidation import Invalidation
 from refgenfs.library import Library
 from refgenfs.made.finder import Finder
-from refgenfs.made.indexer import Indexer, IndexSettings
+from refgenfs.made.indexer import Indexer
 from refgenfs.made.indices import Indices
 from refgenfs.made.records import Records
 from refgenfs.made.sequences import Sequences
@@ -50,7 +50,8 @@ from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
 from refgenfs.reader.spooling import Spooler
 from refgenfs.regions.making import make_slices
-from refgenfs.reload import Reload, Tuned, budget_of
+from refgenfs.reload import Reload, Tuned
+from refgenfs.settings import budget_of, index_settings, searched
 from refgenfs.sources.making import make_sources, rules_of
 from refgenfs.tree import Tree
 from refgenfs.xattrs import describe
@@ -165,15 +166,17 @@ class Composition:
     # -- files that are made ------------------------------------------------------------------------------
 
     def _make_indexer(self) -> Indexer:
-        given, settings = self._given, IndexSettings(self._config.indices.largest)
+        given, settings = self._given, index_settings(self._config)
         return Indexer(given.store, self._reader, self._records, given.bridge, self.budget, settings, given.nursery)
 
     def _make_sequences(self) -> Sequences:
-        given, wanted, flights = self._given, self._config.refget, Flights()
+        given, flights = self._given, Flights()
         flights.open(given.nursery)
-        finder = Finder(self.catalog, given.store, self._records, genomes=wanted.genomes, search=wanted.search)
-        servers = RefgetServers(wanted.servers, given.http, given.store, self._reader, flights, time.time)
-        return Sequences(self._reader, self._indexer, finder, servers, given.bridge, frozenset(self._rules))
+        finder = Finder(self.catalog, given.store, self._records)
+        servers = RefgetServers(given.http, given.store, self._reader, flights, time.time)
+        sequences = Sequences(self._reader, self._indexer, finder, servers, given.bridge, frozenset(self._rules))
+        sequences.renew(searched(self._config))
+        return sequences
 
     # -- names --------------------------------------------------------------------------------------------
 
@@ -239,8 +242,8 @@ class Composition:
             self._indexer,
             budget=self.budget,
             archives=self._archives,
-            guarded=lambda: self._tree.rules.keys(),
             web=self._config.web.address,
+            rules=lambda: self._tree.rules,
         )
 
     async def _take_configuration(self) -> dict[str, Any]:
@@ -261,5 +264,8 @@ class Composition:
             self._slices,
             self._tree,
             self._siblings,
+            self._indexer,
+            self._indices,
+            self._sequences,
         )
         return Reload(given.loaded, self._sources, tuned, self.reporting, given.manager)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from refgenfs.core.errors import ControlError
 
 CONNECT_TIMEOUT = 5.0  # a local socket answers at once, or its daemon is stuck
+BUSY = 0.02  # seconds between two attempts at a socket to which many connect
 REPLY_TIMEOUT = 60.0  # longer than any deadline inside the daemon for what is no transfer
 IDLE_TIMEOUT = 300.0  # between two lines of a transfer, which has retries and deadlines of its own
 _LINE_LIMIT = 256 << 20  # a catalog of a million assets is smaller
@@ -99,6 +101,14 @@ class ControlClient:
             return False
         return True
 
+    def is_open(self) -> bool:
+        """Say whether somebody listens at the socket, and lets this user ask."""
+        try:
+            self._connect().close()
+        except ControlError:
+            return False
+        return True
+
     def is_absent(self) -> bool:
         """Say whether nobody listens at the socket; a daemon that is stuck is there."""
         try:
@@ -135,7 +145,7 @@ class ControlClient:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(self._connect_timeout)
         try:
-            connection.connect(str(self.socket_path))
+            _connect(connection, str(self.socket_path), self._connect_timeout)
             return connection
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as exc:
             connection.close()
@@ -159,6 +169,20 @@ class ControlClient:
     def _nobody(self) -> str:
         command = f"refgenfs mount {self.mountpoint}" if self.mountpoint else "refgenfs mount"
         return f"no daemon is running for {self._where} ({self.socket_path}): start it with `{command}`"
+
+
+def _connect(connection: socket.socket, path: str, timeout: float) -> None:
+    """Connect, also while as many as may wait to be accepted do so; BlockingIOError after `timeout` seconds."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            connection.connect(path)
+        except BlockingIOError:  # a unix socket doesn't wait for that where it has a timeout
+            if time.monotonic() >= until:
+                raise
+            time.sleep(BUSY)
+        else:
+            return
 
 
 def _parse_reply(line: bytes) -> Progress | Result:

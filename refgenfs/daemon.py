@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 from refgenfs import paths
-from refgenfs.administration import operations
+from refgenfs.administration import operations_for
 from refgenfs.administration.page import PageData
 from refgenfs.background import survive
 from refgenfs.cache.opening import open_store
@@ -31,12 +31,13 @@ from refgenfs.control import ControlServer
 from refgenfs.core.errors import ConfigError, RefgenfsError
 from refgenfs.fetch.bridge import open_bridge
 from refgenfs.fetch.http import Http
-from refgenfs.logs import set_up_logging
+from refgenfs.handover import serves_all
+from refgenfs.logs import BoundedHandler, keep_summing_up, set_up_logging
 from refgenfs.memory import give_back, tame_allocator, tame_collector
 from refgenfs.mountpoint import HANDED_OVER, MountFailed, prepare, raise_background, raise_readahead, why_refused
 from refgenfs.notify import ServiceManager, handed_over
 from refgenfs.reader.scratch import open_tickets
-from refgenfs.reload import cache_limits, http_settings
+from refgenfs.settings import cache_limits, http_settings
 from refgenfs.sources.making import ticket_servers
 
 log = logging.getLogger("refgenfs.daemon")  # also when it runs as __main__
@@ -56,21 +57,21 @@ def run(loaded: LoadedConfig, *, ready_fd: int | None = None) -> int:
     """
     tame_allocator()
     tame_collector()
-    set_up_logging(loaded.config.log.level, os.environ)
+    lines = set_up_logging(loaded.config.log.level, os.environ)
     announce = partial(_announce, ready_fd)
     manager = ServiceManager.of(os.environ, os.getpid())
     device = handed_over(os.environ, os.getpid(), HANDED_OVER)
     if device is not None:
         manager.drop(HANDED_OVER)  # the mount dies with us, and with nobody else who holds it
     try:
-        trio.run(_main, loaded, announce, manager, device, strict_exception_groups=True)
+        trio.run(_main, loaded, announce, manager, device, lines, strict_exception_groups=True)
     except BaseException as exc:
         error = _first(exc)
         if isinstance(error, RefgenfsError):
-            log.error("%s", error)  # noqa: TRY400  # said for people; a traceback would bury it
+            log.error("the daemon ends: %s", error)  # noqa: TRY400  # said for people; a traceback would bury it
             announce({"error": {"kind": type(error).__name__, "message": str(error)}})
         else:
-            log.critical("the daemon ends: %r", error, exc_info=exc)
+            log.critical("the daemon ends, unexpectedly: %r", error, exc_info=exc)
             announce({"error": {"kind": "unexpected", "message": f"{error!r}; the log has more"}})
         return 1
     log.info("ended")
@@ -95,7 +96,9 @@ def _announce(ready_fd: int | None, message: dict[str, Any]) -> None:
         os.close(ready_fd)
 
 
-async def _main(loaded: LoadedConfig, announce: Ready, manager: ServiceManager, device: int | None) -> None:
+async def _main(
+    loaded: LoadedConfig, announce: Ready, manager: ServiceManager, device: int | None, lines: BoundedHandler
+) -> None:
     config = loaded.config
     mountpoint = config.mount.point
     servers = ticket_servers(config.source)
@@ -108,6 +111,7 @@ async def _main(loaded: LoadedConfig, announce: Ready, manager: ServiceManager, 
         open_tickets(http, store, servers) as tickets,
         trio.open_nursery() as nursery,
     ):
+        nursery.start_soon(keep_summing_up, lines)
         given = Given(loaded, store, bridge, http, tickets, servers, nursery, manager, device)
         await _Running(given, announce).serve()
 
@@ -151,9 +155,11 @@ class _Running:
         if self._stopping.is_set():
             self._nursery.cancel_scope.cancel()
             return
-        folder = paths.make_runtime_dir(os.environ, os.getuid())
+        # who may read may ask, too
+        shared = self._config.mount.allow_other if self._given.device is None else serves_all(self._given.loaded)
+        folder = paths.make_runtime_dir(os.environ, os.getuid(), shared=shared)
         path = folder / paths.socket_path(Path(self._mountpoint), os.environ, os.getuid()).name
-        control = ControlServer(path, operations(self._parts.daemon))
+        control = ControlServer(path, operations_for(self._parts.daemon), shared=shared)
         listener = control.listen()
         try:
             self._parts.mount.open()
@@ -185,7 +191,7 @@ class _Running:
             nursery.start_soon(control.serve, listener)
             nursery.start_soon(self._greet)
             nursery.start_soon(survive, self._show_page)
-            nursery.start_soon(self._parts.operations.watch_callers)
+            nursery.start_soon(self._parts.operations.callers.watch)
             nursery.start_soon(give_back, lambda: self._parts.budget.landed)
             nursery.start_soon(self._end_when_told, nursery)
             await self._parts.mount.serve()

@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from refgenfs.config import LoadedConfig
 from refgenfs.mount_table import mount_at
 from refgenfs.mountpoint import (
     DEVICE,
@@ -69,6 +70,11 @@ def attach(mountpoint: Path, environ: Mapping[str, str], manager: ServiceManager
             )
     finally:
         os.close(fd)
+
+
+def serves_all(loaded: LoadedConfig) -> bool:
+    """Say whether a unit's mount is for every user: it is, unless the configuration says otherwise."""
+    return loaded.config.mount.allow_other or loaded.origins["mount.allow_other"] == "default"
 
 
 def detach(mountpoint: Path, environ: Mapping[str, str], manager: ServiceManager) -> None:

@@ -48,9 +48,17 @@ def parse_mountinfo(text: str) -> list[Mount]:
 
 def mount_at(point: Path) -> Mount | None:
     """Return what is mounted at exactly this path, the topmost; None where nothing is."""
-    text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    found = [mount for mount in parse_mountinfo(text) if mount.point == point]
+    found = [mount for mount in _mounts() if mount.point == point]
     return found[-1] if found else None
+
+
+def genome_mounts() -> list[Path]:
+    """Return where genomes are mounted, whoever did that."""
+    return sorted({mount.point for mount in _mounts() if mount.is_refgenfs})
+
+
+def _mounts() -> list[Mount]:
+    return parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def mountpoint_of(name: str) -> Path | None:
 
 
 def runtime_dir(environ: Mapping[str, str], uid: int) -> Path:
-    """Return the directory of control sockets: mode 0700, its maker's own.
+    """Return the directory of control sockets, its maker's own: only they can put a socket there.
 
     `$REFGENFS_RUNTIME_DIR` where it is set; else root's is in /run, a user's in `$XDG_RUNTIME_DIR` or in /tmp.
     """
@@ -61,15 +61,19 @@ def runtime_dir(environ: Mapping[str, str], uid: int) -> Path:
     return Path(environ.get("TMPDIR") or "/tmp", f"refgenfs-{uid}")  # noqa: S108  # its owner is checked
 
 
-def make_runtime_dir(environ: Mapping[str, str], uid: int) -> Path:
-    """Make the runtime directory and return it; raise ControlError where a socket isn't safe in it."""
+def make_runtime_dir(environ: Mapping[str, str], uid: int, *, shared: bool = False) -> Path:
+    """Make the runtime directory and return it; raise ControlError where a socket isn't safe in it.
+
+    `shared`: others may come to a socket in it, now and later; until then it is closed to them.
+    """
     folder = runtime_dir(environ, uid)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = folder.lstat()
         if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != uid:
             raise ControlError(f"{folder} isn't your own directory: set XDG_RUNTIME_DIR to one that is")
-        folder.chmod(0o700)
+        # another daemon of this user's may have one that is shared
+        folder.chmod(0o755 if shared else stat.S_IMODE(facts.st_mode) & 0o755)
     except OSError as exc:
         raise ControlError(f"{folder} can't be made: {exc.strerror}; set XDG_RUNTIME_DIR to a directory") from exc
     return folder
@@ -81,17 +85,21 @@ def socket_path(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
 
 
 def socket_of(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
-    """Return the socket by which to ask the daemon that serves `mountpoint`: root's may be that of a service."""
+    """Return the socket by which to ask the daemon that serves `mountpoint`: the user's own, else the machine's."""
     own = socket_path(mountpoint, environ, uid)
-    services = [] if os.path.exists(own) else [folder / own.name for folder in _service_dirs(environ, uid)]
-    return next(filter(os.path.exists, services), own)
+    others = [] if os.path.exists(own) else [folder / own.name for folder in _machine_dirs(environ, uid)]
+    return next(filter(os.path.exists, others), own)
 
 
-def _service_dirs(environ: Mapping[str, str], uid: int) -> list[Path]:
-    """Return the directories that systemd made for services, each with a user of its own; only root looks there."""
-    if uid or environ.get("REFGENFS_RUNTIME_DIR"):
+def _machine_dirs(environ: Mapping[str, str], uid: int) -> list[Path]:
+    """Return where daemons of the whole machine listen: root's, and those of services, each a user of its own.
+
+    Only root and systemd make anything in /run, so nobody else listens there.
+    """
+    if environ.get("REFGENFS_RUNTIME_DIR"):
         return []
-    return sorted(Path("/run").glob("refgenfs-*"))
+    roots = [] if uid == 0 else [runtime_dir({}, 0)]
+    return [*roots, *sorted(Path("/run").glob("refgenfs-*"))]
 
 
 def log_path(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
@@ -110,16 +118,21 @@ def log_path(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
 def find_sockets(environ: Mapping[str, str], uid: int) -> list[Path]:
     """Return the control sockets that exist, sorted; a daemon that was killed leaves its own behind.
 
-    A runtime directory that is another user's has none: in /tmp anybody could have made it. Root is told those of
-    services, too.
+    A runtime directory that is another user's has none: in /tmp anybody could have made it. Root's own, and those of
+    services, are for all.
     """
     folder = runtime_dir(environ, uid)
-    of_services = [path for service in _service_dirs(environ, uid) for path in service.glob("*.sock")]
+    of_machine = [path for one in _machine_dirs(environ, uid) for path in one.glob("*.sock")]
     try:
-        own = folder.glob("*.sock") if folder.lstat().st_uid == uid else ()
-        return sorted((*own, *of_services))
+        own = folder.glob("*.sock") if _is_safe(folder.lstat(), uid) else ()
+        return sorted((*own, *of_machine))
     except OSError:
-        return sorted(of_services)
+        return sorted(of_machine)
+
+
+def _is_safe(facts: os.stat_result, uid: int) -> bool:
+    """Say whether who listens in a directory is the user, or root."""
+    return facts.st_uid == uid or (facts.st_uid == 0 and not facts.st_mode & 0o022)
 
 
 def home_dir(environ: Mapping[str, str], uid: int) -> str:

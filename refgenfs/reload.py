@@ -10,23 +10,24 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import trio
 
 from refgenfs import logs
 from refgenfs.administration import Reporting
-from refgenfs.cache.store import CacheLimits, Store
+from refgenfs.cache.store import Store
 from refgenfs.catalog import Catalog
 from refgenfs.config import Config, LoadedConfig, file_problems, load_config
 from refgenfs.core.access import Rule
 from refgenfs.core.errors import ConfigError
-from refgenfs.core.retry import RetryPolicy
 from refgenfs.fetch.http import Http
-from refgenfs.fetch.settings import Account, HttpSettings
+from refgenfs.fetch.settings import Account
 from refgenfs.fetch.ticketed import TicketFetcher
 from refgenfs.library import Library
+from refgenfs.made.indexer import Indexer
+from refgenfs.made.indices import Indices
+from refgenfs.made.sequences import Sequences
 from refgenfs.notify import ServiceManager
 from refgenfs.reader.archives import Archives
 from refgenfs.reader.budget import Budget
@@ -34,46 +35,24 @@ from refgenfs.reader.leftovers import kept_memory
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
 from refgenfs.regions.making import Slices
+from refgenfs.settings import budget_of, cache_limits, http_settings, index_settings, searched
 from refgenfs.sources import Source
-from refgenfs.sources.making import account_of, make_sources, rules_of, ticket_servers
+from refgenfs.sources.making import make_sources, rules_of, ticket_servers
 from refgenfs.tree import Tree
 
 log = logging.getLogger(__name__)
 
 ANSWERS = 10.0  # seconds that sources are waited for
-# Archives that stream at a time, where there is memory for it.
-STREAMS = 4
 
 LIVE = frozenset(
     {"cache.size", "cache.min_free", "catalog.refresh", "log.level", "prefetch.siblings"}
     | {"limits.connections", "limits.memory", "limits.read_deadline", "limits.lookup_deadline", "limits.retry_for"}
+    | {"indices.make", "indices.largest", "refget.genomes", "refget.servers", "refget.search"}
 )
 # What stays as it is until the next mount.
 FIXED = frozenset(
     {"mount.point", "mount.allow_other", "mount.readahead", "cache.dir", "web.listen", "web.token_file"}
-    | {"indices.make", "indices.largest", "refget.genomes", "refget.servers", "refget.search"}
 )
-
-
-def http_settings(config: Config, known: Mapping[str, Account] = MappingProxyType({})) -> HttpSettings:
-    """Return how requests go; an account that is `known` is the very one: it may have learned something."""
-    return HttpSettings(
-        connections=config.limits.connections,
-        policy=RetryPolicy(retry_for=config.limits.retry_for),
-        accounts={source.name: known.get(source.name) or account_of(source) for source in config.source},
-    )
-
-
-def budget_of(config: Config) -> tuple[int, int]:
-    """Return the size of the budget of memory, and how many archives may stream at a time."""
-    limits = config.limits
-    # some of a host's connections are left for listings and sizes
-    return limits.memory - kept_memory(limits.memory), max(1, min(STREAMS, limits.connections - 2))
-
-
-def cache_limits(config: Config) -> CacheLimits:
-    """Return the bounds of the cache."""
-    return CacheLimits(config.cache.size, config.cache.min_free.bytes_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +71,9 @@ class Tuned:
     slices: Slices
     tree: Tree
     siblings: Siblings
+    indexer: Indexer
+    indices: Indices
+    sequences: Sequences
 
 
 class Reload:
@@ -193,7 +175,9 @@ class Reload:
         parts.budget.resize(*budget_of(config))
         parts.archives.renew(limits.read_deadline, kept_memory(limits.memory))
         parts.reader.be_patient(limits.read_deadline)
-        parts.library.renew(limits.lookup_deadline)
+        parts.indexer.renew(index_settings(config))
+        parts.sequences.renew(searched(config))
+        parts.library.renew(limits.lookup_deadline, parts.indices if config.indices.make else None)
         prefetch = config.prefetch
         parts.siblings.renew(prefetch.rules(), budget=prefetch.siblings, connections=limits.connections)
 

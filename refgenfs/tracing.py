@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MOST_EVENTS = 2000  # that wait for one follower to take them; what is more is counted
 MOST_FOLLOWERS = 8
+KEPT_FREE = 2  # for root and who runs the daemon
 # Of names and attributes only those are told that took so long: they are many, and most are answered at once.
 LONG = 0.010  # seconds
 _NAMES = frozenset({"lookup", "getattr", "opendir"})
@@ -62,14 +63,17 @@ class Event:
 
 
 class Follower:
-    """Events for one who follows, until they are taken."""
+    """Events for one who follows, until they are taken; with `uid` those of one user's processes alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, uid: int | None = None) -> None:
         self.dropped = 0
+        self.uid = uid
         self._events: deque[Event] = deque()
 
     def tell(self, event: Event) -> None:
         """Keep an event, or count it where there are too many."""
+        if self.uid is not None and event.uid != self.uid:
+            return
         if len(self._events) < MOST_EVENTS:
             self._events.append(event)
         else:
@@ -98,11 +102,16 @@ class Tracing:
         self._board = board
 
     @contextmanager
-    def follow(self, board: FlightBoard) -> Iterator[Follower]:
-        """Tell a follower of all requests during the block; raise ControlError where too many follow."""
-        if len(self._followers) >= MOST_FOLLOWERS:
-            raise ControlError(f"{MOST_FOLLOWERS} follow already")
-        follower = Follower()
+    def follow(self, board: FlightBoard, uid: int | None = None) -> Iterator[Follower]:
+        """Tell a follower of requests during the block: of all, or with `uid` of one user's.
+
+        Raises ControlError where too many follow; two places are for who follows all.
+        """
+        if len(self._followers) >= MOST_FOLLOWERS - (0 if uid is None else KEPT_FREE):
+            raise ControlError(f"{len(self._followers)} follow already")
+        if uid is not None and any(one.uid == uid for one in self._followers):
+            raise ControlError("you follow already, in another process")
+        follower = Follower(uid)
         self.look_at(board)
         self._followers.add(follower)
         self.on = True
@@ -163,11 +172,11 @@ class Tracing:
         for follower in self._followers:
             follower.tell(event)
 
-    def under_way(self, reading: tuple[Handle, int, int] | None, pid: int, seconds: float) -> Event:
+    def under_way(self, reading: tuple[Handle, int, int] | None, pid: int, uid: int, seconds: float) -> Event:
         """Return the event of a request that still waits, also of one from before anybody followed."""
         if reading is None:
             what = "a name, a size or a listing"
-            return Event(time.time(), pid, command_of(pid), None, "", "", seconds=seconds, waits_for=what, over=False)
+            return Event(time.time(), pid, command_of(pid), uid, "", "", seconds=seconds, waits_for=what, over=False)
         event = self._reading(*reading)
         event.seconds, event.over = seconds, False
         event.waits_for = self._wait(*reading_file(reading))

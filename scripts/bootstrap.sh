@@ -35,7 +35,10 @@ dev_packages=(
     chromium chromium-driver fonts-dejavu-core         # looks at the status page
     mount e2fsprogs                                    # disks of a test's own, to fill and to break
     debootstrap                                        # makes the bare root that the install test starts from
+    man-db groff-base mandoc                           # read the manual pages, and look for faults in them
     systemd-container                                  # boots it, for the tests of the service
+    podman runc busybox-static bubblewrap              # containers that bind the mount
+    slurmctld slurmd slurm-client munge                # a cluster of one node
 )
 bench_packages=(
     nginx-light curl samtools util-linux                # the origin, and who reads
@@ -139,9 +142,13 @@ install_packages() {
     forbid_services
     logged "apt-get install ${missing[*]}" apt install -y --no-install-recommends "${missing[@]}"
     allow_services
-    if [[ " ${missing[*]} " == *" nginx-light "* ]] && command -v systemctl >/dev/null; then
-        "${as_root[@]}" systemctl disable nginx >>"$log" 2>&1 || true
-    fi
+    if ! command -v systemctl >/dev/null; then return; fi
+    local pair
+    for pair in nginx-light:nginx munge:munge slurmctld:slurmctld slurmd:slurmd; do  # not at the next boot, either
+        if [[ " ${missing[*]} " == *" ${pair%:*} "* ]]; then
+            "${as_root[@]}" systemctl disable "${pair#*:}" >>"$log" 2>&1 || true
+        fi
+    done
 }
 
 check_fuse() {
@@ -227,19 +234,22 @@ install_python() {
     say "ready ($SECONDS s)"
 }
 
-# Peers, and what draws the figures, in an environment of their own: nothing of theirs changes what refgenfs runs with.
-install_peers() {
-    local list=benchmarks/peers.txt made=.venv/peers/made-from
-    if [[ -x .venv/peers/bin/python ]] && cmp -s "$list" "$made"; then return; fi
-    logged "making .venv/peers" .venv/bin/python -m venv --clear .venv/peers
-    logged "pip install -r $list" \
-        .venv/peers/bin/python -m pip install --no-input --disable-pip-version-check -r "$list"
+# What needs an environment of its own, .venv/$1, made of the list $2: nothing of it changes what refgenfs runs with.
+install_apart() {
+    local name=$1 list=$2 made=.venv/$1/made-from
+    if [[ -x .venv/$name/bin/python ]] && cmp -s "$list" "$made"; then return; fi
+    logged "making .venv/$name" .venv/bin/python -m venv --clear --without-pip ".venv/$name"
+    logged "pip install -r $list" .venv/bin/python -m pip --python ".venv/$name/bin/python" install --no-input \
+        --disable-pip-version-check -r "$list"
     cp "$list" "$made"
 }
 
-wants_peers=
-if [[ $level == bench ]]; then wants_peers=yes; fi
+wanted=$level
 install_packages
 check_fuse
 install_python
-if [[ -n $wants_peers ]]; then install_peers; fi
+case $wanted in
+    dev) install_apart recipes tests/recipes/requirements.txt ;;  # engines and validators that recipes are for
+    bench) install_apart peers benchmarks/peers.txt ;;             # peers, and what draws the figures
+    *) ;;
+esac

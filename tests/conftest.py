@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# What a lane begins late keeps the others waiting at the end.
+LONGEST_FIRST = ("install", "system", "fuse", "faults", "model", "integration", "unit")
+
 NO_DATA = "needs the shared test data: set REFGENFS_TEST_DATA"
 NO_ROOT = "needs root"
 NO_FUSE = "needs a /dev/fuse that can be opened, and fusermount3"
@@ -72,8 +75,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_SkipWatch(config.stash[_skips]))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what this machine cannot run."""
+def _by_length(item: pytest.Item) -> int:
+    """Return where a test's folder stands among those whose files take longest; the order is else what it was."""
+    folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
+    return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else 0
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name binary values by their argument: lanes must agree on the names of tests, and gzip has the time in it."""
+    return argname if isinstance(val, bytes) and not val.isascii() else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine cannot run; of tests in lanes, have the long ones come first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_by_length)
     absent = {
         "needs_data": (find_data_dir() is None, NO_DATA),
         "needs_root": (os.geteuid() != 0, NO_ROOT),

@@ -14,7 +14,14 @@ from refgenfs.administration.parts import Daemon
 from refgenfs.administration.reporting import Reporting
 from refgenfs.administration.residency import Residency
 from refgenfs.administration.tickets import Tickets
-from refgenfs.control import Operation
+from refgenfs.administration.visitors import Visitor
+from refgenfs.control import Operation, OperationsFor
+
+
+def operations_for(daemon: Daemon) -> OperationsFor:
+    """Return what gives each caller the operations of the control socket, as they may have them."""
+    everything = operations(daemon)
+    return lambda caller: everything if caller.is_master else Visitor(daemon, caller, everything).operations()
 
 
 def operations(daemon: Daemon) -> dict[str, Operation]:
@@ -29,4 +36,4 @@ def operations(daemon: Daemon) -> dict[str, Operation]:
     }
 
 
-__all__ = ["Daemon", "Reporting", "operations"]
+__all__ = ["Daemon", "Reporting", "operations", "operations_for"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 import trio
 
-from refgenfs.administration.parts import Daemon, parse_key, percent
+from refgenfs.administration.parts import Daemon, Sight, parse_key, percent
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.commands import command_lines
 from refgenfs.core.errors import NotInCatalog, RefgenfsError
@@ -23,15 +23,15 @@ ASKED_AT_A_TIME = 4
 ASKING = 4.0  # seconds
 
 
-async def asset_row(daemon: Daemon, text: str, hidden: Collection[str]) -> dict[str, Any]:
-    """Return what is known of the asset with this key, which is not of a `hidden` source.
+async def asset_row(daemon: Daemon, text: str, sight: Sight) -> dict[str, Any]:
+    """Return what is known of the asset with this key, as far as it may be seen.
 
     The origin is asked for its listing at most: where only the archive has the names, it is not streamed for them.
     Raises NotInCatalog and KeyFormatError.
     """
     key = parse_key(text)
     snapshot = daemon.catalog.snapshot
-    version = _find(snapshot, key, hidden)
+    version = _find(snapshot, key, sight)
     genome, asset = snapshot.genome(key.genome), snapshot.asset(key.genome, key.asset)
     default = version.tag == asset.default_tag
     folder = f"{daemon.mountpoint}/{key.genome}/{version.asset}{'' if default else f':{version.tag}'}"
@@ -53,7 +53,7 @@ async def asset_row(daemon: Daemon, text: str, hidden: Collection[str]) -> dict[
         "source": version.source,
         "tag": version.tag,
         "default": default,
-        "tags": sorted(tag for tag, one in asset.tags.items() if one.source not in hidden),
+        "tags": sorted(tag for tag, one in asset.tags.items() if sight.shows(one.source)),
         "path": folder,
         "asset_size": version.asset_size,
         "archive_size": version.archive_size,
@@ -67,15 +67,15 @@ async def asset_row(daemon: Daemon, text: str, hidden: Collection[str]) -> dict[
     }
 
 
-def _find(snapshot: CatalogSnapshot, key: AssetKey, hidden: Collection[str]) -> AssetVersion:
+def _find(snapshot: CatalogSnapshot, key: AssetKey, sight: Sight) -> AssetVersion:
     """Return a version; one of a hidden source is not there, and what else there is is not told either."""
-    if not hidden:
+    if not sight.hidden:
         return snapshot.version(key)
     with suppress(NotInCatalog):
         version = snapshot.version(key)
-        if version.source not in hidden:
+        if sight.shows(version.source):
             return version
-    raise NotInCatalog(f"there is no {key} that everybody may read")
+    raise NotInCatalog(f"there is no {key} that you may read")
 
 
 async def _names(daemon: Daemon, version: AssetVersion) -> tuple[list[str], str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from refgenfs.administration.parts import Daemon, chosen_names, parse_key, percent, shown_name
+from refgenfs.administration.parts import ALL, Daemon, Sight, chosen_names, parse_key, percent, shown_name
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import (
@@ -64,10 +64,11 @@ class Wanted:
 
 
 class Explaining:
-    """The operation `explain`."""
+    """The operation `explain`, for who has this sight."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, sight: Sight = ALL) -> None:
         self._daemon = daemon
+        self._sight = sight
 
     def operations(self) -> dict[str, Operation]:
         """Return the operations by name."""
@@ -92,7 +93,7 @@ class Explaining:
         path = arguments.get("path")
         if path is None:
             key = parse_key(arguments.get("key"))
-            version = self._daemon.catalog.snapshot.version(key)
+            version = self._sight.check(self._daemon.catalog.snapshot.version(key))
             listing = await self._listing(version)
             folder = self._folder(key.genome, version)
             return [
@@ -128,7 +129,7 @@ class Explaining:
         genome, spelling, *rest = parts
         asset, colon, tag = spelling.partition(":")
         found = self._daemon.catalog.snapshot.asset(genome, asset)
-        version = found.version(tag if colon else None)
+        version = self._sight.check(found.version(tag if colon else None))
         prefix = ""
         for number, part in enumerate(rest):
             await self._listing(version)
@@ -141,7 +142,7 @@ class Explaining:
             if child is None:
                 if number or colon or part not in found.tags:  # refgenie's own asset/tag
                     raise NotInCatalog(f"{version.key} has no file {'/'.join(rest)!r}")
-                version = found.tags[part]
+                version = self._sight.check(found.tags[part])
             elif child.origin_name is not None:
                 if number + 1 < len(rest):
                     raise NotInCatalog(f"{part} of {version.key} is a file, and no folder")

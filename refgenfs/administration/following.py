@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from refgenfs.administration.parts import Daemon
+from refgenfs.administration.parts import ALL, Daemon, Sight
 from refgenfs.control import Operation, Progress
 from refgenfs.core.errors import ControlError
 from refgenfs.tracing import Event
@@ -19,10 +19,11 @@ PATIENCE = 1.0  # seconds of a wait that is told of while it lasts; then at twic
 
 
 class Following:
-    """The operation `trace`."""
+    """The operation `trace`, for who has this sight: of others' requests nothing is told."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, sight: Sight = ALL) -> None:
         self._daemon = daemon
+        self._sight = sight
 
     def operations(self) -> dict[str, Operation]:
         """Return the operations by name."""
@@ -45,11 +46,11 @@ class Following:
         due: dict[int, float] = {}  # when a wait is told of again, in seconds of it
         sent = float("-inf")
         ends = trio.current_time() + (float("inf") if seconds is None else seconds)
-        with fuse.tracing.follow(self._daemon.board) as follower:
+        with fuse.tracing.follow(self._daemon.board, self._sight.uid) as follower:
             while True:
                 over = trio.current_time() >= ends
                 events, dropped = follower.take()
-                waits = fuse.waiting(PATIENCE)
+                waits = fuse.callers.longer(PATIENCE, fuse.tracing, self._sight.uid)
                 due = {token: due.get(token, PATIENCE) for token, _ in waits}
                 for token, event in waits:
                     if event.seconds >= due[token]:

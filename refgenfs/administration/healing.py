@@ -87,7 +87,7 @@ class Healing:
             if exc.transient:
                 self._away[source] = loss.error
         except Exception as exc:
-            log.exception("what was damaged could not be fetched again")
+            log.exception("%s of %s: what was damaged could not be fetched again", loss.name, source or "no source")
             loss.error = f"unexpected: {exc!r}"
         self.done += _bytes(loss.size, loss.blocks)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 from refgenfs import __version__
 from refgenfs.administration.healing import Healing, Loss, losses_of
 from refgenfs.administration.metrics import collect
-from refgenfs.administration.parts import Daemon, content_labels, repeating, shown_name, version_of
+from refgenfs.administration.parts import ALL, Daemon, Sight, content_labels, repeating, shown_name, version_of
 from refgenfs.cache.store import Store
 from refgenfs.catalog import SourceStatus
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import BLOCK
-from refgenfs.core.metrics import exposition
+from refgenfs.core.metrics import Reading, exposition
+from refgenfs.core.usage import Usage
 from refgenfs.fetch.attempts import FetchFailure
 from refgenfs.made.jobs import Job
 from refgenfs.memory import resident_memory
@@ -27,10 +29,11 @@ SHOWN_USERS = 100  # those that were served most
 
 
 class Health:
-    """The operations `status`, `metrics`, `cache_*`, `reload` and `stop`."""
+    """The operations `status`, `metrics`, `cache_*`, `reload` and `stop`, for who has this sight."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, sight: Sight = ALL) -> None:
         self._daemon = daemon
+        self._sight = sight
 
     def operations(self) -> dict[str, Operation]:
         """Return the operations by name."""
@@ -49,7 +52,9 @@ class Health:
         d = self._daemon
         store, counts = d.store, d.reader.counts
         fetched = sum(d.http.fetched.values())
-        failures = [(f.when, f"{f.url}: {f.what}") for f in d.http.failures] + d.fuse.recent
+        failures = [(f.when, f"{f.url}: {f.what}") for f in d.http.failures if self._sight.shows(f.account)]
+        if self._sight.uid is None:  # of which file what failed, and so what others read
+            failures += d.fuse.recent
         warm = counts.reads - counts.awaited
         return {
             "version": __version__,
@@ -60,7 +65,9 @@ class Health:
             "uptime": time.time() - d.started,
             "state": "mounted",
             "cache": _cache_status(store),
-            "sources": [self._source_status(source) for source in d.catalog.status()],
+            "sources": [
+                self._source_status(source) for source in d.catalog.status() if self._sight.shows(source.name)
+            ],
             "served": counts.served,
             "fetched": fetched,
             "requests": sum(d.http.requests.values()),
@@ -68,12 +75,17 @@ class Health:
             "hit_ratio": warm / counts.reads if counts.reads else None,
             "open_files": d.fuse.open_files,
             "flights": len(d.board),
-            "making": [_job_row(job) for job in d.indexer.jobs],
+            "making": [_job_row(job) for job in d.indexer.jobs if self._sight.shows(job.data.version.source)],
             "errors": [{"when": when, "what": what} for when, what in sorted(failures)[-20:]],
             "memory": resident_memory(),
             "web": d.web,
-            "users": [{"uid": uid, **asdict(usage)} for uid, usage in islice(d.fuse.users, SHOWN_USERS)],
+            "users": [{"uid": uid, **asdict(usage)} for uid, usage in islice(self._users(), SHOWN_USERS)],
         }
+
+    def _users(self) -> Iterator[tuple[int | None, Usage]]:
+        """Yield the accounts that may be seen."""
+        only = self._sight.uid
+        return (row for row in self._daemon.fuse.users if only is None or row[0] == only)
 
     def _source_status(self, source: SourceStatus) -> dict[str, Any]:
         http = self._daemon.http
@@ -85,11 +97,12 @@ class Health:
             "fetched": fetched,
             "requests": http.requests.get(source.name, 0),
             "saved": max(0, served - fetched),
+            "routes": [asdict(route) for route in http.routes(source.name)],
         }
 
     async def metrics(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
         """Return the metrics as Prometheus reads them."""
-        return {"text": exposition(collect(self._daemon))}
+        return {"text": exposition(_shown(reading, self._sight) for reading in collect(self._daemon))}
 
     async def cache_info(self, _: dict[str, Any], __: Progress) -> dict[str, Any]:
         """Return what the cache holds."""
@@ -98,7 +111,10 @@ class Health:
         labels = await content_labels(self._daemon)
         rows = []
         for summary in store.summary():
-            key, name = self._shown(*labels.get(summary.cid, (None, summary.cid)))
+            version = labels.get(summary.cid, (None, ""))[0]
+            if self._sight.hidden and (version is None or not self._sight.shows(version.source)):
+                continue  # what is in no catalog any more may have been of any source
+            key, name = self._name(*labels.get(summary.cid, (None, summary.cid)))
             rows.append(
                 {
                     "key": key,
@@ -134,7 +150,7 @@ class Health:
         healed = sum(row["healed"] for row in damaged)
         return {"checked": report.blocks, "bytes": report.nbytes, "damaged": damaged, "healed": healed}
 
-    def _shown(self, version: AssetVersion | None, name: str) -> tuple[str | None, str]:
+    def _name(self, version: AssetVersion | None, name: str) -> tuple[str | None, str]:
         """Return the key and the name that people know a content by; a seek index goes by its archive's key."""
         if version is None and name.startswith(INDEX_LABEL):
             version = version_of(self._daemon, name.removeprefix(INDEX_LABEL))
@@ -142,7 +158,7 @@ class Health:
         return str(version.key) if version else None, shown_name(version, name)
 
     def _damage_row(self, loss: Loss, index: int) -> dict[str, Any]:
-        key, name = self._shown(loss.version, loss.name)
+        key, name = self._name(loss.version, loss.name)
         return {
             "key": key,
             "name": name,
@@ -166,6 +182,14 @@ class Health:
         """Unmount and end."""
         self._daemon.stop()
         return {}
+
+
+def _shown(reading: Reading, sight: Sight) -> Reading:
+    """Return a metric's values but for those of sources that are hidden."""
+    if "source" not in reading.metric.labels:
+        return reading
+    at = reading.metric.labels.index("source")
+    return Reading(reading.metric, tuple(row for row in reading.values if sight.shows(row[0][at])))
 
 
 def _source_status(source: SourceStatus, failure: FetchFailure | None) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from refgenfs.administration.parts import short_key
+from refgenfs.administration.parts import Sight, short_key
 from refgenfs.cache.store import Store
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.errors import CacheError, KeyFormatError, NotInCatalog
@@ -34,10 +33,10 @@ class Holding:
         return [getattr(self, name) for name in NAMES]
 
 
-def holdings(store: Store, snapshot: CatalogSnapshot, hidden: Collection[str] | None) -> dict[str, Any]:
+def holdings(store: Store, snapshot: CatalogSnapshot, sight: Sight) -> dict[str, Any]:
     """Return the assets of which something is resident, those that hold most first. Blocks.
 
-    `hidden` are sources whose assets are not named; None: name all, also what is in no catalog any more.
+    Where anything is hidden, so is what is in no catalog any more: it may have been of any source.
     """
     found: dict[str, Holding] = {}
     by_source: dict[str, int] = {}
@@ -61,11 +60,16 @@ def holdings(store: Store, snapshot: CatalogSnapshot, hidden: Collection[str] | 
                 by_source[holding.source] = by_source.get(holding.source, 0) + entry.resident
     except CacheError as exc:
         return {"names": NAMES, "rows": [], "more": 0, "by_source": {}, "error": str(exc)}
-    told = [one for one in found.values() if hidden is None or (one.source is not None and one.source not in hidden)]
+    told = [one for one in found.values() if _is_shown(one, sight)]
+    by_source = {name: size for name, size in by_source.items() if sight.shows(name)}
     told.sort(key=lambda one: one.resident, reverse=True)
     rows = [one.row() for one in told[:MOST_ASSETS]]
     more = max(0, len(told) - MOST_ASSETS)
     return {"names": NAMES, "rows": rows, "more": more, "by_source": by_source, "error": None}
+
+
+def _is_shown(holding: Holding, sight: Sight) -> bool:
+    return not sight.hidden or (holding.source is not None and sight.shows(holding.source))
 
 
 def _key(note: dict[str, Any]) -> str:
@@ -81,14 +85,14 @@ def _version(snapshot: CatalogSnapshot, key: str) -> AssetVersion | None:
         return None
 
 
-def shelf_list(snapshot: CatalogSnapshot, hidden: Collection[str]) -> dict[str, Any]:
-    """Return every asset of the catalog, but those of `hidden` sources, as the page lists them. Blocks."""
+def shelf_list(snapshot: CatalogSnapshot, sight: Sight) -> dict[str, Any]:
+    """Return every asset of the catalog that may be seen, as the page lists them. Blocks."""
     genomes: dict[str, int] = {}
     names: list[dict[str, Any]] = []
     sources: dict[str, int] = {}
     rows: list[list[Any]] = []
     for version in snapshot.versions():
-        if version.source in hidden:
+        if not sight.shows(version.source):
             continue
         genome = snapshot.genomes.get(version.alias) or snapshot.genomes[version.genome_digest]
         at = genomes.get(genome.digest)

@@ -5,18 +5,31 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from refgenfs.administration.parts import Daemon, content_labels, names_of, no_seek_key, parse_key, percent
+from refgenfs.administration.parts import (
+    ALL,
+    Daemon,
+    Sight,
+    content_labels,
+    names_of,
+    no_seek_key,
+    parse_key,
+    percent,
+)
 from refgenfs.control import Operation, Progress
-from refgenfs.core.catalog import AssetVersion
+from refgenfs.core.catalog import AssetVersion, Genome
+from refgenfs.core.errors import NotAllowed
 from refgenfs.core.indices import shown_index
 from refgenfs.core.keys import AssetKey
+from refgenfs.core.units import human_bytes
+from refgenfs.sources.listed import find_file
 
 
 class Listing:
-    """The operations `list`, `info`, `seek` and `id`."""
+    """The operations `list`, `info`, `seek` and `id`, for who has this sight."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, sight: Sight = ALL) -> None:
         self._daemon = daemon
+        self._sight = sight
 
     def operations(self) -> dict[str, Operation]:
         """Return the operations by name."""
@@ -34,14 +47,17 @@ class Listing:
                     "names": list(genome.names),
                     "digest": genome.digest,
                     "description": genome.description,
-                    "assets": sum(len(asset.tags) for asset in genome.assets.values()),
+                    "assets": shown,
                 }
                 for genome in genomes.values()
+                if (shown := self._count(genome)) or not self._sight.hidden
             ]
             return {"genomes": sorted(rows, key=lambda row: str(row["name"]))}
         genome = snapshot.genome(str(name))
         if wanted is not None:
             snapshot.asset(str(name), str(wanted))
+        if not self._count(genome) and self._sight.hidden:
+            raise NotAllowed(f"all of {name} is of sources that you may not read")
         held: Counter[AssetVersion] = Counter()
         for content, (version, _) in (await content_labels(self._daemon)).items():
             if version is not None:
@@ -50,10 +66,15 @@ class Listing:
         for asset in sorted(genome.assets):
             if wanted in (None, asset):
                 found = genome.assets[asset]
-                for tag in sorted(found.tags):
+                for tag in sorted(tag for tag, one in found.tags.items() if self._sight.shows(one.source)):
                     row = self._asset_row(str(name), found.tags[tag], found.description)
                     rows.append({**row, "default": tag == found.default_tag, "resident": held[found.tags[tag]]})
         return {"assets": rows}
+
+    def _count(self, genome: Genome) -> int:
+        """Return how many assets (tags) of a genome may be seen."""
+        tags = (version for asset in genome.assets.values() for version in asset.tags.values())
+        return sum(self._sight.shows(version.source) for version in tags)
 
     def _asset_row(self, genome: str, version: AssetVersion, description: str) -> dict[str, Any]:
         return {
@@ -61,7 +82,7 @@ class Listing:
             "asset": version.asset,
             "tag": version.tag,
             "description": description,
-            "asset_size": version.asset_size,
+            "asset_size": _told_size(version),
             "archive_size": version.archive_size,
             "source": version.source,
             "seek_keys": sorted(version.seek_keys),
@@ -71,7 +92,7 @@ class Listing:
         """Return all that is known of one asset; asks the origin for its listing at most."""
         key = parse_key(arguments.get("key"))
         snapshot = self._daemon.catalog.snapshot
-        version = snapshot.version(key)
+        version = self._sight.check(snapshot.version(key))
         asset = snapshot.asset(key.genome, key.asset)
         if key.seek_key is not None and key.seek_key not in version.seek_keys:
             raise no_seek_key(version, key.seek_key)
@@ -93,7 +114,7 @@ class Listing:
             "resident": percent(held, size) if size is not None else None,
             "pinned": bool(files) and all(row["pinned"] for row in files),
             "pinned_by": sorted({one for row in files for one in row["pinned_by"]}),
-            "asset_size": version.asset_size,
+            "asset_size": _told_size(version),
             "archive_size": version.archive_size,
             "asset_digest": version.asset_digest,
             "archive_digest": version.archive_digest,
@@ -104,12 +125,13 @@ class Listing:
     def _file_row(self, version: AssetVersion, name: str, genome: str) -> dict[str, Any]:
         d = self._daemon
         facts = d.library.known_facts(version, name)
+        size = facts.size if facts else _listed_size(version, name)
         content = facts.content if facts else d.library.provisional_id(version, name)
         held = d.store.resident_bytes(content)
         return {
             "name": shown_index(name).replace(version.genome_digest, genome),
-            "size": facts.size if facts else None,
-            "resident": percent(held, facts.size) if facts else None,
+            "size": size,
+            "resident": percent(held, size) if size is not None else None,
             "resident_bytes": held,
             "pinned": d.store.is_pinned(content),
             "pinned_by": d.store.pins.holders(content),
@@ -123,7 +145,7 @@ class Listing:
         """
         key = parse_key(arguments.get("key"))
         snapshot = self._daemon.catalog.snapshot
-        version = snapshot.version(key)
+        version = self._sight.check(snapshot.version(key))
         seek_key = key.seek_key or key.asset
         target = version.seek_keys.get(seek_key)
         if target is None and key.seek_key is None:
@@ -142,5 +164,18 @@ class Listing:
 
     async def digest(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
         """Return the asset's digest, as refgenie's id does."""
-        version = self._daemon.catalog.snapshot.version(parse_key(arguments.get("key")))
+        version = self._sight.check(self._daemon.catalog.snapshot.version(parse_key(arguments.get("key"))))
         return {"digest": version.asset_digest}
+
+
+def _told_size(version: AssetVersion) -> str:
+    """Return how large an asset is as its origin says, for people; "" where it says nothing."""
+    sizes = [file.size for file in version.files or ()]
+    known = [size for size in sizes if size is not None]
+    return version.asset_size or (human_bytes(sum(known)) if sizes and len(known) == len(sizes) else "")
+
+
+def _listed_size(version: AssetVersion, name: str) -> int | None:
+    """Return what a listing said of a file's size, in bytes; None: nothing."""
+    file = find_file(version, name)
+    return file.size if file is not None else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from refgenfs import __version__
 from refgenfs.administration.parts import Daemon
 from refgenfs.core.metrics import Durations, Metric, Reading, Spread, Value
+from refgenfs.fetch.http import RouteStatus
 from refgenfs.memory import resident_memory
 
 Values = Iterable[tuple[tuple[str, ...], Value]]
@@ -77,6 +78,17 @@ def _queues(daemon: Daemon) -> Values:
 def _health(daemon: Daemon) -> Values:
     for status in daemon.catalog.status():
         yield (status.name,), int(status.healthy and status.name not in daemon.http.failing)
+
+
+def _routes(read: Callable[[RouteStatus], int]) -> Read:
+    """Return what reads a number of each proxy and server of each source."""
+
+    def values(daemon: Daemon) -> Values:
+        for status in daemon.catalog.status():
+            for route in daemon.http.routes(status.name):
+                yield (status.name, route.kind, route.url), read(route)
+
+    return values
 
 
 def _refreshed(daemon: Daemon) -> Values:
@@ -215,6 +227,24 @@ _ORIGINS = Group(
             _health,
             "1 where a source answers, 0 where its catalog or its files can't be had at present.",
             "source",
+        ),
+        _counter(
+            "refgenfs_route_requests_total",
+            _routes(lambda route: route.requests),
+            "Requests by each proxy and to each server (url and mirrors) of a source; proxies that the environment "
+            "names are not told apart.",
+            "source",
+            "kind",
+            "route",
+        ),
+        _gauge(
+            "refgenfs_route_up",
+            _routes(lambda route: int(route.up)),
+            "1 where a proxy or a server of a source did not fail when it was asked last, 0 where it did, and is "
+            "asked after the others.",
+            "source",
+            "kind",
+            "route",
         ),
     ),
 )

@@ -1,17 +1,17 @@
 """What the status page is told: how the daemon is now, what it waits for, its catalog, its cache, one asset.
 
-Whoever may see all (`whole`) sees what root sees. The others see what everybody on the machine may know: nothing of
-users and of paths, and of sources that are guarded (`allow_users`, `allow_groups`) no more than their names.
+Each question is of a `viewer`: None for who may see all, else a user's number, who sees what the control socket would
+tell them (`visitors`): nothing of sources that they may not read, nor of others' requests and accounts.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import islice
 from typing import Any, NoReturn
 
 import trio
@@ -20,8 +20,10 @@ from refgenfs.administration.assets import asset_row
 from refgenfs.administration.health import Health
 from refgenfs.administration.holdings import holdings, shelf_list
 from refgenfs.administration.metrics import collect
-from refgenfs.administration.parts import Daemon, short_key, shown_name, version_of
+from refgenfs.administration.parts import ALL, Daemon, Sight, short_key, shown_name, version_of
 from refgenfs.administration.pulls import Pull
+from refgenfs.administration.visitors import sight_of
+from refgenfs.control import Caller
 from refgenfs.core.catalog import CatalogSnapshot
 from refgenfs.core.content import ContentId
 from refgenfs.core.errors import CacheError
@@ -31,12 +33,14 @@ from refgenfs.core.verdict import Away, Finding, Pressure, Waiting, findings
 from refgenfs.reader.flights import Carrier
 from refgenfs.reader.waiting import carrier_words
 from refgenfs.tracing import Event
-from refgenfs.users import user_name
+from refgenfs.users import NOBODY, groups_of_user, user_name
 
 PATIENCE = 0.25  # seconds that a request has waited before it is told of: a fetch takes as long
 MOST_WAITS = 50  # that are told one by one, those that wait longest
 MOST_FLIGHTS = 50  # files on their way, those with most blocks first
 MOST_USERS = 50
+MOST_VIEWERS = 256
+KEEP_GROUPS = 60.0  # seconds that the groups of a viewer are believed
 MOST_ERRORS = 50
 RECENT = 20  # samples that come along with what is now; who has missed more asks for the history
 MOST_LABELS = 1024  # contents whose names are remembered
@@ -47,10 +51,10 @@ class PageData:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
-        self._health = Health(daemon)
         self._history = History()
         self._labels: OrderedDict[ContentId, tuple[str, str]] = OrderedDict()  # key and name
         self._users: dict[int, str] = {}
+        self._groups: dict[int, tuple[float, frozenset[int]]] = {}  # of viewers, and when that was asked
         self._snapshot: CatalogSnapshot | None = None
         self._revision = 0
         self._failing: dict[str, float] = {}  # since when, in Unix seconds
@@ -83,63 +87,68 @@ class PageData:
         fine, coarse = ([sample.row() for sample in ring.since(0)] for ring in self._history.rings)
         return {"started": self._daemon.started, "names": NAMES, "fine": fine, "coarse": coarse}
 
-    async def now(self, *, whole: bool) -> dict[str, Any]:
+    async def now(self, *, viewer: int | None) -> dict[str, Any]:
         """Return how the daemon is."""
-        d, hidden = self._daemon, self._hidden(whole=whole)
+        d, sight = self._daemon, await self._sight(viewer)
         self._note_failing()
-        status = await self._health.status({}, _no_progress)
-        waiting = [event for _, event in d.fuse.waiting(PATIENCE)]
-        flights, flying = await self._flights(hidden)
-        sources = [self._source(row, hidden) for row in status["sources"]]
-        fine = self._history.fine
+        status = await Health(d, sight).status({}, _no_progress)
+        waiting = [event for _, event in d.fuse.callers.longer(PATIENCE, d.fuse.tracing, sight.uid)]
+        flights, flying = await self._flights(sight)
+        sources = [self._source(row) for row in status["sources"]]
         kept = ("version", "mountpoint", "started", "uptime", "served", "fetched", "requests", "saved", "hit_ratio")
         return {
-            **{name: status[name] for name in (*kept, "open_files", "memory")},
+            **{name: status[name] for name in (*kept, "open_files", "memory", "cache", "making")},
             "now": time.time(),
             "host": os.uname().nodename,
-            "whole": whole,
-            "guarded": len(hidden),
+            "whole": sight.uid is None,
             "catalog": self._catalog_revision(),
             "findings": [asdict(one) for one in self._findings(status, sources, waiting)],
-            "cache": status["cache"] if whole else {**status["cache"], "dir": None, "error": None},
             "sources": sources,
-            "waits": self._waits(waiting) if whole else [],
+            "waits": self._waits(waiting),
             "waiting": len(waiting),
-            "pulls": [self._pull(pull) for pull in d.pulls if pull.source not in hidden],
+            "pulls": [self._pull(pull) for pull in d.pulls if sight.shows(pull.source)],
             "flights": flights,
             "flying": flying,
             "blocks": len(d.board),
-            "making": status["making"] if whole else [],
             "queues": {
                 "memory": {"held": d.budget.held, "size": d.budget.size, "waiting": d.budget.waiting},
                 "connections": {"size": d.http.connections, "waiting": d.http.queueing},
             },
-            "users": await self._shares() if whole else [],
-            "errors": self._errors(hidden, whole=whole),
-            "history": [sample.row() for sample in fine.since(0)[-RECENT:]],
+            "users": await self._shares(status["users"]),
+            "errors": self._errors(sight),
+            "history": [sample.row() for sample in self._history.fine.since(0)[-RECENT:]],
         }
 
-    async def cache(self, *, whole: bool) -> dict[str, Any]:
+    async def cache(self, *, viewer: int | None) -> dict[str, Any]:
         """Return what the cache holds, by asset."""
-        d = self._daemon
-        hidden = None if whole else self._hidden(whole=False)
+        d, sight = self._daemon, await self._sight(viewer)
         if not d.store.is_ready:
-            return {"opening": True, **holdings_of_nothing()}
-        held = await trio.to_thread.run_sync(holdings, d.store, d.catalog.snapshot, hidden)
+            return {"opening": True, "names": [], "rows": [], "more": 0, "by_source": {}, "error": None}
+        held = await trio.to_thread.run_sync(holdings, d.store, d.catalog.snapshot, sight)
         return {"opening": False, **held}
 
-    async def catalog(self, *, whole: bool) -> dict[str, Any]:
+    async def catalog(self, *, viewer: int | None) -> dict[str, Any]:
         """Return every asset that there is."""
+        sight = await self._sight(viewer)
         revision, snapshot = self._catalog_revision(), self._daemon.catalog.snapshot
-        listed = await trio.to_thread.run_sync(shelf_list, snapshot, self._hidden(whole=whole))
+        listed = await trio.to_thread.run_sync(shelf_list, snapshot, sight)
         return {"revision": revision, "mountpoint": self._daemon.mountpoint, **listed}
 
-    async def asset(self, key: str, *, whole: bool) -> dict[str, Any]:
-        """Return one asset with its files. Its origin is asked for a listing at most, and never for an archive."""
-        return await asset_row(self._daemon, key, self._hidden(whole=whole))
+    async def asset(self, key: str, *, viewer: int | None) -> dict[str, Any]:
+        """Return one asset with its files. Its origin is asked for a listing and sizes at most."""
+        return await asset_row(self._daemon, key, await self._sight(viewer))
 
-    def _hidden(self, *, whole: bool) -> Collection[str]:
-        return () if whole else frozenset(self._daemon.guarded())
+    async def _sight(self, viewer: int | None) -> Sight:
+        """Return what a viewer may see now, by the groups that the machine says they have."""
+        if viewer is None:
+            return ALL
+        at, groups = self._groups.get(viewer, (-math.inf, frozenset()))
+        if trio.current_time() - at > KEEP_GROUPS:
+            groups = await trio.to_thread.run_sync(groups_of_user, viewer)  # which may ask a directory server
+            if len(self._groups) >= MOST_VIEWERS:
+                self._groups.clear()
+            self._groups[viewer] = trio.current_time(), groups
+        return await sight_of(self._daemon, Caller(viewer, NOBODY, groups))
 
     def _catalog_revision(self) -> str:
         if self._snapshot is not self._daemon.catalog.snapshot:
@@ -168,29 +177,28 @@ class PageData:
             )
         )
 
-    def _source(self, row: dict[str, Any], hidden: Collection[str]) -> dict[str, Any]:
-        """Return how a source is; of one that is hidden, no more than that."""
+    def _source(self, row: dict[str, Any]) -> dict[str, Any]:
         row = {**row, "error": row["error"] or ""}
         if row["failing_since"] is None and not row["healthy"]:
             row["failing_since"] = self._failing.get(row["name"])
-        return {**row, "url": "", "error": ""} if row["name"] in hidden else row
+        return row
 
     def _waits(self, waiting: list[Event]) -> list[dict[str, Any]]:
         longest = sorted(waiting, key=lambda event: event.seconds, reverse=True)[:MOST_WAITS]
         names = ("pid", "command", "operation", "path", "source", "offset", "size", "seconds", "waits_for", "cause")
         return [{name: getattr(event, name) for name in names} for event in longest]
 
-    async def _flights(self, hidden: Collection[str]) -> tuple[list[dict[str, Any]], int]:
+    async def _flights(self, sight: Sight) -> tuple[list[dict[str, Any]], int]:
         """Return the files and the archives that are on their way, and how many there are of both."""
         d = self._daemon
         under_way = list(d.board.under_way())
         under_way.sort(key=lambda one: one[1], reverse=True)
         chosen = under_way[: 2 * MOST_FLIGHTS]
         await self._learn(content for content, _, _ in chosen)
-        files = [row for one in chosen if (row := self._flight(*one)) is not None and row["source"] not in hidden]
-        if hidden:  # what nobody knows the source of may be of one of them
+        files = [row for one in chosen if (row := self._flight(*one)) is not None and sight.shows(row["source"])]
+        if sight.hidden:  # what nobody knows the source of may be of one of them
             files = [row for row in files if row["source"]]
-        streams = [row for row in self._streams() if row["source"] not in hidden]
+        streams = [row for row in self._streams() if sight.shows(row["source"])]
         return streams + files[:MOST_FLIGHTS], len(under_way) + len(streams)
 
     def _pull(self, pull: Pull) -> dict[str, Any]:
@@ -247,32 +255,28 @@ class PageData:
         while len(self._labels) > MOST_LABELS:
             self._labels.popitem(last=False)
 
-    async def _shares(self) -> list[dict[str, Any]]:
-        shares = list(islice(self._daemon.fuse.users, MOST_USERS))
-        unknown = [uid for uid, _ in shares if uid is not None and uid not in self._users]
+    async def _shares(self, accounts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the accounts of users by their names."""
+        shown = accounts[:MOST_USERS]
+        unknown = [one["uid"] for one in shown if one["uid"] is not None and one["uid"] not in self._users]
         for uid in unknown[:5]:  # of those whose names have to be asked for, some each time
             self._users[uid] = await trio.to_thread.run_sync(user_name, uid)
-        return [
-            {"name": "(others)" if uid is None else self._users.get(uid, str(uid)), **asdict(usage)}
-            for uid, usage in shares
-        ]
+        return [{**one, "name": self._name(one["uid"])} for one in shown]
 
-    def _errors(self, hidden: Collection[str], *, whole: bool) -> list[dict[str, Any]]:
+    def _name(self, uid: int | None) -> str:
+        return "(others)" if uid is None else self._users.get(uid, str(uid))
+
+    def _errors(self, sight: Sight) -> list[dict[str, Any]]:
         """Return the recent errors, newest first; those that say the same are one, with a number."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
-        failures = [f for f in self._daemon.http.failures if f.account not in hidden]
+        failures = [f for f in self._daemon.http.failures if sight.shows(f.account)]
         rows = [(f.when, f.account, f"{f.url}: {f.what}", f.attempt) for f in failures]
-        if whole:
+        if sight.uid is None:  # of which file what failed, and so what others read
             rows += [(when, "", text, 0) for when, text in self._daemon.fuse.recent]
         for when, source, what, attempt in sorted(rows):
             row = found.setdefault((source, what), {"what": what, "source": source, "first": when, "count": 0})
             row.update(when=when, attempt=attempt, count=row["count"] + 1)
         return sorted(found.values(), key=lambda row: float(row["when"]), reverse=True)[:MOST_ERRORS]
-
-
-def holdings_of_nothing() -> dict[str, Any]:
-    """Return what `holdings` says of an empty cache."""
-    return {"names": [], "rows": [], "more": 0, "by_source": {}, "error": None}
 
 
 async def _no_progress(_: dict[str, Any]) -> None:

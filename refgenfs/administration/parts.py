@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,9 +12,10 @@ import trio
 from refgenfs.administration.pulls import Pulls
 from refgenfs.cache.store import Store
 from refgenfs.catalog import Catalog
+from refgenfs.core.access import Rule
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.content import ContentId
-from refgenfs.core.errors import ControlError, KeyFormatError, NotInCatalog
+from refgenfs.core.errors import ControlError, KeyFormatError, NotAllowed, NotInCatalog
 from refgenfs.core.indices import shown_index
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import DERIVED
@@ -50,9 +51,30 @@ class Daemon:
     indexer: Indexer
     budget: Budget
     archives: Archives
-    guarded: Callable[[], Collection[str]]  # the sources that not everybody may read
     web: str | None  # where the status page is: its URL, or the path of its socket
+    rules: Callable[[], Mapping[str, Rule]]  # who may read what not everybody may, by source
     pulls: Pulls = field(default_factory=Pulls)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a caller may see: nothing of the sources `hidden`; of accounts and processes those of `uid` alone."""
+
+    hidden: frozenset[str] = frozenset()
+    uid: int | None = None  # None: root, or who runs the daemon
+
+    def shows(self, source: str) -> bool:
+        """Say whether a source may be seen."""
+        return source not in self.hidden
+
+    def check(self, version: AssetVersion) -> AssetVersion:
+        """Return a version; raise NotAllowed for one that is not for who asks."""
+        if version.source in self.hidden:
+            raise NotAllowed(f"{version.key} is of a source that you may not read")
+        return version
+
+
+ALL = Sight()
 
 
 async def names_of(daemon: Daemon, version: AssetVersion, seek_key: str | None) -> list[str]:

@@ -11,9 +11,10 @@ from typing import Any
 
 import trio
 
+from refgenfs.administration.claims import Claims, claim_in, name_in
 from refgenfs.administration.parts import Daemon, content_labels, names_of, no_seek_key, parse_keys, repeating
 from refgenfs.administration.pulls import Pull
-from refgenfs.cache.pinrows import UNKNOWN, Pin
+from refgenfs.cache.pinrows import BY_HAND, UNKNOWN, Pin
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId, FileFacts
@@ -23,22 +24,23 @@ from refgenfs.core.layout import DERIVED
 
 
 class Residency:
-    """The operations `pull`, `pin`, `unpin` and `evict`."""
+    """The operations `pull`, `pin`, `unpin`, `pins` and `evict`."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
+        self._claims = Claims()
 
     def operations(self) -> dict[str, Operation]:
         """Return the operations by name."""
-        return {"pull": self.pull, "pin": self.pin, "unpin": self.unpin, "evict": self.evict}
+        return {"pull": self.pull, "pin": self.pin, "unpin": self.unpin, "pins": self.pins, "evict": self.evict}
 
     async def pull(self, arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """Make assets resident, and pin them if asked to, telling how it goes."""
-        pin = bool(arguments.get("pin"))
-        done = [await self._pull_one(key, pin, progress) for key in self._wanted(arguments)]
-        return {"keys": done}
+        claims = claim_in(arguments, time.time()) if arguments.get("pin") else {}
+        with self._claims.under_way(name_in(arguments)):
+            return {"keys": [await self._pull_one(key, claims, progress) for key in self._wanted(arguments)]}
 
-    async def _pull_one(self, key: AssetKey, pin: bool, progress: Progress) -> dict[str, Any]:
+    async def _pull_one(self, key: AssetKey, claims: dict[str, float | None], progress: Progress) -> dict[str, Any]:
         d = self._daemon
         version = d.catalog.snapshot.version(key)
         names = await names_of(self._daemon, version, key.seek_key)
@@ -54,9 +56,9 @@ class Residency:
             async with repeating(report):
                 await d.library.pull(version, names, lambda name: setattr(pull, "file", name))
             await report()
-        pin = pin or d.store.pins.get(_full_key(version, key)) is not None  # then what is new of it is pinned, too
+        pin = bool(claims) or d.store.pins.get(_full_key(version, key)) is not None  # what is new of it is, too
         if pin:
-            await self._pin(version, key, names)
+            await self._pin(claims, version, key, names)
         total = self._held(version, names)[0]
         fetched = d.http.fetched.get(version.source, 0) - before
         seconds = trio.current_time() - began
@@ -76,13 +78,39 @@ class Residency:
         return (self._daemon.library.known_facts(version, name) for name in names)
 
     async def pin(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
-        """Keep what is resident, and what will be, of these keys."""
-        return await self._for_each(arguments, self._pin)
+        """Keep what is resident, and what will be, of these keys: for a name, or for good, or until a time."""
+        claims = claim_in(arguments, time.time())
+        with self._claims.under_way(name_in(arguments)):
+            return await self._for_each(arguments, partial(self._pin, claims))
 
     async def unpin(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
-        """Let these keys be evicted again, but for what another key that is pinned holds, too."""
+        """Let these keys be evicted again, but for what another key that is pinned holds, too.
+
+        With a name, what was pinned for it only, and without keys all of that; what is being pulled for it ends.
+        """
         await self._daemon.store.ready()
-        return {"keys": [await self._unpin(key) for key in parse_keys(arguments)]}
+        name = name_in(arguments)
+        keys = parse_keys(arguments) if arguments.get("keys") or name == BY_HAND else None
+        if name != BY_HAND:
+            await self._claims.end(name)
+        if keys is not None:
+            return {"keys": [await self._unpin(key, name) for key in keys]}
+        return {"keys": await self._unpin_all(name)}
+
+    async def pins(self, _arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
+        """Return what is pinned, for whom, and until when (Unix seconds)."""
+        store = self._daemon.store
+        await store.ready()
+        return {
+            "keys": [
+                {
+                    "key": pin.shown or pin.key,
+                    "bytes": sum(store.resident_bytes(cid) for cid in set(pin.files.values())),
+                    "for": [{"name": name or None, "until": until} for name, until in sorted(pin.claims.items())],
+                }
+                for pin in store.pins.all()
+            ]
+        }
 
     async def evict(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
         """Drop what is resident of these keys; if one of them is pinned, that is refused for all."""
@@ -111,9 +139,11 @@ class Residency:
             done.append({"key": str(key), "bytes": await act(version, key, names)})
         return {"keys": done}
 
-    async def _pin(self, version: AssetVersion, key: AssetKey, names: list[str]) -> int:
+    async def _pin(
+        self, claims: dict[str, float | None], version: AssetVersion, key: AssetKey, names: list[str]
+    ) -> int:
         d = self._daemon
-        pin = Pin(_full_key(version, key), _shown_key(version, key), version.asset_digest)
+        pin = Pin(_full_key(version, key), _shown_key(version, key), version.asset_digest, claims=claims)
         size = 0
         for name in names:
             facts = await d.library.facts(version, name)
@@ -124,7 +154,7 @@ class Residency:
         await d.store.flush()  # who is told that it is pinned can rely on it
         return size
 
-    async def _unpin(self, key: AssetKey) -> dict[str, Any]:
+    async def _unpin(self, key: AssetKey, name: str) -> dict[str, Any]:
         """Let go of a key; one whose asset is in no catalog any more, too."""
         store, text = self._daemon.store, str(key)
         pin, version = store.pins.get(text), None
@@ -135,14 +165,29 @@ class Residency:
                 raise CacheError(f"{key} is pinned with all of {version.key}; `refgenfs unpin {version.key}` first")
         if pin is None and version is None:
             raise NotInCatalog(f"{key} is in no catalog, and not pinned")
-        held = store.pins.release(pin.key) if pin is not None else []
-        held += await self._release_unknown(version, key) if version is not None else []
+        held = store.pins.disclaim(pin.key, name) if pin is not None else []
+        if version is not None and name == BY_HAND:
+            held += await self._release_unknown(version, key)
         await store.flush()
-        others = {one for cid in held for one in store.pins.holders(cid)}
-        if version is not None and key.seek_key is None:
-            others.update(store.pins.of_asset(str(version.digest_key)))
+        row = self._unpinned(text, pin, held)
+        if version is not None and key.seek_key is None and not row["held_for"]:
+            row["held_by"] = sorted({*row["held_by"], *store.pins.of_asset(str(version.digest_key))})
+        return row
+
+    async def _unpin_all(self, name: str) -> list[dict[str, Any]]:
+        """Let go of all that is pinned for a name."""
+        store = self._daemon.store
+        held = [(pin, store.pins.disclaim(pin.key, name)) for pin in store.pins.all() if name in pin.claims]
+        await store.flush()
+        return [self._unpinned(pin.shown or pin.key, pin, cids) for pin, cids in held]
+
+    def _unpinned(self, key: str, pin: Pin | None, held: list[ContentId]) -> dict[str, Any]:
+        """Say what came of letting go of a key: the bytes that may be evicted now, and who keeps what of it."""
+        store = self._daemon.store
         freed = sum(store.resident_bytes(cid) for cid in held if not store.is_pinned(cid))
-        return {"key": text, "bytes": freed, "held_by": sorted(others)}
+        others = {one for cid in held for one in store.pins.holders(cid)}
+        left = sorted(pin.claims) if pin is not None else []
+        return {"key": key, "bytes": freed, "held_by": sorted(others), "held_for": [one or None for one in left]}
 
     async def _release_unknown(self, version: AssetVersion, key: AssetKey) -> list[ContentId]:
         """Let go of what an earlier layout of the cache has pinned of these files."""

@@ -14,6 +14,8 @@ UNKNOWN = ""  # the key of what was pinned before keys were noted
 KEPT_BY_KEY = "store/pins"  # the row that says that the rows `pin/` are all there is
 KEPT_ROW: JSONValue = {"layout": 1}
 PREFIX = "pin/"
+BY_HAND = ""  # the claim of who gave no name
+MOST_CLAIMS = 1000  # of a key: its row is written whole whenever one of them changes
 
 
 @dataclass(slots=True)
@@ -21,13 +23,14 @@ class Pin:
     """One key that is kept: `genome digest/asset[.seek_key]:tag`.
 
     `shown` is the key as people named it; `digest` the asset's, of the version that is held; `files` the contents, by
-    the origin's names.
+    the origin's names; `claims` who wants it kept, by name, and until when in Unix seconds (None: until told).
     """
 
     key: str
     shown: str = ""
     digest: str = ""
     files: dict[str, ContentId] = field(default_factory=dict)
+    claims: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def asset(self) -> str:
@@ -40,7 +43,8 @@ class Pin:
 
     def to_json(self) -> JSONValue:
         """Return it as JSON values."""
-        return {"shown": self.shown, "digest": self.digest, "files": dict(self.files)}
+        claims: dict[str, JSONValue] = {**self.claims}
+        return {"shown": self.shown, "digest": self.digest, "files": dict(self.files), "claims": claims}
 
 
 def read_pins(ledger: Ledger, flagged: Iterable[ContentId]) -> list[Pin]:
@@ -69,7 +73,15 @@ def _parse(key: str, value: JSONValue) -> Pin | None:
     if not isinstance(value, dict) or not isinstance(files, dict):
         return None
     held = {name: cid for name, cid in files.items() if isinstance(cid, str)}
-    return Pin(key, str(value.get("shown") or ""), str(value.get("digest") or ""), held)
+    return Pin(key, str(value.get("shown") or ""), str(value.get("digest") or ""), held, _claims(value.get("claims")))
+
+
+def _claims(value: JSONValue) -> dict[str, float | None]:
+    """Return the claims of a row; one of before claims were noted, or that can't be read, has one that stays."""
+    if not isinstance(value, dict) or not value:
+        return {BY_HAND: None}
+    known = {name: until for name, until in value.items() if isinstance(until, int | float)}
+    return {name: float(known[name]) if name in known else None for name in value}
 
 
 def _asset_of(key: str) -> str:

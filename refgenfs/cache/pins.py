@@ -1,7 +1,8 @@
 """Pins: keys that people keep, and the contents that each of them holds.
 
-A content is pinned while at least one key holds it. The rows `pin/<key>` of the ledger say so; what a content's own
-row says of it counts only in a ledger of before keys were noted.
+A content is pinned while at least one key holds it, and a key holds what it does while somebody claims it: who gave
+no name, or a name, and for good or until a time. The rows `pin/<key>` of the ledger say so; what a content's own row
+says of it counts only in a ledger of before keys were noted.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from refgenfs.cache.opened import OpenContents
-from refgenfs.cache.pinrows import KEPT_BY_KEY, KEPT_ROW, PREFIX, UNKNOWN, Pin
+from refgenfs.cache.pinrows import BY_HAND, KEPT_BY_KEY, KEPT_ROW, MOST_CLAIMS, PREFIX, UNKNOWN, Pin
 from refgenfs.cache.room import Room
 from refgenfs.cache.shelf import Shelf
 from refgenfs.core.content import ContentId
@@ -74,22 +75,31 @@ class Pins:
         """Resident bytes of what is pinned."""
         return sum(self._shelf.entries.resident(cid) for cid in self._holders)
 
+    def all(self) -> list[Pin]:
+        """Return every pin of a key that is known, in the order of what people named."""
+        known = (pin for pin in self._pins.values() if pin.key != UNKNOWN)
+        return sorted(known, key=lambda pin: pin.shown or pin.key)
+
     # Changes
 
     def hold(self, cid: ContentId, pin: Pin, name: str) -> None:
         """Have a key hold a content under a name, which it held nothing else under afterwards.
 
-        `pin` says what is known of the key. Raises CacheError if the content is not known, or that can't be written
-        down.
+        `pin` says what is known of the key; its claims join those that there are, and a new pin without any stays
+        until it is released. Raises CacheError if the content is not known, or that can't be written down.
         """
         self._know(cid)
         known = self._pins.get(pin.key)
-        if known is None or known.files.get(name) != cid:
+        claims = known.claims if known is not None else {}
+        if len(claims.keys() | pin.claims.keys()) > MOST_CLAIMS:
+            raise CacheError(f"{pin.shown or pin.key} is pinned for {MOST_CLAIMS:,} names already; unpin it for some")
+        if known is None or known.files.get(name) != cid or pin.claims.keys() - claims.keys():
             self._room.admit(PIN_GROWTH)
         if known is None:
             known = self._pins[pin.key] = Pin(pin.key)
             self._assets.setdefault(known.asset, set()).add(pin.key)
         known.shown, known.digest = pin.shown, pin.digest
+        known.claims.update(pin.claims if pin.claims or known.claims else {BY_HAND: None})
         before = known.files.get(name)
         known.files[name] = cid
         self._holders.setdefault(cid, set()).add(pin.key)
@@ -127,8 +137,25 @@ class Pins:
                 if rebuilt:
                     self.retain(key, [name])
 
+    def disclaim(self, key: str, name: str) -> list[ContentId]:
+        """Have a name claim a key no more; with the last claim the key goes, and what it held is returned."""
+        pin = self._pins.get(key)
+        if pin is None or name not in pin.claims:
+            return []
+        del pin.claims[name]
+        if not pin.claims:
+            return self.release(key)
+        self._note(key)
+        return []
+
+    def expire(self, now: float) -> None:
+        """Let go of the claims whose time (Unix seconds) has come; to be called every little while."""
+        for key, pin in list(self._pins.items()):
+            for name in [name for name, until in pin.claims.items() if until is not None and until <= now]:
+                self.disclaim(key, name)
+
     def release(self, key: str) -> list[ContentId]:
-        """Forget a key, and return the contents that it held."""
+        """Forget a key, whoever claims it, and return the contents that it held."""
         pin = self._forget(key)
         if pin is None:
             return []

@@ -14,7 +14,8 @@ from refgenfs.core.eviction import WHOLE, Segment
 
 FLUSH_GROWTH = 128 * 1024  # bytes of ledger that may be owed before it is written sooner
 SPACE_PATIENCE = 1.0  # seconds until the disk's free space is fought for again
-SHRINK_STEP = 1 << 20  # bytes that are evicted at a time at the start: of the smallest contents, some milliseconds
+SHRINK_STEP = 1 << 20  # bytes evicted at a time by who can wait: of the smallest contents, some milliseconds
+AT_ONCE = 16 << 20  # bytes evicted for others' files before a reader has room; more than that, little by little
 
 
 class Room:
@@ -36,6 +37,9 @@ class Room:
         if not self.make(self._over(nbytes), older_than):
             return None
         room = free.room(unwritten=account.reserved)
+        if -room > AT_ONCE:  # others have filled the disk: nobody waits for all that has to go
+            self._hurry()
+            return None
         if room < nbytes and not self._make_free(nbytes, nbytes - room, older_than):
             return None
         account.reserved += nbytes
@@ -66,11 +70,16 @@ class Room:
             )
         account.growth += nbytes
 
-    def keep_free(self) -> None:
-        """Evict when others have filled the disk."""
-        shortage = -self._shelf.free.room(unwritten=self._shelf.account.reserved)
-        if shortage > 0:
-            self._make_free(0, shortage, None)
+    async def keep_free(self) -> None:
+        """Evict when others have filled the disk, a little at a time: reads are answered meanwhile."""
+        shelf = self._shelf
+        shortage = -shelf.free.room(unwritten=shelf.account.reserved)
+        if shortage <= 0 or shelf.clock() < self._space_retry:
+            return
+        while shortage > 0 and self.make(min(shortage, SHRINK_STEP)):
+            shortage -= SHRINK_STEP
+            await trio.lowlevel.checkpoint()
+        self._is_free(0)
 
     async def shrink(self) -> None:
         """Evict what an earlier life has left above the quota, a little at a time: reads are answered meanwhile.
@@ -116,8 +125,13 @@ class Room:
         shelf = self._shelf
         if shelf.clock() < self._space_retry:
             return False
-        made = self.make(shortage, older_than)
-        if made and shelf.free.room(unwritten=shelf.account.reserved, fresh=True) >= nbytes:
+        self.make(shortage, older_than)
+        return self._is_free(nbytes)
+
+    def _is_free(self, nbytes: int) -> bool:
+        """Measure whether so much is free now; else fight for it no more for a while."""
+        shelf = self._shelf
+        if shelf.free.room(unwritten=shelf.account.reserved, fresh=True) >= nbytes:
             return True
         # a file system may count what was freed only after a while: don't evict for it again at once
         self._space_retry = shelf.clock() + SPACE_PATIENCE

@@ -346,7 +346,7 @@ class Store:
             shelf.account.quota = step
             await trio.lowlevel.checkpoint()
         shelf.account.quota = limits.size
-        self._room.keep_free()
+        await self._room.keep_free()
         return self.used <= limits.size
 
     # The disk
@@ -378,10 +378,11 @@ class Store:
             try:
                 if self._stock.is_due:
                     await self._stock.take_again()
+                self._pins.expire(self._shelf.now())
                 await self._flush()
                 self._shelf.handles.trim()
                 if self._stock.opened.full or not self._stock.opened.refused:
-                    self._room.keep_free()
+                    await self._room.keep_free()
             except Exception:  # a defect of ours must not end the daemon
                 log.exception("the cache in %s could not be looked after", self.directory)
 

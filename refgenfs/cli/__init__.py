@@ -10,6 +10,18 @@ from typing import NoReturn
 
 from refgenfs.core.errors import RefgenfsError
 
+# What the parsers of the command line say, and how it is said here.
+_PLAINER = (
+    (" (Possible options: --help)", ""),
+    (", unable to parse string as a number", ""),
+    (", unable to parse string as an integer", ""),
+    ("Input should be greater than or equal to", "must be at least"),
+    ("Input should be less than or equal to", "must be at most"),
+    ("Input should be", "must be"),
+    ("Got unexpected extra argument(s)", "Too many arguments:"),
+    ("Got unexpected extra argument ", "Too many arguments: "),
+    ("Got unexpected extra arguments ", "Too many arguments: "),
+)
 _INTERRUPTED = "interrupted; what was fetched stays"
 
 
@@ -95,6 +107,8 @@ def _usage(exc: BaseException) -> int:
     context = getattr(exc, "ctx", None)
     command = context.command_path if context else "refgenfs"
     message = " ".join(exc.format_message().split()) if hasattr(exc, "format_message") else str(exc)
+    for theirs, plain in _PLAINER:
+        message = message.replace(theirs, plain)
     return _fail(f"{message[:1].lower()}{message[1:].rstrip('.')} (`{command} --help` shows how)", 2)
 
 

@@ -66,7 +66,8 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Reference genomes as files: mount a refgenie server, and read what you need of it.\n\n"
         "A KEY names what there is to read: genome/asset[.seek_key][:tag], for example hg38/bwa_index or "
-        "hg38/fasta.fai:default. Without a seek key it is a path under the mountpoint as well.",
+        "hg38/fasta.fai:default. Without a seek key it is a path under the mountpoint as well.\n\n"
+        "`man refgenfs` has all commands on a page, `man refgenfs.toml` every setting.",
         epilog=_examples(
             "refgenfs mount  # or: refgenfs mount DIR",
             "refgenfs list hg38  # what there is",
@@ -90,7 +91,7 @@ def _add_mount(app: typer.Typer) -> None:
         epilog=_examples(
             "refgenfs mount ~/genomes  # as yourself",
             "refgenfs mount -c lab.toml -f  # foreground",
-            "refgenfs mount -o cache_size=20GB,allow_other /genomes  # with settings",
+            "refgenfs mount -o cache_dir=/scratch,allow_other /genomes  # with settings",
         ),
     )(mounting.mount)
     app.command(rich_help_panel=_MOUNT)(mounting.umount)
@@ -169,10 +170,18 @@ def _add_keep(app: typer.Typer) -> None:
         epilog=_examples(
             "refgenfs pull hg38/bwa_index  # fetch it before a run",
             "refgenfs pull --pin hg38/fasta hg38/fasta.fai  # and keep it",
+            "refgenfs pull --pin --for job-7 --lease 2d hg38/fasta  # for a job, two days at most",
         ),
     )(residency.pull)
     app.command(rich_help_panel=_KEEP)(residency.pin)
-    app.command(rich_help_panel=_KEEP)(residency.unpin)
+    app.command(
+        rich_help_panel=_KEEP,
+        epilog=_examples(
+            "refgenfs unpin hg38/fasta  # one that was pinned",
+            "refgenfs unpin --for job-7  # all that was pinned for a job",
+        ),
+    )(residency.unpin)
+    app.command(rich_help_panel=_KEEP)(residency.pins)
     app.command(rich_help_panel=_KEEP)(residency.evict)
     group = typer.Typer(no_args_is_help=True, help="Look into the cache, check it, empty it.")
     group.command()(cache.info)

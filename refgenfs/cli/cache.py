@@ -45,7 +45,7 @@ def _emptiness(used: int) -> str:
 def _contents(contents: list[dict[str, Any]], now: float) -> Table:
     table = Table(
         (
-            Column("KEY", style="cyan", fold=True),
+            Column("KEY", style="cyan"),
             Column("FILE", fold=True),
             Column("SIZE", right=True),
             Column("HERE", right=True),

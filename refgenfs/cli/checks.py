@@ -15,7 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
-from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
+from urllib.request import OpenerDirector, Request
 
 from refgenfs.cache.disk import punch_hole
 from refgenfs.cache.lock import PASSING
@@ -56,6 +56,9 @@ def run_checks(machine: Machine) -> Iterator[Check]:
         yield check(machine)
     yield from check_tokens(machine)
     yield from check_sources(machine)
+    from refgenfs.cli.routes import check_routes
+
+    yield from check_routes(machine.config.source)
 
 
 def check_python(_: Machine) -> Check:
@@ -254,13 +257,26 @@ def _ask(source: Source) -> Check:
 
 
 def _ask_server(source: WebSource) -> Check:
+    """Ask for the list of genomes, by one proxy after the other until there is an answer."""
+    from refgenfs.cli.routes import openers
+
+    every = openers(source)
+    for opener in every[:-1]:
+        check = _ask_by(opener, source)
+        if check.state != "fail":
+            return check
+    return _ask_by(every[-1], source)
+
+
+def _ask_by(opener: OpenerDirector, source: WebSource) -> Check:
     name, url = "source", f"{source.name}: {redact_url(source.url)}"
-    request = Request(v3_url(source.url, "genomes", "list"), headers={"User-Agent": "refgenfs doctor"})  # noqa: S310
+    bare = v3_url(redact_url(source.url), "genomes", "list")  # urllib takes a password for a port, and says so
+    request = Request(bare, headers={"User-Agent": "refgenfs doctor"})  # noqa: S310
     wrong = "check that url is a refgenieserver's, without /v3"
     if source.url.rstrip("/").endswith("/v3"):
         wrong = f"leave /v3 off url: {redact_url(source.url).rstrip('/').removesuffix('/v3')}"
     try:
-        with _opener(source).open(request, timeout=min(source.timeout, _SOURCE_SECONDS - 1)) as answer:
+        with opener.open(request, timeout=min(source.timeout, _SOURCE_SECONDS - 1)) as answer:
             body = answer.read(_LIST_BYTES)
         if _is_list(body):
             return Check(name, "ok", f"{url} answers")
@@ -285,13 +301,6 @@ def _is_list(body: bytes) -> bool:
         return isinstance(json.loads(body), list)
     except (ValueError, RecursionError):
         return False
-
-
-def _opener(source: WebSource) -> OpenerDirector:
-    proxies = {"http": source.proxy, "https": source.proxy} if source.proxy else None
-    if source.proxy == "none":
-        proxies = {}
-    return build_opener(ProxyHandler(proxies), HTTPRedirectHandler())
 
 
 def _unreachable(source: Source | WebSource, why: str) -> Check:

@@ -32,12 +32,12 @@ def canonical(mountpoint: str | Path) -> Path:
 
 
 def running(environ: Mapping[str, str], uid: int, *, timeout: float = 2.0) -> list[ControlClient]:
-    """Return a client for every daemon of this user that listens."""
+    """Return a client for every daemon that listens, and lets this user ask: their own, and the machine's."""
     clients = (
         ControlClient(path, mountpoint=mountpoint_of(path.stem), connect_timeout=timeout)
         for path in find_sockets(environ, uid)
     )
-    return [client for client in clients if client.is_alive()]
+    return [client for client in clients if client.is_open()]
 
 
 def choose(mountpoint: str | None, config: Path | None, environ: Mapping[str, str], uid: int) -> ControlClient:
@@ -87,7 +87,7 @@ def _absent(where: Path, config: Path | None, environ: Mapping[str, str], uid: i
     others = ", ".join(f"-m {mountpoint_of_daemon(client)}" for client in running(environ, uid))
     return NoDaemon(
         f"no daemon is running for {where} ({socket_of(where, environ, uid)}): start it with "
-        f"`refgenfs mount{option}`{f'; running: {others}' if others else _of_root(uid)}"
+        f"`refgenfs mount{option}`{f'; running: {others}' if others else _of_others(environ, uid)}"
     )
 
 
@@ -135,7 +135,7 @@ def configured_mountpoint(config: Path | None, environ: Mapping[str, str]) -> Pa
         return Config().mount.point
 
 
-def _of_root(uid: int) -> str:
-    if uid == 0 or not find_sockets({}, 0):
-        return ""
-    return "; root runs one, which only root can ask"
+def _of_others(environ: Mapping[str, str], uid: int) -> str:
+    """Return what to say of daemons that this user can't ask, if there are any."""
+    closed = any(not os.access(path, os.W_OK) for path in find_sockets(environ, uid))
+    return "; one runs that serves another user alone" if closed else ""

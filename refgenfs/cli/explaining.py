@@ -145,7 +145,7 @@ def _cost(read: dict[str, Any]) -> str:
 def _list(answer: dict[str, Any]) -> None:
     table = Table(
         (
-            Column("FILE", style="cyan", fold=True),
+            Column("FILE", style="cyan"),
             Column("ROUTE"),
             Column("SIZE", right=True),
             Column("HERE", right=True),

@@ -142,7 +142,7 @@ def _show_info(answer: dict[str, Any]) -> None:
     write()
     table = Table(
         (
-            Column("FILE", style="cyan", fold=True),
+            Column("FILE", style="cyan"),
             Column("BYTES", right=True),
             Column("HERE", right=True),
             Column("PINNED"),

@@ -99,7 +99,7 @@ def _json(item: Indexed) -> dict[str, Any]:
 def _table(done: Iterable[Indexed]) -> Table:
     table = Table(
         (
-            Column("INDEX", style="cyan", fold=True),
+            Column("INDEX", style="cyan"),
             Column("MEMBERS", right=True),
             Column("SPANS", right=True),
             Column("SIZE", right=True),

@@ -42,6 +42,9 @@ FILES = (
     File("mount/mount.refgenfs", "sbin/mount.refgenfs", 0o755),
     # `mount -o remount` goes by the type in /proc/self/mountinfo
     File("mount/mount.refgenfs", f"sbin/mount.{FSTYPE}", 0o755),
+    File("docs/man/refgenfs.1", "usr/local/share/man/man1/refgenfs.1"),
+    File("docs/man/refgenfs.toml.5", "usr/local/share/man/man5/refgenfs.toml.5"),
+    File("docs/man/mount.refgenfs.8", "usr/local/share/man/man8/mount.refgenfs.8"),
 )
 
 

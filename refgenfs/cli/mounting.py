@@ -185,7 +185,7 @@ def umount(
     ] = False,
 ) -> None:
     """Unmount, and wait until the daemon has ended."""
-    from refgenfs.mount_table import mount_at
+    from refgenfs.mount_table import genome_mounts, mount_at
     from refgenfs.mountpoint import is_dead
 
     environ, uid = os.environ, os.geteuid()
@@ -200,7 +200,10 @@ def umount(
     mounted = mount_at(point)
     alive = client.is_alive()
     if not alive and (mounted is None or not mounted.is_refgenfs):
-        raise ControlError(f"no genomes are mounted at {point}")
+        others = ", ".join(map(str, genome_mounts()))
+        raise ControlError(
+            f"no genomes are mounted at {point}; {f'they are at {others}' if others else 'nor elsewhere'}"
+        )
     if not alive:
         dead = is_dead(point)
         _fusermount(point, lazy=lazy or dead)

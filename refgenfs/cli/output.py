@@ -1,7 +1,8 @@
 """What commands print: tables, key-value blocks, JSON, lines.
 
-A terminal gets colour and a table that fits its width. A pipe gets the whole text, one row a line with
-aligned columns, and never a wrapped or shortened path; there rich isn't even imported. Text that came from a
+A terminal gets colour and a table that fits its width, or, where it is too narrow, a few lines for each row; what a
+row is known by (its first cell) stands whole in one line, to be copied. A pipe gets the whole text, one row a line
+with aligned columns, and never a wrapped or shortened path; there rich isn't even imported. Text that came from a
 server never gets a control character through.
 """
 
@@ -9,8 +10,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160)))
 DASH = "–"  # stands for what isn't known
+GAP = 2  # blanks between columns
+FOLDED = 16  # characters that a text gets at least which goes on in the next line
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Column:
     """A column: its title, where its text stands, and how it gives way on a narrow terminal.
 
     `spare` leaves the column out, `shorten` leaves a digest's first and last digits, `fold` lets a long text go
-    on in the next line; others keep their width.
+    on in the next line; others keep their width, and so does the first.
     """
 
     title: str
@@ -134,23 +138,73 @@ def _only(table: Table, kept: Sequence[bool]) -> Table:
 
 
 def _write_rich(table: Table) -> None:
-    from rich.table import Table as RichTable
-
     out = console()
     table = _only(table, [any(row[i] != DASH for row in table.rows) for i in range(len(table.columns))])
-    plain = plain_lines([[column.title for column in table.columns], *table.rows], table.columns)
-    narrow = max(map(len, plain)) > out.width
+    narrow = sum(_widths(table)) > out.width
     table = _only(table, [not (narrow and column.spare) for column in table.columns])
-    shown = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in table.columns:
+    if narrow:
+        table = Table(table.columns, [_shorten(row, table.columns) for row in table.rows])
+    if _least(table) > out.width:
+        _write_stacked(table, out)
+    else:
+        _write_grid(table, out)
+
+
+def _widths(table: Table) -> list[int]:
+    """Return how wide each column is with the blanks behind it, and nothing folded."""
+    rows = [[column.title for column in table.columns], *table.rows]
+    return [max(len(row[index]) for row in rows) + GAP for index in range(len(table.columns))]
+
+
+def _least(table: Table) -> int:
+    """Return the width below which a column would be too narrow, or a text cut."""
+    folds = [column.fold and index > 0 for index, column in enumerate(table.columns)]
+    return sum(min(width, FOLDED + GAP) if fold else width for fold, width in zip(folds, _widths(table), strict=True))
+
+
+def _shorten(row: Sequence[str], columns: Sequence[Column]) -> list[str]:
+    return [shortened(text) if column.shorten else text for text, column in zip(row, columns, strict=True)]
+
+
+def _write_grid(table: Table, out: Console) -> None:
+    from rich.table import Table as RichTable
+
+    shown = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for index, column in enumerate(table.columns):
         shown.add_column(
             column.title,
             justify="right" if column.right else "left",
             style=column.style,
-            no_wrap=not column.fold,
+            no_wrap=index == 0 or not column.fold,
             overflow="fold",
         )
     for row in table.rows:
-        cells = zip(row, table.columns, strict=True)
-        shown.add_row(*(shortened(text) if narrow and column.shorten else text for text, column in cells))
+        shown.add_row(*row)
     out.print(shown)
+
+
+def _write_stacked(table: Table, out: Console) -> None:
+    """Write each row as its first cell, in one line however long, and the others with their titles below it."""
+    first, *others = table.columns
+    out.print(first.title, style="bold")
+    for key, *rest in table.rows:
+        out.print(key, style=first.style, soft_wrap=True)
+        cells = [
+            f"{column.title} {text}" for column, text in zip(others, rest, strict=True) if text not in (DASH, "")
+        ]
+        for line in _packed(cells, out.width - GAP):
+            out.print(f"{' ' * GAP}{line}", soft_wrap=True)
+
+
+def _packed(texts: Iterable[str], width: int) -> Iterator[str]:
+    """Return lines of texts, as many as fit; a longer one goes on in the next line, at its blanks."""
+    line = ""
+    for text in texts:
+        if line and len(line) + GAP + len(text) > width:
+            yield line
+            line = ""
+        whole = f"{line}{' ' * GAP}{text}" if line else text
+        *lines, line = wrap(whole, max(1, width), break_long_words=False, break_on_hyphens=False)
+        yield from lines
+    if line:
+        yield line

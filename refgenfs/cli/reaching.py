@@ -10,7 +10,8 @@ import trio
 
 from refgenfs.cli.check import Check
 from refgenfs.config import HtsgetSource, HttpSource, LocalSource, S3Source
-from refgenfs.core.errors import OriginMissing, RefgenfsError, SizeUnknown, redact_url
+from refgenfs.core.errors import IntegrityError, OriginMissing, RefgenfsError, SizeUnknown, redact_url
+from refgenfs.core.htsget.model import Query
 from refgenfs.core.retry import RetryPolicy
 from refgenfs.core.s3 import Bucket, Page, parse_page
 from refgenfs.fetch.answers import OriginUnusable
@@ -18,6 +19,7 @@ from refgenfs.fetch.bridge import open_bridge
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.local import check_root
 from refgenfs.fetch.settings import Account, HttpSettings
+from refgenfs.fetch.tickets import Tickets
 from refgenfs.sources.http import file_urls
 from refgenfs.sources.making import account_of
 from refgenfs.sources.websites import Site
@@ -93,28 +95,46 @@ def _ask_folder(source: LocalSource) -> Check:
 
 def ask_htsget(source: HtsgetSource) -> Check:
     """Ask a htsget server how it is, with its token. Blocks; can be called in any thread."""
-    where = f"{source.name}: {redact_url(source.url)}"
-    advice = "check url, network, proxy and token_file; what is in the cache can be read without it"
+    advice = "check url, ids, network, proxy and token_file; what is in the cache can be read without it"
     try:
-        trio.run(_ask_service, source)
+        return trio.run(_ask_service, source)
     except RefgenfsError as exc:
         return Check("source", "fail", f"{source.name}: {exc}", advice)
-    return Check("source", "ok", f"{where} answers")
 
 
-async def _ask_service(source: HtsgetSource) -> None:
-    """Ask for the service's description; older servers have none, and say so."""
-    endpoint = "reads" if any(asset.reads for asset in source.asset) or not source.asset else "variants"
+async def _ask_service(source: HtsgetSource) -> Check:
+    """Ask for the service's description, or, as older servers have none, for the ticket of the first file."""
+    where = f"{source.name}: {redact_url(source.url)}"
+    file = next((file for asset in source.asset for file in asset.files()), None)
+    endpoint = "variants" if file is not None and not file[1].is_reads else "reads"
     urls = [f"{source.url.rstrip('/')}/{endpoint}/service-info"]
     async with open_bridge(grace=1.0) as bridge:
         http = Http(bridge, HttpSettings(accounts={source.name: account_of(source)}))
+        tickets = Tickets(http, lambda _: [source.url])
+        told: object = None
         try:
-            with suppress(OriginMissing, OriginUnusable):
-                await http.get_json(urls, account=source.name, deadline=SECONDS, retry_for=0)
+            with suppress(OriginMissing, OriginUnusable, IntegrityError):
+                told = await http.get_json(urls, account=source.name, deadline=SECONDS, retry_for=0)
+            if _describes_htsget(told):
+                return Check("source", "ok", f"{where} answers")
+            if file is None:
+                advice = "check that url is a htsget server's, without /reads"
+                return Check("source", "warn", f"{where} answers, and does not say that it gives tickets", advice)
+            query = Query(file[2], file[1])
+            await http.run(lambda: tickets.ask(source.name, query, patience=SECONDS))
+            return Check("source", "ok", f"{where} answers, with a ticket")
         finally:
             with trio.move_on_after(1.0) as scope:
                 scope.shield = True
                 await http.aclose()
+
+
+def _describes_htsget(told: object) -> bool:
+    """Say whether a service's description is that of a htsget server (GA4GH service-info)."""
+    kind = told.get("type") if isinstance(told, dict) else None
+    return isinstance(told, dict) and (
+        "htsget" in told or (isinstance(kind, dict) and kind.get("artifact") == "htsget")
+    )
 
 
 async def _ask_bucket(bucket: Bucket, name: str, account: Account) -> Page:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,30 +12,57 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refgenfs.cli.connection import choose, mountpoint_of_daemon
-from refgenfs.cli.options import AsJson, ConfigFile, Keys, Mountpoint
-from refgenfs.cli.output import Column, Table, clean, console, note, write_json, write_table
+from refgenfs.cli.options import KEY_HELP, AsJson, ConfigFile, Keys, Mountpoint, complete_key
+from refgenfs.cli.output import DASH, Column, Table, clean, console, note, write_json, write_table
 from refgenfs.control_client import ControlClient, Progress, Result
+from refgenfs.core.errors import ControlError
 from refgenfs.core.keys import AssetKey
-from refgenfs.core.units import human_bytes, human_duration, human_rate
+from refgenfs.core.units import human_bytes, human_duration, human_rate, parse_duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import ProgressColumn, Task, TaskID
 
 Pin = Annotated[bool, typer.Option("--pin", metavar="", help="Keep them: what is pinned is never evicted.")]
+For = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="NAME",
+        help="Pin for a name, as a job's: what several names pin stays until the last lets go of it.",
+    ),
+]
+Lease = Annotated[
+    str | None,
+    typer.Option("--lease", metavar="TIME", help="Pin for this long, 12h or 2d; again, and it counts from then."),
+]
+AllOf = Annotated[
+    str | None,
+    typer.Option(
+        "--for", metavar="NAME", help="Let go of what was pinned for this name; all of it, if no KEY is named."
+    ),
+]
+SomeKeys = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY…]", help=KEY_HELP, autocompletion=complete_key, show_default=False),
+]
 
 
 def pull(
     keys: Keys,
     pin: Pin = False,
+    for_: For = None,
+    lease: Lease = None,
     mountpoint: Mountpoint = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch assets, or single files by their seek key, before they are read."""
-    parsed = _parse(keys)
+    if not pin and (for_ is not None or lease is not None):
+        raise ControlError("--for and --lease say for whom and how long to pin: give --pin, too")
+    parsed, claim = _parse(keys), _claim(for_, lease)
     client = choose(mountpoint, config, os.environ, os.geteuid())
-    answer = follow(client, "pull", keys=parsed, pin=pin)
+    answer = follow(client, "pull", keys=parsed, pin=pin, **claim)
     if as_json:
         write_json(answer)
         return
@@ -54,29 +82,71 @@ def pull(
     write_table(table)
 
 
-def pin(keys: Keys, mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def pin(
+    keys: Keys,
+    for_: For = None,
+    lease: Lease = None,
+    mountpoint: Mountpoint = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Keep assets on this machine: what is pinned is never evicted."""
-    _ask("pin", "PINNED", keys, mountpoint, config, as_json)
+    _ask("pin", "PINNED", {"keys": _parse(keys), **_claim(for_, lease)}, mountpoint, config, as_json)
 
 
-def unpin(keys: Keys, mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def unpin(
+    keys: SomeKeys = None,
+    for_: AllOf = None,
+    mountpoint: Mountpoint = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Let assets go when their space is needed."""
-    _ask("unpin", "UNPINNED", keys, mountpoint, config, as_json)
+    if not keys and for_ is None:
+        raise ControlError("name the keys to unpin, or --for NAME; `refgenfs pins` lists what is pinned")
+    _ask("unpin", "UNPINNED", {"keys": _parse(keys or []), **_claim(for_, None)}, mountpoint, config, as_json)
+
+
+def pins(mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """List what is pinned, for whom, and for how long."""
+    answer = choose(mountpoint, config, os.environ, os.geteuid()).call("pins")
+    if as_json:
+        write_json(answer)
+        return
+    now = time.time()
+    table = Table(
+        (Column("KEY", style="cyan"), Column("RESIDENT", right=True), Column("FOR", fold=True), Column("TIME LEFT"))
+    )
+    for item in answer["keys"]:
+        for claim in item["for"]:
+            left = DASH if claim["until"] is None else human_duration(max(0.0, claim["until"] - now))
+            table.add(item["key"], human_bytes(item["bytes"]), claim["name"] or DASH, left)
+    write_table(table, empty="nothing is pinned")
 
 
 def evict(keys: Keys, mountpoint: Mountpoint = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Remove assets from this machine now; they are fetched again when they are read."""
-    _ask("evict", "FREED", keys, mountpoint, config, as_json)
+    _ask("evict", "FREED", {"keys": _parse(keys)}, mountpoint, config, as_json)
 
 
 def _parse(keys: list[str]) -> list[str]:
     return [str(AssetKey.parse(key)) for key in dict.fromkeys(keys)]
 
 
-def _ask(op: str, title: str, keys: list[str], mountpoint: str | None, config: ConfigFile, as_json: bool) -> None:
-    parsed = _parse(keys)
+def _claim(for_: str | None, lease: str | None) -> dict[str, Any]:
+    """Return for whom and for how many seconds, as the daemon takes it."""
+    try:
+        seconds = None if lease is None else parse_duration(lease)
+    except ValueError as exc:
+        raise ControlError(f"--lease: {exc}") from exc
+    return {"for": for_, "lease": seconds}
+
+
+def _ask(
+    op: str, title: str, arguments: dict[str, Any], mountpoint: str | None, config: ConfigFile, as_json: bool
+) -> None:
     client = choose(mountpoint, config, os.environ, os.geteuid())
-    answer = client.call(op, keys=parsed)
+    answer = client.call(op, **arguments)
     if as_json:
         write_json(answer)
         return
@@ -85,11 +155,14 @@ def _ask(op: str, title: str, keys: list[str], mountpoint: str | None, config: C
     table = Table(columns[: 2 + len(where)])
     for item in answer["keys"]:
         table.add(item["key"], human_bytes(item["bytes"]), *where)
-    write_table(table)
+    write_table(table, empty="nothing is pinned for it")
     for item in answer["keys"]:
         if item.get("held_by"):
             need = "needs" if len(item["held_by"]) == 1 else "need"
             note(f"some of {item['key']} stays pinned: {', '.join(item['held_by'])} {need} it, too")
+        if item.get("held_for"):
+            names = ", ".join(one or "whoever gave no name" for one in item["held_for"])
+            note(f"{item['key']} stays pinned for {names}")
 
 
 def follow(client: ControlClient, op: str, **args: Any) -> Any:

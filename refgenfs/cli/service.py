@@ -32,7 +32,7 @@ Answer = Annotated[
 
 
 def install(root: Root = Path("/"), answer: Answer = None) -> None:
-    """Install units for systemd, the user that they run as, and the helper of mount(8)."""
+    """Install units for systemd, the user that they run as, the helper of mount(8), and manual pages."""
     from refgenfs.cli import installing
 
     for path in installing.install(root):
@@ -73,8 +73,7 @@ def attach(config: ConfigFile = None) -> None:
     from refgenfs import handover
 
     loaded = _load(config)
-    for_all = loaded.config.mount.allow_other or loaded.origins["mount.allow_other"] == "default"
-    handover.attach(loaded.config.mount.point, os.environ, _manager(), for_all=for_all)
+    handover.attach(loaded.config.mount.point, os.environ, _manager(), for_all=handover.serves_all(loaded))
 
 
 def tune(config: ConfigFile = None) -> None:

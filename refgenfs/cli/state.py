@@ -109,8 +109,22 @@ def _write_sources(sources: list[dict[str, Any]]) -> None:
         )
     write_table(table)
     for source in sources:
+        _write_routes(source)
+    for source in sources:
         if source["error"]:
             _line((f"{source['name']}: {source['error']}", "red"))
+
+
+def _write_routes(source: dict[str, Any]) -> None:
+    """Write by which proxies and to which servers a source's requests went, where there are several."""
+    routes = source.get("routes", [])
+    if all([route["kind"] for route in routes].count(kind) < 2 for kind in ("proxy", "server")):
+        return
+    for route in routes:
+        what = "" if route["url"] == "direct" else f"{route['kind']} "
+        state = ("", "") if route["up"] else (", failing: asked after the others", "yellow")
+        asked = f", {counted(route['requests'], 'request')}"
+        _line((f"{source['name']}: ", ""), (f"{what}{route['url']}", ""), (asked, ""), state)
 
 
 def _write_cache(cache: dict[str, Any]) -> None:

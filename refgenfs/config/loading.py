@@ -82,7 +82,7 @@ def find_config(path: Path | None, environ: Mapping[str, str], home: str) -> Pat
         found = _absolute(str(named), Path.cwd(), home)
         if not found.exists():
             why = "" if path else " (named by REFGENFS_CONFIG)"
-            raise ConfigError(f"{found}: no such file{why}")
+            raise ConfigError(f"{found}: no such file{why}; write it, or name another")
         return found
     return next((place for place in config_places(environ, home) if place.exists()), None)
 
@@ -96,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode())
     except OSError as exc:
-        raise ConfigError(f"{path}: can't be read: {exc.strerror}") from exc
+        raise ConfigError(f"{path}: can't be read: {exc.strerror}; name a file that this user can read") from exc
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: is no text in UTF-8 (byte {exc.start})") from exc
     except tomllib.TOMLDecodeError as exc:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
-from refgenfs.config.values import PUBLIC_SERVER, Duration, Name, PlainPath, Proxy, Table, Url, Wait
+from refgenfs.config.values import PUBLIC_SERVER, Duration, Name, PlainPath, Proxies, Table, Url, Wait
 from refgenfs.core.errors import KeyFormatError, redact_url
 from refgenfs.core.htsget.model import Format
 from refgenfs.core.keys import AssetKey
@@ -48,7 +48,7 @@ class WebSource(SourceTable):
     url: Url = Field(repr=False)
     mirrors: Annotated[tuple[Url, ...], Field(repr=False)] = ()
     timeout: Wait = 20.0
-    proxy: Annotated[Proxy | None, Field(repr=False)] = None
+    proxy: Annotated[Proxies | None, Field(repr=False)] = None
     token_file: PlainPath | None = None
     user: str = ""
     password_file: PlainPath | None = None
@@ -289,7 +289,7 @@ class S3Source(LaidOutSource):
     profile: str | None = None
     request_payer: bool = False
     timeout: Wait = 20.0
-    proxy: Annotated[Url | None, Field(repr=False)] = None
+    proxy: Annotated[Proxies | None, Field(repr=False)] = None
 
     @model_validator(mode="after")
     def _check_whose(self) -> Self:

@@ -85,12 +85,17 @@ def _check_url(url: str) -> str:
     return url
 
 
-def _check_proxy(text: str) -> str:
-    return text if text == "none" else _check_url(text)
+def _parse_proxies(value: object) -> tuple[str, ...]:
+    """Return proxies in order; one alone may be written without a list, and "none" is an older word for "direct"."""
+    found = (value,) if isinstance(value, str) else value
+    if not isinstance(found, list | tuple) or not found or not all(isinstance(one, str) for one in found):
+        raise ValueError('must be a URL in quotes, or a list such as ["http://proxy.example.org:3128", "direct"]')
+    return tuple(dict.fromkeys("direct" if one in ("direct", "none") else _check_url(one) for one in found))
 
 
-def _show_proxy(text: str) -> str:
-    return text if text == "none" else redact_url(text)
+def _show_proxies(proxies: tuple[str, ...]) -> str | list[str]:
+    shown = [one if one == "direct" else redact_url(one) for one in proxies]
+    return shown[0] if len(shown) == 1 else shown
 
 
 def check_name(name: str) -> str:
@@ -109,7 +114,9 @@ ByteCount = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_s
 Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(format_duration, when_used="json")]
 Url = Annotated[str, AfterValidator(_check_url), PlainSerializer(redact_url, when_used="json")]
 FreeSpace = Annotated[MinFree, BeforeValidator(MinFree.parse), PlainSerializer(str, when_used="json")]
-Proxy = Annotated[str, AfterValidator(_check_proxy), PlainSerializer(_show_proxy, when_used="json")]
+Proxies = Annotated[
+    tuple[str, ...], BeforeValidator(_parse_proxies), PlainSerializer(_show_proxies, when_used="json")
+]
 Wait = Annotated[Duration, at_least(0.1, "100ms")]
 
 

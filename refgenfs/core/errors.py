@@ -45,6 +45,22 @@ class NotAllowed(RefgenfsError):
     """The configuration lets this user not read it."""
 
 
+class TooManyOpenFiles(RefgenfsError):
+    """A user has as many files open as one user may."""
+
+
+class NoMoreOpenFiles(RefgenfsError):
+    """All users together have as many files open as there may be."""
+
+
+class TooManyRequests(RefgenfsError):
+    """So many requests of a user wait already that one more would keep others from being answered."""
+
+
+class TooManyNames(RefgenfsError):
+    """So many names that no listing has are in use that one more is not resolved."""
+
+
 class ReadOnly(RefgenfsError):
     """The tree can't be written to."""
 

@@ -51,6 +51,8 @@ class Lanes:
     """Whether more than one may ever be used; the caller ends that for good where ranges turn out not to work."""
     lanes: int = 1
     """How many would help."""
+    quiet_until: float = 0.0
+    """Until when the origin asked to be left alone: no leg begins before."""
     _came: int = 0
     _waited: float = 0.0
     _took: float = 0.0
@@ -86,6 +88,9 @@ class Lanes:
         self._held_until = now + min(LONGEST, PAUSE * 2.0 ** min(self._refused, 30))
         self._refused += 1
 
+    def _held(self, now: float) -> bool:
+        return now < max(self._held_until, self.quiet_until)
+
     def arrived(self) -> None:
         """Note that a leg came whole."""
         self._refused = 0
@@ -96,7 +101,7 @@ class Lanes:
         All before `fed` was fed, all before `horizon` is asked for. `flying` lanes are in use, and `held` legs are in
         memory or on their way there.
         """
-        if not self.several or now < self._held_until or horizon >= self.size:
+        if not self.several or self._held(now) or horizon >= self.size:
             return None
         if flying >= self.lanes or held >= self.lanes + SPARE_LEGS or self.lanes == 1:
             return None
@@ -108,5 +113,5 @@ class Lanes:
         """Return where a request that begins at `start`, and is fed as it comes, should end."""
         if not self.several:
             return self.size
-        length = LONG if self.lanes == 1 else MIDDLE if now < self._held_until else LEG
+        length = LONG if self.lanes == 1 else MIDDLE if self._held(now) else LEG
         return min(self.size, start + length)

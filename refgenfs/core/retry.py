@@ -6,8 +6,9 @@ request, and reports `failed`, or `progressed` while bytes come in:
     retry = Retry(urls, policy, now, random)
     while (ask := retry.next_ask(now)) is not None: ...
 
-`Health` and `Outages` remember across calls which hosts failed of late, and whose requests all do, so that not every
-call has to find it out anew.
+A URL can be asked by several **ways**: proxies, in order, and none. Each is a candidate of its own: what one way
+doesn't bring another may. `Health` and `Outages` remember across calls which hosts and ways failed of late, and whose
+requests all do, so that not every call has to find it out anew.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import ClassVar
-
-from refgenfs.core.manners import host_of
 
 
 class Remedy(Enum):
@@ -53,16 +52,22 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The request to make next: wait `delay` seconds, then ask `url`; `attempt` counts from 1."""
+    """The request to make next: wait `delay` seconds, then ask `url` by `way`; `attempt` counts from 1.
+
+    `others`: another URL or way is left that was not asked yet, so this one need not be waited for as long.
+    """
 
     url: str
     delay: float
     attempt: int
+    way: str = ""
+    others: bool = False
 
 
 @dataclass(slots=True)
 class _Candidate:
     url: str
+    way: str
     tries: int = 0
     failures: int = 0  # in a row, without progress
     doubts: int = 0
@@ -70,7 +75,7 @@ class _Candidate:
 
 
 class Retry:
-    """The attempts of one call: the order of its URLs, the pauses, the budget."""
+    """The attempts of one call: the order of its URLs, the pauses, the budget. `ways` are those of each URL."""
 
     def __init__(
         self,
@@ -79,14 +84,17 @@ class Retry:
         now: float,
         random: Callable[[], float],
         patience: float | None = None,
+        ways: Sequence[str] = ("",),
     ) -> None:
         self._policy = policy
         self._random = random
-        self._queue = [_Candidate(url) for url in dict.fromkeys(urls)]
+        self._queue = [_Candidate(url, way) for url in dict.fromkeys(urls) for way in ways]
         # seconds until something has come; from then on the policy's own
         self._deadline = now + (policy.retry_for if patience is None else min(patience, policy.retry_for))
         self._attempts = 0
         self.advances = 0  # how often the call got further
+        self.is_better: Callable[[], bool] = lambda: False
+        """Whether an earlier way than that of the present attempt is to be tried again by now."""
 
     def next_ask(self, now: float) -> Ask | None:
         """Return what to ask next, or None to give up.
@@ -103,11 +111,14 @@ class Retry:
             return None
         candidate.tries += 1
         self._attempts += 1
-        return Ask(candidate.url, max(0.0, candidate.not_before - now), self._attempts)
+        others = any(not each.tries for each in self._queue)
+        return Ask(candidate.url, max(0.0, candidate.not_before - now), self._attempts, candidate.way, others)
 
-    def failed(self, url: str, remedy: Remedy, now: float, retry_after: float | None = None) -> None:
+    def failed(
+        self, url: str, remedy: Remedy, now: float, retry_after: float | None = None, *, way: str = ""
+    ) -> None:
         """Note that a request to `url` failed; `retry_after` is what the origin asked for, in seconds."""
-        candidate = next(each for each in self._queue if each.url == url)
+        candidate = next(each for each in self._queue if (each.url, each.way) == (url, way))
         candidate.failures += 1
         candidate.doubts += remedy is Remedy.DOUBTFUL
         if remedy is Remedy.ELSEWHERE or candidate.doubts > self._policy.doubts:
@@ -179,23 +190,65 @@ class Outages:
 
 
 @dataclass(slots=True)
+class _Mark:
+    """That something failed: until when it is passed over, for how long that was, and whether one tries it now."""
+
+    until: float
+    pause: float
+    tried: bool = False
+
+
+@dataclass(slots=True)
 class Health:
-    """Which hosts failed of late. A host that failed is asked after the others for `memory` seconds."""
+    """What failed of late, by name, and so is asked after the others: hosts (`host_of`), ways.
 
-    memory: float = 60.0
-    _failed: dict[str, float] = field(default_factory=dict)
+    It is passed over for `first` seconds, then one call tries it, while the others go on without; each time that
+    fails it is passed over twice as long, `longest` seconds at the most. So one that is back is found soon, and one
+    that is not costs a single call a little, now and then.
+    """
 
-    def failed(self, url: str, now: float) -> None:
-        """Note that the host of `url` did not answer, or not usably."""
-        self._failed[host_of(url)] = now
+    TRIAL: ClassVar[float] = 30.0  # seconds until a trial that nobody heard of again is followed by another
+    KNOWN: ClassVar[int] = 1024  # names that are remembered
+    first: float = 2.0
+    longest: float = 60.0
+    _marks: dict[str, _Mark] = field(default_factory=dict)
 
-    def worked(self, url: str) -> None:
-        """Note that the host of `url` answered as it should."""
-        self._failed.pop(host_of(url), None)
+    def failed(self, name: str, now: float) -> None:
+        """Note that it did not answer, or not usably. Calls that fail side by side count once."""
+        mark = self._marks.get(name)
+        if mark is None:
+            if len(self._marks) >= self.KNOWN:
+                self._marks.clear()
+            self._marks[name] = _Mark(now + self.first, self.first)
+        elif mark.tried or now >= mark.until:
+            mark.pause = min(self.longest, 2 * mark.pause)
+            mark.until, mark.tried = now + mark.pause, False
 
-    def order(self, urls: Sequence[str], now: float) -> list[str]:
-        """Return `urls`, those of hosts that failed of late last, else as given."""
-        return sorted(urls, key=lambda url: now - self._failed.get(host_of(url), float("-inf")) < self.memory)
+    def worked(self, name: str) -> None:
+        """Note that it answered as it should."""
+        self._marks.pop(name, None)
+
+    def well(self, name: str) -> bool:
+        """Say whether it did not fail when it was asked last."""
+        return name not in self._marks
+
+    def is_due(self, name: str, now: float) -> bool:
+        """Say whether it may be asked: it did not fail of late, or may be tried again."""
+        return not self._passed_over(name, now)
+
+    def order(self, names: Sequence[str], now: float, of: Callable[[str], str] = str) -> list[str]:
+        """Return `names`, those that failed of late last, else as given; `of` names what they fail with.
+
+        The first is taken for asked: where it had failed, this is its trial.
+        """
+        ordered = sorted(names, key=lambda name: self._passed_over(of(name), now))
+        if len(ordered) > 1 and (mark := self._marks.get(of(ordered[0]))) is not None and now >= mark.until:
+            mark.until, mark.tried = now + self.TRIAL, True
+        return ordered
+
+    def _passed_over(self, name: str, now: float) -> bool:
+        mark = self._marks.get(name)
+        return mark is not None and now < mark.until
 
 
 def parse_retry_after(text: str | None, wall: float) -> float | None:

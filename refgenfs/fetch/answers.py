@@ -6,13 +6,14 @@
 | 502, 503, 504, 429, 408, 425 | OriginFailing | yes |
 | 500 and other 5xx, an answer that is not HTTP | OriginFailing, OriginUnavailable | a few times |
 | body too long, wrong or coded, wrong Content-Range | IntegrityError | a few times |
+| a page of HTML for what is none, while others are left to be asked | IntegrityError | a few times |
 | 401, 403, 407, an unreadable token file | OriginDenied | no |
 | 404, 410 | OriginMissing | no |
 | 412, another validator or size | StaleContent | no |
 | the whole object for a part of it | RangesIgnored | no |
 | other 4xx, redirects without end, TLS that fails | OriginUnusable | no |
 
-"No" means not at the same URL: mirrors are asked all the same.
+"No" means not at the same URL by the same way: mirrors and other proxies are asked all the same.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class AttemptFailed(Exception):
         *,
         status: int = 0,
         retry_after: float | None = None,
+        of_proxy: bool = False,
     ) -> None:
         super().__init__(what)
         self.kind = kind
@@ -70,6 +72,7 @@ class AttemptFailed(Exception):
         self.remedy = remedy
         self.status = status
         self.retry_after = retry_after
+        self.of_proxy = of_proxy  # the proxy failed, and nothing is said of the origin
 
     def as_error(self, url: str, attempt: int) -> RefgenfsError:
         """Return the error to raise, with its cause; one line, no secrets."""
@@ -80,6 +83,10 @@ class AttemptFailed(Exception):
         return error
 
 
+# What says that nobody listened: a proxy, where one was to be gone by.
+_NO_CONNECTION = (
+    aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError, aiohttp.ConnectionTimeoutError
+)  # fmt: skip
 BUSY = frozenset({408, 425, 429})  # 4xx that say nothing of what was asked for
 _AGAIN = BUSY | {502, 503, 504}
 
@@ -92,7 +99,9 @@ def status_failure(status: int, headers: Mapping[str, str], wall: float) -> Atte
     what = f"HTTP {status}"
     if 200 <= status < 300 or status in (412, 416):
         return None
-    if status in (401, 403, 407):
+    if status == 407:
+        return AttemptFailed(OriginDenied, "the proxy denied access (HTTP 407)", Remedy.ELSEWHERE, of_proxy=True)
+    if status in (401, 403):
         return AttemptFailed(OriginDenied, f"{what}, access denied", Remedy.ELSEWHERE, status=status)
     if status in (404, 410):
         return AttemptFailed(OriginMissing, f"{what}, not there", Remedy.ELSEWHERE, status=status)
@@ -102,6 +111,16 @@ def status_failure(status: int, headers: Mapping[str, str], wall: float) -> Atte
     if status >= 500:
         return AttemptFailed(OriginFailing, what, Remedy.DOUBTFUL, status=status)
     return AttemptFailed(OriginUnusable, what, Remedy.ELSEWHERE, status=status)
+
+
+def check_kind(path: str, status: int, headers: Mapping[str, str]) -> None:
+    """Raise AttemptFailed for a page of HTML where none was asked for: caches, portals and walls send such pages.
+
+    `path` is that of the URL. Some servers call all that they have HTML: who has nobody else to ask has to take it.
+    """
+    kind = header(headers, "content-type").partition(";")[0].strip().lower()
+    if status == 200 and kind == "text/html" and not path.lower().endswith(("/", ".html", ".htm", ".xhtml")):
+        raise AttemptFailed(IntegrityError, "a page of HTML came in the place of the file", Remedy.DOUBTFUL)
 
 
 def check_range(request: RangeRequest, status: int, headers: Mapping[str, str], wall: float) -> Verdict:
@@ -117,13 +136,14 @@ def check_range(request: RangeRequest, status: int, headers: Mapping[str, str], 
     return judgement.verdict
 
 
-def connection_failure(exc: Exception) -> AttemptFailed:
+def connection_failure(exc: Exception, *, by_proxy: bool = False) -> AttemptFailed:
     """Return what an exception out of aiohttp means, keeping it as the cause.
 
-    Its own text is not used where it may hold a URL with a secret in it.
+    Its own text is not used where it may hold a URL with a secret in it. `by_proxy`: it was to go by one.
     """
     failure = _connection_failure(exc)
     failure.__cause__ = exc
+    failure.of_proxy = failure.of_proxy or (by_proxy and isinstance(exc, _NO_CONNECTION))
     return failure
 
 
@@ -134,7 +154,7 @@ def _connection_failure(exc: Exception) -> AttemptFailed:
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             return AttemptFailed(OriginUnusable, "this is no URL of a web server", Remedy.ELSEWHERE)
         case aiohttp.ClientHttpProxyError(status=407):
-            return AttemptFailed(OriginDenied, "the proxy denied access (HTTP 407)", Remedy.ELSEWHERE)
+            return AttemptFailed(OriginDenied, "the proxy denied access (HTTP 407)", Remedy.ELSEWHERE, of_proxy=True)
         case aiohttp.ClientHttpProxyError(status=status):
             return AttemptFailed(OriginUnavailable, f"the proxy answered HTTP {status}", Remedy.AGAIN)
         case aiohttp.ClientResponseError():

@@ -7,12 +7,15 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from refgenfs.core.content import BLOCK
 from refgenfs.core.errors import DeadlineExceeded, OriginUnavailable, redact_url, without_frames
+from refgenfs.core.manners import host_of
 from refgenfs.core.retry import Ask, Health, Outages, Remedy, Retry, RetryPolicy
 from refgenfs.fetch.answers import AttemptFailed, RangesIgnored
+from refgenfs.fetch.proxies import DIRECT, ENVIRONMENT, going_by, present_ask, shown_way
 
 T = TypeVar("T")
 Attempt = Callable[[str, Retry], Awaitable[T]]
@@ -34,14 +37,28 @@ class FetchFailure:
     attempt: int
 
 
+class AnotherWay(Exception):
+    """An attempt has done a part of its work, and is to go on by a better way (`Retry.is_better`). No failure."""
+
+
 class Attempts:
-    """Makes attempts, and remembers what failed: recent failures for people, hosts for the order of URLs.
+    """Makes attempts, and remembers what failed: recent failures for people, hosts and ways for the order.
+
+    `ways` tells those of an account (`proxies`), none for the environment's. A way that can't be reached is passed
+    over from then on; one that answers badly only once another way has brought what it did not: else it is the origin
+    that fails, and all readers would leave their cache for it.
 
     `failing` has the last failure of each account whose last requests all failed, at least `Outages.A_RUN` of them.
     An origin that answers "not there" or "access denied" does not fail. The counts may be copied on any thread.
     """
 
-    def __init__(self, policy: RetryPolicy, jitter: Callable[[], float], wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        jitter: Callable[[], float],
+        wall: Callable[[], float],
+        ways: Callable[[str], Sequence[str]] = lambda _: (),
+    ) -> None:
         self.failures: deque[FetchFailure] = deque(maxlen=50)
         self.failing: dict[str, FetchFailure] = {}
         self.failed: dict[tuple[str, str], int] = {}  # how often, by account and kind of error
@@ -50,6 +67,7 @@ class Attempts:
         self._policy = policy
         self._jitter = jitter
         self._wall = wall
+        self._ways = ways
         self._health = Health()
 
     def renew(self, policy: RetryPolicy) -> None:
@@ -74,32 +92,70 @@ class Attempts:
         policy = self._policy
         if retry_for is not None:
             policy = replace(policy, retry_for=retry_for, doubts=policy.doubts if retry_for else 0)
-        now = loop.time()
-        patience = self._outages.patience(account, self._policy, now)
-        retry = Retry(self._health.order(urls, now), policy, now, self._jitter, patience)
-        failed: dict[str, tuple[AttemptFailed, Ask]] = {}
-        advances = 0
+        call = self._begin(urls, account, policy, loop.time())
+        retry = call.retry
         while (ask := retry.next_ask(loop.time())) is not None:
             await asyncio.sleep(ask.delay)
-            if failed:
+            if call.failed:
                 self.retried[account] = self.retried.get(account, 0) + 1
             try:
-                result = await attempt(ask.url, retry)
+                with going_by(ask):
+                    result = await attempt(ask.url, retry)
+            except AnotherWay:
+                retry = call.begin_anew(self._begin(urls, account, policy, loop.time()).retry)
             except AttemptFailed as failure:
-                failed[ask.url] = (without_frames(failure), ask)  # its frames are this one and the buffers' own
                 if failure.kind is not RangesIgnored:
-                    self._note(failure, ask, account)
-                retry.failed(ask.url, failure.remedy, loop.time(), failure.retry_after)
-                if failure.remedy is not Remedy.ELSEWHERE:
-                    self._health.failed(ask.url, loop.time())
-                    self._count(account, loop.time(), worked=retry.advances > advances)
-                    advances = retry.advances
+                    self._note(call.told(failure, ask), ask, account)
+                call.note(failure, ask)
+                retry.failed(ask.url, failure.remedy, loop.time(), failure.retry_after, way=ask.way)
+                self._blame(call, failure, ask, loop.time())
             else:
-                self._health.worked(ask.url)
-                self._worked(account)
+                self._praise(call, ask, loop.time())
                 return result
-        last, asked = failed[authority() if authority is not None else urls[0]]
+        last, asked = call.failed[authority() if authority is not None else urls[0]]
         raise last.as_error(asked.url, asked.attempt) from last.__cause__
+
+    def _begin(self, urls: Sequence[str], account: str, policy: RetryPolicy, now: float) -> _Call:
+        ways = self._health.order(self._ways(account) or (ENVIRONMENT,), now, partial(_name, account))
+        urls = self._health.order(urls, now, host_of)
+        patience = self._outages.patience(account, self._policy, now)
+        retry = Retry(urls, policy, now, self._jitter, patience, ways)
+        if len(ways) > 1:
+            retry.is_better = partial(self._is_better, account)
+        return _Call(account, retry, len(ways) > 1)
+
+    def _is_better(self, account: str) -> bool:
+        """Say whether the present attempt's way should be left for one before it, which failed and may be back."""
+        ask, ways = present_ask(), tuple(self._ways(account))
+        if ask is None or ask.way not in ways[1:]:
+            return False
+        now = asyncio.get_running_loop().time()
+        return any(self._health.is_due(_name(account, way), now) for way in ways[: ways.index(ask.way)])
+
+    def _blame(self, call: _Call, failure: AttemptFailed, ask: Ask, now: float) -> None:
+        """Note whose failure it was, as far as that is known yet."""
+        if failure.of_proxy:
+            self._health.failed(_name(call.account, ask.way), now)
+        elif failure.remedy is not Remedy.ELSEWHERE:
+            call.suspects.add(ask.way)
+            self._health.failed(host_of(ask.url), now)
+        if failure.remedy is not Remedy.ELSEWHERE and not (failure.of_proxy and ask.others):
+            self._count(call.account, now, worked=call.advanced())
+
+    def _praise(self, call: _Call, ask: Ask, now: float) -> None:
+        """Note that a URL brought what was asked for, and that other ways could have.
+
+        Where this very way had failed before, it was the origin that was away, and nothing is known of the others.
+        """
+        self._health.worked(host_of(ask.url))
+        self._health.worked(_name(call.account, ask.way))
+        self._worked(call.account)
+        for way in call.suspects if ask.way not in call.suspects else ():
+            self._health.failed(_name(call.account, way), now)
+
+    def is_well(self, account: str, *, way: str | None = None, server: str = "") -> bool:
+        """Say whether a way, or the host of a URL, did not fail when it was asked last."""
+        return self._health.well(host_of(server) if way is None else _name(account, way))
 
     async def make_within(
         self, deadline: float, urls: Sequence[str], account: str, attempt: Attempt[T], retry_for: float | None
@@ -130,6 +186,45 @@ class Attempts:
             self._worked(account)
         if self._outages.failed(account, now) >= Outages.A_RUN:
             self.failing[account] = self.failures[-1]
+
+
+class _Call:
+    """What one call of `make` has met: its failures by URL, and the ways that another may yet do better than."""
+
+    def __init__(self, account: str, retry: Retry, several: bool) -> None:
+        self.account = account
+        self.retry = retry
+        self.failed: dict[str, tuple[AttemptFailed, Ask]] = {}
+        self.suspects: set[str] = set()
+        self._several = several  # ways
+        self._advances = 0
+
+    def told(self, failure: AttemptFailed, ask: Ask) -> AttemptFailed:
+        """Return a failure that says by which of several ways the request went."""
+        if self._several and ask.way != DIRECT:
+            failure.what = f"{failure.what}, by the proxy {shown_way(ask.way)}"
+        return failure
+
+    def note(self, failure: AttemptFailed, ask: Ask) -> None:
+        """Keep what is to be told of a URL in the end: the last answer, else the last failure to get one."""
+        known = self.failed.get(ask.url)
+        if known is None or failure.remedy is Remedy.ELSEWHERE or known[0].remedy is not Remedy.ELSEWHERE:
+            self.failed[ask.url] = (without_frames(failure), ask)  # its frames are the call's and the buffers' own
+
+    def begin_anew(self, retry: Retry) -> Retry:
+        """Go on with the attempts of another `Retry`, and return it."""
+        self.retry, self._advances = retry, 0
+        return retry
+
+    def advanced(self) -> bool:
+        """Say whether bytes came since this was asked last."""
+        before, self._advances = self._advances, self.retry.advances
+        return self._advances > before
+
+
+def _name(account: str, way: str) -> str:
+    """Return what the health of an account's way goes by; no host is called so."""
+    return f"{account} {way}"
 
 
 class Progress:

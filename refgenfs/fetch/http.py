@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 
@@ -38,6 +38,7 @@ from refgenfs.fetch.credentials import takes_secret
 from refgenfs.fetch.legs import Lender, Streaming
 from refgenfs.fetch.parts import Part, PartTransfer, read_beginning
 from refgenfs.fetch.pieces import RangeSink, SinkFailed, StreamSink, read_body
+from refgenfs.fetch.proxies import shown_way
 from refgenfs.fetch.session import Session
 from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.fetch.streams import StreamTransfer
@@ -65,6 +66,19 @@ class RemoteFacts:
     ranges: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class RouteStatus:
+    """A proxy or a server that an account's requests go by or to: its URL as people may see it, and how it is.
+
+    `up`: it did not fail when it was asked last. `requests` since the start.
+    """
+
+    kind: Literal["proxy", "server"]
+    url: str
+    up: bool
+    requests: int
+
+
 class Http:
     """Requests to origins. Belongs to the trio thread; its counters may be copied from there at any time.
 
@@ -87,7 +101,7 @@ class Http:
         self._bridge = bridge
         self._settings = settings
         self._wall = wall
-        self._attempts = Attempts(settings.policy, jitter, wall)
+        self._attempts = Attempts(settings.policy, jitter, wall, lambda name: self._settings.account(name).proxies)
         self._session = Session(settings, requested=lambda account: _add(self.requests, account, 1))
         self._streaming = Streaming(settings.connections)
         self.failures = self._attempts.failures
@@ -138,6 +152,20 @@ class Http:
         self._settings = settings
         self._session.renew(settings)
         self._attempts.renew(settings.policy)
+
+    def routes(self, account: str) -> list[RouteStatus]:
+        """Return by which proxies and to which servers an account's requests go, in order, and how these are."""
+        facts, session, health = self._settings.account(account), self._session, self._attempts.is_well
+        proxies = [
+            RouteStatus("proxy", shown_way(way), health(account, way=way), session.by_way.get((account, way), 0))
+            for way in facts.proxies
+        ]
+        return proxies + [
+            RouteStatus(
+                "server", redact_url(url), health(account, server=url), session.by_server.get((account, url), 0)
+            )
+            for url in ((facts.origin, *facts.mirrors) if facts.origin else ())
+        ]
 
     async def probe(self) -> None:
         """Return once the thread that makes the requests has gone round."""

@@ -110,7 +110,7 @@ class Leg:
             if failure.kind is IntegrityError:
                 self._chunks.clear()
         except Exception as exc:
-            log.exception("a leg failed unexpectedly")
+            log.exception("a fetch of a part of %s failed unexpectedly", redact_url(self.url))
             self.failure = AttemptFailed(OriginUnavailable, f"unexpected {type(exc).__name__}", Remedy.AGAIN)
         finally:
             self.flying = False

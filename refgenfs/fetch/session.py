@@ -17,9 +17,9 @@ from yarl import URL
 from refgenfs.core.errors import OriginUnavailable
 from refgenfs.core.metrics import Durations
 from refgenfs.core.retry import Remedy
-from refgenfs.fetch.answers import AttemptFailed, OriginUnusable, connection_failure
+from refgenfs.fetch.answers import AttemptFailed, OriginUnusable, check_kind, connection_failure
 from refgenfs.fetch.credentials import Credentials, url_credentials
-from refgenfs.fetch.proxies import Proxies
+from refgenfs.fetch.proxies import Proxies, present_ask
 from refgenfs.fetch.settings import MAX_REDIRECTS, Access, HttpSettings
 from refgenfs.fetch.urls import Origin, follow, host_of, parse_url
 
@@ -28,6 +28,8 @@ from refgenfs.fetch.urls import Origin, follow, host_of, parse_url
 READ_BUFFER = 128 * 1024
 # A redirect's body up to this is read, to keep the connection; a larger one costs the connection.
 _SKIM = 16 * 1024
+# How long a connection may take while others are left to be asked: two lost SYNs of a host that is there (RFC 6298).
+HURRIED = 3.5  # seconds
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -66,13 +68,16 @@ class _Slots:
 class Session:
     """The aiohttp session of all accounts.
 
-    `answered`: from a request to the head of its answer, by account; `queued`: waits for a turn at a host.
+    `answered`: from a request to the head of its answer, by account; `queued`: waits for a turn at a host; `by_way`
+    counts requests by account and way, `by_server` by account and the URL among its own that has the host.
     """
 
     def __init__(self, settings: HttpSettings, *, requested: Callable[[str], None]) -> None:
         self.answered: dict[str, Durations] = {}
         self.queued = Durations()
         self.queueing = 0  # requests that wait for a turn now
+        self.by_way: dict[tuple[str, str], int] = {}
+        self.by_server: dict[tuple[str, str], int] = {}
         self._settings = settings
         self._requested = requested
         self._credentials = Credentials()
@@ -119,22 +124,37 @@ class Session:
             target = target if access is None else access.place(target)
             slot = await self._take_turn(target, waited, leave)
             try:
-                self._requested(account)
+                self._count(target, account)
                 async with self._send(method, target, headers, account, body, bearer=bearer) as answer:
                     location = answer.headers.get("Location")
                     if answer.status not in _REDIRECTS or location is None:
                         if access is not None and await _judged(answer, access, target):
                             continue
+                        if (ask := present_ask()) is not None and ask.others:
+                            check_kind(target.path, answer.status, answer.headers)
                         yield answer
                         return
                     target = follow(target, location)
                     if 0 < (answer.content_length or 0) <= _SKIM:
                         await answer.read()
             except (aiohttp.ClientError, OSError) as exc:  # TimeoutError is an OSError
-                raise connection_failure(exc) from exc
+                by_proxy = self._proxies.choose(target, self._way(account)) is not None
+                raise connection_failure(exc, by_proxy=by_proxy) from exc
             finally:
                 slot.release()
         raise AttemptFailed(OriginUnusable, f"more than {MAX_REDIRECTS} redirects", Remedy.ELSEWHERE)
+
+    def _way(self, account: str) -> str:
+        return self._proxies.way(self._settings.account(account).proxies)
+
+    def _count(self, target: URL, account: str) -> None:
+        self._requested(account)
+        way, facts = (account, self._way(account)), self._settings.account(account)
+        self.by_way[way] = self.by_way.get(way, 0) + 1
+        for url in (facts.origin, *facts.mirrors) if facts.origin else ():
+            if host_of(parse_url(url)) == host_of(target):
+                self.by_server[account, url] = self.by_server.get((account, url), 0) + 1
+                return
 
     async def _take_turn(self, target: URL, waited: Callable[[float], None], leave: int | None) -> _Slots:
         origin = host_of(target)
@@ -166,7 +186,9 @@ class Session:
         wanted: Mapping[str, str] = {**headers, **found} if bearer else {**found, **headers}
         if facts.access is not None:
             wanted = await facts.access.sign(method, target, wanted)
-        connect = min(self._settings.connect_timeout, facts.timeout)
+        ask = present_ask()
+        hurried = HURRIED if ask is not None and ask.others else self._settings.connect_timeout
+        connect = min(hurried, self._settings.connect_timeout, facts.timeout)
         began = time.perf_counter()
         answer = await self._session().request(
             method,
@@ -174,7 +196,7 @@ class Session:
             headers=wanted,
             data=body,
             allow_redirects=False,
-            proxy=self._proxies.choose(target, facts.proxy),
+            proxy=self._proxies.choose(target, self._way(account)),
             ssl=self._credentials.context(facts),
             timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_read=facts.timeout),
         )

@@ -45,13 +45,13 @@ class Account:
     `origin` is any URL of the source's own host, `mirrors` one of each mirror: what is in the files is sent to their
     schemes, hosts and ports (never to a mirror without TLS of an origin that has it), nowhere else, and not after a
     redirect to another. `timeout` in seconds is how long a connection may take to come about, and how long an origin
-    may be silent. `proxy` None is what the environment says, "none" no proxy. `access` is for an origin with rules of
-    its own.
+    may be silent. `proxies` are asked in order (`proxies.DIRECT`: no proxy); none is what the environment says.
+    `access` is for an origin with rules of its own.
     """
 
     origin: str = ""
     timeout: float = 20.0
-    proxy: str | None = None
+    proxies: tuple[str, ...] = ()
     token_file: Path | None = None
     mirrors: tuple[str, ...] = ()
     user: str = ""

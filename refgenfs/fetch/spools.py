@@ -277,7 +277,7 @@ class Spools:
         except OSError as exc:
             spool.fail(CacheError(f"a block can't be spooled to the cache directory: {exc.strerror}"))
         except Exception as exc:
-            log.exception("a block could not be spooled")
+            log.exception("a block of a ticket could not be spooled")
             spool.fail(OriginUnavailable(f"a block could not be spooled ({type(exc).__name__}); see the log"))
         finally:
             if spool.grows:

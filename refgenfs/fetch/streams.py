@@ -29,7 +29,7 @@ from refgenfs.core.httprange import (
 from refgenfs.core.lanes import FIRST, Lanes
 from refgenfs.core.retry import Remedy, Retry
 from refgenfs.fetch.answers import AttemptFailed, RangesIgnored, check_range
-from refgenfs.fetch.attempts import Progress
+from refgenfs.fetch.attempts import AnotherWay, Progress
 from refgenfs.fetch.legs import Leg, Lender
 from refgenfs.fetch.pieces import FEED, StreamSink, deliver, read_body
 from refgenfs.fetch.session import NoneToSpare
@@ -69,14 +69,28 @@ class StreamTransfer:
         self._ranges = lender is not None  # as far as is known, the origin answers them
         self._progress = Progress(0)
         self._lanes = Lanes(0, several=False)
+        self._quiet: dict[str, float] = {}  # until when a URL asked to be left alone
         self._own_stop = 0  # where the request of the front's own ends, also before it is answered; 0: there is none
         self._legs: list[Leg] = []  # that are to be fed, in order
         self._under_way: set[Leg] = set()  # also such as were dropped, and have not ended yet
 
     async def attempt(self, url: str, retry: Retry) -> None:
-        """Ask for what was not fed yet, and feed it; raise AttemptFailed or SinkFailed."""
+        """Ask for what was not fed yet, and feed it; raise AttemptFailed or SinkFailed.
+
+        Raises AnotherWay between two requests: else all who stream while a cache is restarted would ask the origin
+        until their archives end.
+        """
         self._progress.report_to(retry)
         self._url = url
+        self._lanes.quiet_until = self._quiet.get(url, 0.0)
+        try:
+            await self._attempt(url, retry)
+        except AttemptFailed as failure:
+            self._heed(url, failure)
+            raise
+
+    async def _attempt(self, url: str, retry: Retry) -> None:
+        begun = self._fed
         if self._fed == 0:
             await self._begin(url)
         elif self._size == UNKNOWN or not self._validator:
@@ -86,6 +100,8 @@ class StreamTransfer:
             self._legs = [leg for leg in self._legs if not leg.empty]  # what was recalled
             if self._legs and self._legs[0].start <= self._fed:
                 await self._feed_leg(self._legs[0])
+            elif self._ranges and self._fed > begun and retry.is_better():
+                raise AnotherWay
             else:
                 await self._go_on(url)
 
@@ -246,12 +262,21 @@ class StreamTransfer:
         elif issubclass(failure.kind, _HOPELESS):
             self._lanes.several = False
         else:
+            self._heed(leg.url, failure)
             self._lanes.refused(now)
         if leg.empty:
             leg.drop()
             if leg in self._legs:
                 self._legs.remove(leg)
         self._look_ahead()
+
+    def _heed(self, url: str, failure: AttemptFailed) -> None:
+        """Have no leg begin before a URL that failed wants to be asked again."""
+        if failure.retry_after is not None:
+            until = asyncio.get_running_loop().time() + failure.retry_after
+            self._quiet[url] = max(until, self._quiet.get(url, 0.0))
+            if url == self._url:
+                self._lanes.quiet_until = self._quiet[url]
 
     def _alone(self) -> None:
         """Go on over one connection, for good."""

@@ -85,6 +85,10 @@ class DerivedFiles:
         self._derivers = derivers
         self._companions = companions
 
+    def accompany(self, companions: Companions | None) -> None:
+        """Have these companions from now on, or none; what of them is open stays so."""
+        self._companions = companions
+
     async def child(
         self, version: AssetVersion, shown_as: str, prefix: str, name: str, listed: Mapping[str, Child] | None
     ) -> Child | None:

@@ -61,9 +61,10 @@ class Library:
         self._derived = DerivedFiles(derivers, companions)
         self._layouts: Newest[tuple[AssetVersion, str, bool], Layout] = Newest(LAYOUTS)
 
-    def renew(self, lookup_deadline: float) -> None:
-        """Take so long (seconds) for a name or a size from now on."""
+    def renew(self, lookup_deadline: float, companions: Companions | None) -> None:
+        """Take so long (seconds) for a name or a size from now on, and have these companions, or none."""
         self._deadline = lookup_deadline
+        self._derived.accompany(companions)
 
     # -- names --------------------------------------------------------------------------------------------
 

@@ -40,16 +40,14 @@ class _Candidate:
 
 
 class Finder:
-    """Names FASTAs. `genomes` are those to look at, by any of their names; `search` is in bytes an hour."""
+    """Names FASTAs; none are read before `renew` allowed it."""
 
-    def __init__(
-        self, catalog: Catalog, store: Store, records: Records, *, genomes: tuple[str, ...], search: int
-    ) -> None:
+    def __init__(self, catalog: Catalog, store: Store, records: Records) -> None:
         self._catalog = catalog
         self._store = store
         self._records = records
-        self._genomes = genomes
-        self._search = search
+        self._genomes: tuple[str, ...] = ()
+        self._search = 0
         self._spent = 0
         self._since = float("-inf")  # trio time
         self._library: Library | None = None
@@ -57,6 +55,11 @@ class Finder:
     def attach(self, library: Library) -> None:
         """Ask this library for the files of genomes."""
         self._library = library
+
+    def renew(self, genomes: tuple[str, ...], search: int) -> None:
+        """Look at these genomes from now on (by any of their names), and read `search` bytes an hour for it."""
+        self._genomes = genomes
+        self._search = search
 
     async def candidates(self) -> AsyncIterator[tuple[AssetVersion, str]]:
         """Return the FASTAs to look at, by version and name at the origin, in order."""

@@ -91,6 +91,12 @@ class Indexer:
         """Have data opened so: not before this can anything be made."""
         self._open = open_data
 
+    def renew(self, settings: IndexSettings) -> None:
+        """Make indices by these settings from now on; what is under way goes on."""
+        if settings != self._settings:
+            self._settings = settings
+            self._failures.clear()
+
     @property
     def jobs(self) -> Sequence[Job]:
         """What is being made, or waits for its turn."""

@@ -106,6 +106,10 @@ class Failures:
         if seconds is not None:
             self._known.put(key, (error, trio.current_time() + seconds))
 
+    def clear(self) -> None:
+        """Believe nothing any more: what was in vain may not be."""
+        self._known.clear()
+
     def forget(self, data: ContentId) -> None:
         """Believe nothing of this data any more."""
         for key in [key for key in self._known if key[0] == data]:

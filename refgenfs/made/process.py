@@ -171,7 +171,7 @@ async def _end(process: trio.Process) -> None:
     with trio.CancelScope(shield=True), trio.move_on_after(ENDING):
         await process.wait()
     if process.returncode is None:
-        log.warning("process %d was killed and does not end", process.pid)
+        log.warning("the process %d that makes an index was killed and does not end", process.pid)
     with trio.CancelScope(shield=True):
         for stream in (process.stdin, process.stderr):
             if stream is not None:

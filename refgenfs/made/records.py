@@ -96,7 +96,7 @@ class Records:
         try:
             await trio.to_thread.run_sync(self._ledger.delete, f"{PREFIX}{data}")
         except CacheError as exc:
-            self._refusals.note("indices of data that was wrong can't be forgotten", exc)
+            self._refusals.warning("indices of data that was wrong can't be forgotten: %s", exc)
 
     def _trim(self) -> None:
         while len(self._known) > KEPT:
@@ -109,7 +109,7 @@ class Records:
         try:
             await trio.to_thread.run_sync(partial(self._write, f"{PREFIX}{data}", row))
         except CacheError as exc:
-            self._refusals.note("which indices were made is not written down", exc)
+            self._refusals.warning("which indices were made is not written down: %s", exc)
         else:
             self._refusals.clear()
 

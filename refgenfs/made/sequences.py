@@ -85,6 +85,15 @@ class _Table:
     blocks: Blocks | None
 
 
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """Where sequences are looked for: genomes by any of their names, refget servers in order; bytes read an hour."""
+
+    genomes: tuple[str, ...]
+    servers: tuple[str, ...]
+    search: int
+
+
 class Sequences:
     """The sequences of the tree. Lives on the trio thread. A `Deriver`, and the fetcher of `Sequence`.
 
@@ -120,6 +129,12 @@ class Sequences:
         """Look for sequences in what this library has."""
         self._library = library
         self._finder.attach(library)
+
+    def renew(self, searched: Searched) -> None:
+        """Look for sequences there from now on; none are looked for before."""
+        self._finder.renew(searched.genomes, searched.search)
+        self._servers.renew(searched.servers)
+        self._absent.clear()
 
     @property
     def _places(self) -> Library:

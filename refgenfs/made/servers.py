@@ -55,18 +55,17 @@ class _Known:
 
 
 class RefgetServers:
-    """The servers, in order. Lives on the trio thread; `flights` must be open."""
+    """The servers, in order; none before `renew` named some. Lives on the trio thread; `flights` must be open."""
 
     def __init__(
         self,
-        urls: Sequence[str],
         http: Http,
         store: Store,
         reader: Reader,
         flights: Flights,
         wall: Callable[[], float],
     ) -> None:
-        self._urls = tuple(url.rstrip("/") for url in urls)
+        self._urls: tuple[str, ...] = ()
         self._http = http
         self._store = store
         self._reader = reader
@@ -74,6 +73,16 @@ class RefgetServers:
         self._wall = wall
         self._known: dict[str, _Known] = {}
         self._absent: dict[str, float] = {}  # until when, in trio time
+
+    def renew(self, urls: Sequence[str]) -> None:
+        """Ask these servers from now on, in this order; what came from another is open as long as somebody has it."""
+        self._urls = tuple(url.rstrip("/") for url in urls)
+        self._absent.clear()
+        for md5 in [md5 for md5, known in self._known.items() if not self._is_of_ours(known)]:
+            del self._known[md5]
+
+    def _is_of_ours(self, known: _Known) -> bool:
+        return any(known.url.startswith(f"{url}/") for url in self._urls)
 
     async def facts(self, md5: str) -> FileFacts | None:
         """Return the facts of a sequence, which is fetched whole and checked the first time; None: no server has it.
@@ -91,7 +100,7 @@ class RefgetServers:
 
     async def _find(self, md5: str) -> _Known | None:
         known = _parse(await self._read_row(md5))
-        if known is None or not any(known.url.startswith(f"{url}/") for url in self._urls):
+        if known is None or not self._is_of_ours(known):
             known = await self._ask(md5)
         if known is None:
             if len(self._absent) >= KEPT:
@@ -112,7 +121,7 @@ class RefgetServers:
             except OriginMissing:
                 continue
             except RefgenfsError as exc:
-                log.warning("refget: %s: %s", redact_url(base), exc)
+                log.warning("refget server %s failed: %s", redact_url(base), exc)
                 errors.append(exc)
         if errors:
             raise errors[0]

@@ -114,7 +114,7 @@ class Archive:
             try:
                 await trio.to_thread.run_sync(ledger.set, table_key(self.ref), rows)
             except CacheError as exc:
-                self.refusals.note(f"{self.ref.key}: what is known of its members is not written down", exc)
+                self.refusals.warning("%s: what is known of its members is not written down: %s", self.ref.key, exc)
                 return False
             self.refusals.clear()
             self.recorded = str(rows["validator"])

@@ -106,7 +106,9 @@ class Indexes:
         try:
             await trio.to_thread.run_sync(self._store.ledger.set, index_key(archive.ref), row)
         except CacheError as exc:  # one that is not written down is asked for, or made, again
-            self._refusals.note(f"{archive.ref.key}: what is known of its seek index is not written down", exc)
+            self._refusals.warning(
+                "%s: what is known of its seek index is not written down: %s", archive.ref.key, exc
+            )
         else:
             self._refusals.clear()
 

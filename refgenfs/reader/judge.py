@@ -100,15 +100,15 @@ class Judge:
             log.info("%s", exc)
             return exc
         except (IntegrityError, StaleContent) as exc:
-            log.warning("%s: dropping what came: %s", archive.ref.key, exc)
+            log.warning("%s: dropping what came of its archive: %s", archive.ref.key, exc)
             archive.distrusted = archive.distrusted or isinstance(exc, IntegrityError)
             await self._take_back(archive, stream)
             return exc
         except RefgenfsError as exc:
-            log.warning("%s: %s", archive.ref.key, exc)
+            log.info("%s: the stream of its archive ended early: %s", archive.ref.key, exc)  # who waits says it
             return exc
         except Exception as exc:
-            log.exception("%s: the stream failed unexpectedly", archive.ref.key)
+            log.exception("%s: the stream of its archive failed unexpectedly", archive.ref.key)
             await self._take_back(archive, stream)
             return OriginUnavailable(f"{archive.ref.key}: unexpected {type(exc).__name__}")
         return None
@@ -119,7 +119,7 @@ class Judge:
             await stream.take_back()
         except Exception:
             archive.generation += 1  # so that nobody reads on
-            log.exception("%s: what came can't be taken back", archive.ref.key)
+            log.exception("%s: what came of its archive can't be taken back", archive.ref.key)
 
     async def _stream(self, archive: Archive, stream: ArchiveStream) -> None:
         await stream.fly(self._http)

@@ -68,7 +68,9 @@ class Versions:
             try:
                 await trio.to_thread.run_sync(partial(store.set_note, content, note))
             except CacheError as exc:
-                self._refusals.note(f"{key} {name}: which version its blocks are of is not written down", exc)
+                self._refusals.warning(
+                    "%s %s: which version its blocks are of is not written down: %s", key, name, exc
+                )
             else:
                 self._refusals.clear()
 
@@ -77,7 +79,7 @@ class Versions:
         try:
             note = self._store.note(content)
         except CacheError as exc:
-            self._refusals.note(f"which version the blocks of {content} are of can't be read", exc)
+            self._refusals.warning("which version the blocks of %s are of can't be read: %s", content, exc)
             return None
         validator = note.get("validator") if isinstance(note, dict) else None
         return validator if isinstance(validator, str) else None

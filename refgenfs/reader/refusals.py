@@ -17,9 +17,9 @@ class Refusals:
         self._log = log
         self._failing = False
 
-    def note(self, what: str, why: Exception) -> None:
-        """Say that the cache refused something, and what that means."""
-        self._log.log(logging.DEBUG if self._failing else logging.WARNING, "%s: %s", what, why)
+    def warning(self, message: str, *values: object) -> None:
+        """Say that the cache refused something, and what that means, as `Logger.warning` has it."""
+        self._log.log(logging.DEBUG if self._failing else logging.WARNING, message, *values)
         self._failing = True
 
     def clear(self) -> None:

@@ -334,7 +334,7 @@ class SpanReader:
         try:
             content = await self._store.content(archive.content_id(name), member.size)
         except CacheError as exc:  # the readers are served all the same
-            self._refusals.note(f"{archive.ref.key} {name} is read without the cache", exc)
+            self._refusals.warning("%s %s is read without the cache: %s", archive.ref.key, name, exc)
             return None
         self._refusals.clear()
         await label(self._store, content.id, archive.ref.key, name)

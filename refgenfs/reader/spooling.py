@@ -146,7 +146,7 @@ class _Spool:
                 done = os.pwrite(self._fd, view, offset)
                 view, offset = view[done:], offset + done
         except OSError as exc:
-            log.warning("what comes to settle a size is not kept: %s", exc.strerror)
+            log.warning("what comes to settle the size of a file is not kept: %s", exc.strerror)
             self.kept = False
 
     async def move_to(self, content: Content) -> None:

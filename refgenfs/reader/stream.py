@@ -380,7 +380,7 @@ class ArchiveStream:
             try:
                 content = await self._store.content(self.archive.content_id(name), self.members[name].size)
             except CacheError as exc:  # the readers are served all the same
-                self._refusals.note(f"{self.archive.ref.key} {name} is streamed past the cache", exc)
+                self._refusals.warning("%s %s is streamed past the cache: %s", self.archive.ref.key, name, exc)
                 return None
             await label(self._store, content.id, self.archive.ref.key, name)
             self._contents[name] = content

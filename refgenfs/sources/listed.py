@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from refgenfs.core.catalog import Asset, AssetVersion, Genome, ListedFile, SourceCatalog
 from refgenfs.core.catalog_json import JSONValue
 from refgenfs.core.content import ArchiveRef
+from refgenfs.core.indices import can_have_index
 from refgenfs.core.keys import DEFAULT_TAG, AssetKey, is_seek_key
 from refgenfs.core.patterns import Arranged, Arrangement
 from refgenfs.core.shapes import show
@@ -67,14 +68,16 @@ def arrange_catalog(
     identity: str,
     arrangement: Arrangement | None,
     assets: Iterable[tuple[str, Sequence[str]]],
+    size_of: Callable[[str], int | None] = lambda _: None,
 ) -> tuple[SourceCatalog, Arranged]:
     """Return the catalog of what a layout arranged and of `assets`, which are keys and paths and win over it.
 
-    Also what was arranged, for who says what was left out.
+    Also what was arranged, for who says what was left out. `size_of` says how many bytes a path has, if it is known.
     """
     arranged = Arranged((), 0, ()) if arrangement is None else arrangement.arranged()
     named = [
-        (AssetKey.parse(key), [ListedFile(path.rpartition("/")[2], path) for path in paths]) for key, paths in assets
+        (AssetKey.parse(key), [ListedFile(path.rpartition("/")[2], path, size_of(path)) for path in paths])
+        for key, paths in assets
     ]
     return listed_catalog(source, identity, (*arranged.assets, *named)), arranged
 
@@ -106,7 +109,8 @@ def _seek_keys(asset: str, files: Sequence[ListedFile]) -> dict[str, str]:
     """Return what refgenie would call the files: `dir`, the asset's own name for the main one, endings for others.
 
     The main file is the only one, or the one whose name most others go on from (`g.fa` of `g.fa.fai`); an index whose
-    files have only their beginning in common goes by that, which is what its tools take.
+    files have only their beginning in common goes by that, which is what its tools take. Of several files of data,
+    such as `x.bam` and `x.cram`, none is the main one.
     """
     keys = {"dir": "."}
     names = [file.name for file in files]
@@ -134,6 +138,8 @@ def _main_of(names: Sequence[str]) -> str:
     best = max(names, key=lambda name: followers[name], default="")
     if best and followers[best]:
         return best
+    if sum(map(can_have_index, names)) > 1:
+        return ""
     low, high = min(names, default=""), max(names, default="")  # what these have in common all have
     same = next((at for at, pair in enumerate(zip(low, high, strict=False)) if len(set(pair)) > 1), len(low))
     return low[:same].rpartition(".")[0]

@@ -15,7 +15,7 @@ import trio
 
 from refgenfs.core.catalog import AssetVersion, SourceCatalog
 from refgenfs.core.content import Extent, FileFacts, InlineData, LocalFile, content_id
-from refgenfs.core.errors import OriginDenied, OriginMissing
+from refgenfs.core.errors import OriginDenied, OriginMissing, RefgenfsError
 from refgenfs.core.patterns import Arranged, Arrangement, Layout
 from refgenfs.fetch.local import DEADLINE, THREADS, in_thread, stat_below, validator_of, walk
 from refgenfs.sources.listed import ListedFiles, arrange_catalog, describe_left_out, find_file
@@ -65,7 +65,12 @@ class LocalSource(ListedFiles):
         catalog, arranged = await in_thread(self._look, LISTING_DEADLINE, self._threads, self._root)
         left_out = describe_left_out(arranged)
         if left_out and left_out != self._left_out:
-            log.log(logging.INFO if arranged.assets else logging.WARNING, "source %s: %s", self.name, left_out)
+            log.log(
+                logging.INFO if arranged.assets else logging.WARNING,
+                "source %s: not all is shown: %s",
+                self.name,
+                left_out,
+            )
         self._left_out = left_out
         return catalog
 
@@ -75,7 +80,13 @@ class LocalSource(ListedFiles):
             arrangement = Arrangement(self._layout, self._root)
             for path, found in walk(self._root):
                 arrangement.add(path, path, found.st_size)
-        return arrange_catalog(self.name, self._root, arrangement, self._assets)
+        return arrange_catalog(self.name, self._root, arrangement, self._assets, self._size_of)
+
+    def _size_of(self, path: str) -> int | None:
+        try:
+            return stat_below(self._root, path).st_size
+        except RefgenfsError:  # whoever looks for the file is told
+            return None
 
     def unpacked(self, version: AssetVersion) -> str | None:
         """Return the folder."""

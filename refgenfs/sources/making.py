@@ -97,7 +97,7 @@ def account_of(table: config.Source) -> Account:
                 profile=table.profile,
                 request_payer=table.request_payer,
             )
-            return Account("", table.timeout, table.proxy, access=access)
+            return Account("", table.timeout, table.proxy or (), access=access)
         case config.LocalSource():
             return Account()
     netrc_file = table.netrc_file
@@ -106,7 +106,7 @@ def account_of(table: config.Source) -> Account:
     return Account(
         table.url,
         table.timeout,
-        table.proxy,
+        table.proxy or (),
         table.token_file,
         mirrors=table.mirrors,
         user=table.user,

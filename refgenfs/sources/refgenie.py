@@ -99,7 +99,7 @@ class RefgenieSource:
             where = redact_url(self.url)
             raise DeadlineExceeded(f"{where}: no catalog within {CATALOG_DEADLINE:g} s") from exc
         for line in sorted(set(parsed.warnings) - set(self.warnings)):
-            log.warning("source %s: %s", self.name, line)
+            log.warning("source %s: in its catalog, %s", self.name, line)
         self.warnings = parsed.warnings
         return parsed.catalog
 
@@ -268,7 +268,7 @@ class RefgenieSource:
             try:
                 self._prefix = parse_remotes({"http": {"prefix": state["prefix"]}}, "the kept state")
             except IntegrityError as exc:
-                log.warning("source %s: %s", self.name, exc)
+                log.warning("source %s: where its unpacked copies were is not used: %s", self.name, exc)
 
     # -- one version --------------------------------------------------------------------------------------
 

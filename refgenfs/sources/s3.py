@@ -82,8 +82,13 @@ class S3Source(ListedFiles):
             arrange_catalog, self.name, self._bucket.identity, arrangement, self._assets
         )
         left_out = describe_left_out(arranged)
-        if left_out != self._left_out:
-            log.log(logging.INFO if arranged.assets else logging.WARNING, "source %s: %s", self.name, left_out)
+        if left_out and left_out != self._left_out:
+            log.log(
+                logging.INFO if arranged.assets else logging.WARNING,
+                "source %s: not all is shown: %s",
+                self.name,
+                left_out,
+            )
         self._left_out = left_out
         return catalog
 

@@ -70,7 +70,7 @@ class Site:
             if not level:
                 break
         else:
-            log.warning("%s: folders more than %d deep are left out", self._account, DEPTH)
+            log.warning("source %s: folders more than %d deep are left out", self._account, DEPTH)
         return list(dict.fromkeys(files))
 
     async def _pages(self, folders: Sequence[str]) -> list[tuple[str, IndexPage]]:

@@ -2,8 +2,8 @@
 
 With a token: who has it sees all; nobody else sees anything. Without one the page is on loopback or on a unix socket.
 There the name that a browser asked for has to be this machine's (or a web site could ask in its visitor's place, by
-pointing its own name here), and on a port, which every user of the machine can reach, only root and the daemon's own
-user see all: the others see what everybody may know (`administration.page`).
+pointing its own name here), and on a port, which every user of the machine can reach, each sees what the control
+socket would tell them (`administration.visitors`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 from aiohttp import web
 
 from refgenfs.core.errors import ControlError
+from refgenfs.users import NOBODY
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Admission:
         self._port = not isinstance(place, Path)
         # Browsers keep cookies by host and not by port: two daemons must not take each other's.
         self.cookie = f"refgenfs_{place[1] if isinstance(place, tuple) else 'socket'}"
-        self._peers: WeakKeyDictionary[asyncio.BaseTransport, bool] = WeakKeyDictionary()
+        self._peers: WeakKeyDictionary[asyncio.BaseTransport, int] = WeakKeyDictionary()
         self._tries = 0
 
     @property
@@ -48,18 +49,21 @@ class Admission:
         """Whether a token is needed."""
         return self._file is not None
 
-    async def admit(self, request: web.Request, *, checks_host: bool = True) -> bool:
-        """Say whether who asks may see all; raise HTTPForbidden or HTTPUnauthorized for who may see nothing."""
+    async def admit(self, request: web.Request, *, checks_host: bool = True) -> int | None:
+        """Return who looks: None for who may see all, else a user's number, `NOBODY` where that is not known.
+
+        Raises HTTPForbidden or HTTPUnauthorized for who may see nothing.
+        """
         if request.headers.get("Sec-Fetch-Site") == "cross-site" and request.path != "/":
             raise web.HTTPForbidden(text="another web site asks for this\n")
         if self._file is not None:
             self._check_token(request)
-            return True
+            return None
         if checks_host and not is_here(request.headers.get("Host", "")):
             raise web.HTTPForbidden(
                 text="without a token the page goes by localhost and by loopback addresses only\n"
             )
-        return not self._port or await self._is_owner(request)
+        return await self._viewer(request) if self._port else None
 
     # -- tokens -------------------------------------------------------------------------------------------
 
@@ -103,17 +107,17 @@ class Admission:
 
     # -- who is at the other end --------------------------------------------------------------------------
 
-    async def _is_owner(self, request: web.Request) -> bool:
-        """Say whether root's process or the daemon's own user's is at the other end."""
+    async def _viewer(self, request: web.Request) -> int | None:
+        """Return whose process is at the other end; None for root's and the daemon's own user's."""
         transport = request.transport
         if transport is None:
-            return False
+            return NOBODY
         known = self._peers.get(transport)
         if known is None:
             peer, here = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
             uid = await asyncio.to_thread(uid_of_peer, peer, here)
-            known = self._peers[transport] = uid in (0, os.getuid())
-        return known
+            known = self._peers[transport] = NOBODY if uid is None else uid
+        return None if known in (0, os.getuid()) else known
 
 
 def is_here(host: str) -> bool:

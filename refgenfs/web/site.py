@@ -37,6 +37,7 @@ ASSETS_AT_A_TIME = 4
 TRY_AGAIN = 10.0  # seconds until a place that is taken is tried again
 GRACE = 1.0  # seconds that answers under way have at the end
 LARGEST_FORM = 8192  # bytes
+MOST_KEPT = 24  # answers; a long one is half a megabyte
 
 JSON = "application/json; charset=utf-8"
 STATIC = Path(__file__).with_name("static")
@@ -51,13 +52,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Told(Protocol):
-    """Who is asked, on the trio thread. `whole`: for who may see all."""
+    """Who is asked, on the trio thread. `viewer` is the user who looks, None one who may see all."""
 
     def metrics(self) -> tuple[Reading, ...]:
         """Return what Prometheus is told."""
         ...
 
-    async def now(self, *, whole: bool) -> Mapping[str, Any]:
+    async def now(self, *, viewer: int | None) -> Mapping[str, Any]:
         """Return how the daemon is."""
         ...
 
@@ -65,15 +66,15 @@ class Told(Protocol):
         """Return the counters over time."""
         ...
 
-    async def catalog(self, *, whole: bool) -> Mapping[str, Any]:
+    async def catalog(self, *, viewer: int | None) -> Mapping[str, Any]:
         """Return every asset."""
         ...
 
-    async def cache(self, *, whole: bool) -> Mapping[str, Any]:
+    async def cache(self, *, viewer: int | None) -> Mapping[str, Any]:
         """Return what the cache holds."""
         ...
 
-    async def asset(self, key: str, *, whole: bool) -> Mapping[str, Any]:
+    async def asset(self, key: str, *, viewer: int | None) -> Mapping[str, Any]:
         """Return one asset; raise NotInCatalog or KeyFormatError where there is none."""
         ...
 
@@ -92,7 +93,7 @@ class StatusPage:
         # Owned by the asyncio thread.
         self._admission = Admission(token_file, place)
         self._runner: web.AppRunner | None = None
-        self._kept: dict[tuple[str, bool], Kept[Body]] = {}
+        self._kept: dict[tuple[str, int | None], Kept[Body]] = {}
         self._files: dict[str, Body] = {}
         self._assets = asyncio.Semaphore(ASSETS_AT_A_TIME)
 
@@ -185,7 +186,7 @@ class StatusPage:
             text = exposition(await self._crossing.ask(take, SNAPSHOT_DEADLINE))
             return Body.of(text.encode(), CONTENT_TYPE)
 
-        return (await self._keep("metrics", whole=True).get(FRESH, SNAPSHOT_DEADLINE, make)).answer(request)
+        return (await self._keep("metrics", None).get(FRESH, SNAPSHOT_DEADLINE, make)).answer(request)
 
     async def _now(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, "now", FRESH_NOW, SNAPSHOT_DEADLINE)
@@ -197,10 +198,10 @@ class StatusPage:
         return await self._answer(request, "cache", FRESH_LISTS, LIST_DEADLINE)
 
     async def _answer(self, request: web.Request, what: str, fresh: float, deadline: float) -> web.StreamResponse:
-        whole = await self._admission.admit(request)
-        ask: Callable[[], Awaitable[Mapping[str, Any]]] = partial(getattr(self._told, what), whole=whole)
+        viewer = await self._admission.admit(request)
+        ask: Callable[[], Awaitable[Mapping[str, Any]]] = partial(getattr(self._told, what), viewer=viewer)
         make = partial(self._make, ask, deadline)
-        answer = (await self._keep(what, whole=whole).get(fresh, deadline, make)).answer(request)
+        answer = (await self._keep(what, viewer).get(fresh, deadline, make)).answer(request)
         if self._admission.needs_token:
             answer.headers["X-Refgenfs-Login"] = "token"  # the page shows how to log out
         return answer
@@ -208,14 +209,14 @@ class StatusPage:
     async def _history(self, request: web.Request) -> web.StreamResponse:
         await self._admission.admit(request)
         make = partial(self._make, self._told.history, SNAPSHOT_DEADLINE)
-        return (await self._keep("history", whole=True).get(FRESH_NOW, SNAPSHOT_DEADLINE, make)).answer(request)
+        return (await self._keep("history", None).get(FRESH_NOW, SNAPSHOT_DEADLINE, make)).answer(request)
 
     async def _asset(self, request: web.Request) -> web.StreamResponse:
-        whole = await self._admission.admit(request)
+        viewer = await self._admission.admit(request)
         if self._assets.locked():
             raise NoAnswer("several assets are being looked up already")
         async with self._assets:
-            ask = partial(self._told.asset, request.query.get("key", ""), whole=whole)
+            ask = partial(self._told.asset, request.query.get("key", ""), viewer=viewer)
             return (await self._make(ask, ASSET_DEADLINE)).answer(request)
 
     async def _make(self, ask: Callable[[], Awaitable[Mapping[str, Any]]], deadline: float) -> Body:
@@ -224,8 +225,13 @@ class StatusPage:
             return await asyncio.to_thread(_json, value)
         return _json(value)
 
-    def _keep(self, what: str, *, whole: bool) -> Kept[Body]:
-        return self._kept.setdefault((what, whole), Kept())
+    def _keep(self, what: str, viewer: int | None) -> Kept[Body]:
+        """Return where an answer is kept; those of the viewers who looked last are."""
+        found = self._kept.pop((what, viewer), None) or Kept()
+        self._kept[what, viewer] = found
+        for oldest in list(self._kept)[:-MOST_KEPT]:
+            del self._kept[oldest]
+        return found
 
     # -- the token of a browser ---------------------------------------------------------------------------
 

@@ -50,6 +50,19 @@ def verify(m: Mounted, code: int) -> tuple[str, dict[str, Any]]:
     return done.stdout + done.stderr, answer
 
 
+def indexes(m: Mounted) -> list[dict[str, Any]]:
+    return [row for row in m.call("cache_info")["contents"] if row["name"].startswith("seek index of")]
+
+
+def await_indexes(m: Mounted, count: int) -> list[dict[str, Any]]:
+    """Wait for so many seek indexes: each is kept a moment after the last byte of its archive was read."""
+    end = time.monotonic() + 20
+    while len(rows := indexes(m)) < count:
+        assert time.monotonic() < end, "no index was made"
+        time.sleep(0.1)
+    return rows
+
+
 @ROUTES
 def test_verify_fetches_again_what_was_flipped(tmp_path: Path, remotes: bool) -> None:
     """It says which file and where; then everything is here again, and right, with the origin away."""
@@ -77,7 +90,9 @@ def test_verify_fetches_again_what_was_flipped(tmp_path: Path, remotes: bool) ->
 def test_a_member_of_an_archive_without_an_index_comes_by_a_stream(tmp_path: Path) -> None:
     with make_site(tmp_path, ["a", "b"]) as site, site.mount() as m:
         m.refgenfs("pull", "--pin", "tiny/a", "tiny/b")
+        await_indexes(m, 2)
         m.call("cache_clear")  # the indexes, which no pin keeps
+        assert indexes(m) == []
         files = [content_of(m, big(site, asset)) for asset in "ab"]
         flip(files[0], BLOCK, 3 * BLOCK, 8 * BLOCK)
         flip(files[1], 4)
@@ -177,17 +192,10 @@ def _copy(path: Path) -> Path:
     return copy
 
 
-def indexes(m: Mounted) -> list[dict[str, Any]]:
-    return [row for row in m.call("cache_info")["contents"] if row["name"].startswith("seek index of")]
-
-
 def test_a_seek_index_that_was_made_here_is_made_again(tmp_path: Path) -> None:
     with make_site(tmp_path, ["a"]) as site, site.mount() as m:
         site.read_right("a")
-        end = time.monotonic() + 20
-        while not (rows := indexes(m)):  # it is kept a moment after the last byte was read
-            assert time.monotonic() < end, "no index was made"
-            time.sleep(0.1)
+        rows = await_indexes(m, 1)
         (path,) = [one for one in (m.cache / "contents").iterdir() if one.stat().st_size == rows[0]["size"]]
         good = path.read_bytes()
         flip(path, 10)

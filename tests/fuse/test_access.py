@@ -200,12 +200,7 @@ def test_groups_are_those_that_the_process_has_now(mounted: Mounted) -> None:
     assert Somebody(mounted, BOB, LAB).reads("hg38/group/a.bam")
 
 
-def test_the_socket_is_its_user_s_alone(mounted: Mounted, people: tuple[Somebody, ...]) -> None:
-    runtime = Path(mounted.environ["REFGENFS_RUNTIME_DIR"])
-    sockets = [path for path in runtime.rglob("*") if path.is_socket()]
-    assert sockets
-    for path in sockets:
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+def test_the_cache_is_the_daemon_s_alone(mounted: Mounted) -> None:
     assert stat.S_IMODE(mounted.cache.stat().st_mode) == 0o700
 
 

@@ -65,6 +65,24 @@ def test_a_folder_shows_what_it_has(tmp_path: Path, cached: bool) -> None:
         assert "ERROR" not in mounted.log_text()
 
 
+def test_sizes_and_paths_are_known_before_anything_is_looked_up(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    for name, size in (("x.bam", 1000), ("x.cram", 500)):
+        (root / name).write_bytes(bytes(size))
+    named = '[[source.asset]]\nkey = "hg38/reads"\nfiles = ["x.bam", "x.cram"]'
+    with setup(tmp_path, root, named).mount() as mounted:
+        rows = {row["key"]: row for row in mounted.call("list", genome="hg38")["assets"]}
+        assert rows["hg38/fasta:default"]["asset_size"] == "5.00 MB"
+        assert rows["hg38/reads:default"]["asset_size"] == "1.50 kB"
+        info = mounted.call("info", key="hg38/reads")
+        assert (info["size"], {row["name"]: row["size"] for row in info["files"]}) == (
+            1500, {"x.bam": 1000, "x.cram": 500}
+        )  # fmt: skip
+        assert "1.50 kB (1,500 bytes)" in mounted.refgenfs("info", "hg38/reads").stdout
+        for key in ("hg38/reads", "hg38/reads.bam", "hg38/reads.cram", "hg38/fasta"):
+            assert os.path.exists(mounted.refgenfs("seek", key).stdout.strip()), key
+
+
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("how", ["replaced", "changed in place"])
 def test_another_version_is_never_mixed_with_the_one_that_is_open(tmp_path: Path, cached: bool, how: str) -> None:

@@ -309,7 +309,10 @@ def test_doctor_asks_the_server(tmp_path: Path) -> None:
         assert ask_htsget(source).state == "ok"
         assert [one.path for one in server.requests] == ["/variants/service-info"]
         server.info = 404  # an older server
-        assert ask_htsget(source).state == "ok"
+        server.tickets["a"] = lambda request, body: [{"url": "data:;base64,AAAA"}]
+        assert ask_htsget(source).found.endswith("answers, with a ticket")
+        del server.tickets["a"]
+        assert ask_htsget(source).state == "fail"
         server.token = "another"
         denied = ask_htsget(source)
         assert denied.state == "fail"

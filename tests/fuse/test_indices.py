@@ -529,3 +529,44 @@ def test_one_that_comes_out_otherwise_is_another_file(tmp_path: Path) -> None:
 def test_it_can_be_turned_off(site: Path, tmp_path: Path) -> None:
     with mounted_site(site, tmp_path, extra="[indices]\nmake = false\n") as (mounted, _):
         assert absent(mounted, mounted.path / "g/all/ce.fa.fai")
+
+
+def reload_with(mounted: Mounted, setup: Setup, extra: str) -> str:
+    """Have the daemon take another table; return what the command says."""
+    setup.extra = extra
+    setup.write()
+    return mounted.refgenfs("reload").stdout
+
+
+def until_absent(mounted: Mounted, path: Path, expected: bool) -> None:
+    """The kernel believes the name of what was made for a second."""
+    deadline = time.monotonic() + 20
+    while absent(mounted, path) != expected:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_what_is_made_changes_while_mounted(tmp_path: Path) -> None:
+    """Made or not, and of which size; who has an index open goes on."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    big_fasta(folder / "big.fa", 3_000_000)
+    with plain_files(folder) as served:
+        setup = Setup(tmp_path / "m", served.source({"g/all": ["big.fa"]}), extra="[indices]\nmake = false\n")
+        setup.folder.mkdir()
+        with setup.mount() as mounted:
+            index = mounted.path / "g/all/big.fa.fai"
+            assert absent(mounted, index)
+            assert "indices.make = true" in reload_with(mounted, setup, '[indices]\nlargest = "2MB"\n')
+            until_absent(mounted, index, True)
+            assert "more than indices.largest" in mounted.log_text()
+            assert 'indices.largest = "20GB" (was "2MB")' in reload_with(mounted, setup, "")
+            until_absent(mounted, index, False)
+            expected = read(mounted, index)
+            assert expected.count(b"\n") == 8
+            with index.open("rb") as file:
+                reload_with(mounted, setup, "[indices]\nmake = false\n")
+                until_absent(mounted, index, True)
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                assert mounted.run("cat", f"/proc/{os.getpid()}/fd/{file.fileno()}", text=False).stdout == expected
+            assert "big.fa.fai" not in mounted.run("ls", str(index.parent)).stdout

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.test_indices import absent, big_fasta, made, mounted_site, read, stat
+from tests.fuse.test_indices import absent, big_fasta, made, mounted_site, read, reload_with, stat, until_absent
 from tests.support.ecoli import ALIAS, Origin, at_once
 from tests.support.mounted import Mounted, Setup
 from tests.support.plain_files import plain_files
@@ -323,3 +323,26 @@ def test_nothing_of_this_machine_is_asked(site: Path, tmp_path: Path, data_dir: 
                 *("samtools", "view", "-c", str(cram)),
             )
             assert int(done.stdout) > 100
+
+
+def test_where_sequences_are_looked_for_changes_while_mounted(site: Path, tmp_path: Path) -> None:
+    """What was not found is looked for at once where the configuration says now, and nowhere else."""
+    (md5, sequence), *_ = sequences_of(site / "ce.fa").items()
+    folder = tmp_path / "m"
+    folder.mkdir()
+    with plain_files(site) as served, refget_server() as server:
+        other, third = server.add(b"GATTACA"), server.add(b"GATT")
+        setup = Setup(folder, served.source({"g/all": ["ce.fa"]}), extra='[refget]\ngenomes = ["other"]\n')
+        with setup.mount() as mounted:
+            assert absent(mounted, place(mounted, md5))
+            assert absent(mounted, place(mounted, other))
+            reload_with(mounted, setup, f'[refget]\ngenomes = ["g"]\nservers = ["{server.url}"]\n')
+            until_absent(mounted, place(mounted, md5), False)
+            until_absent(mounted, place(mounted, other), False)
+            assert read(mounted, place(mounted, md5)) == sequence
+            assert read(mounted, place(mounted, other)) == b"GATTACA"
+            reload_with(mounted, setup, '[refget]\ngenomes = ["g"]\n')
+            count = len(server.requests)
+            assert absent(mounted, place(mounted, third))
+            assert len(server.requests) == count
+            assert read(mounted, place(mounted, md5)) == sequence

@@ -93,7 +93,7 @@ OPERATIONS: dict[str, Operation] = {
 
 @asynccontextmanager
 async def serving(path: Path, **more: Operation) -> AsyncIterator[ControlClient]:
-    server = ControlServer(path, {**OPERATIONS, **more})
+    server = ControlServer(path, lambda _: {**OPERATIONS, **more})
     listener = server.listen()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve, listener)
@@ -362,7 +362,7 @@ async def test_a_dead_sockets_file_is_replaced(tmp_path: Path) -> None:
 async def test_a_live_one_is_refused_and_left_alone(tmp_path: Path) -> None:
     async with serving(tmp_path / "s") as client:
         with pytest.raises(ControlError, match=r"a daemon answers on .* already"):
-            ControlServer(tmp_path / "s", OPERATIONS).listen()
+            ControlServer(tmp_path / "s", lambda _: OPERATIONS).listen()
         assert await in_thread(lambda: client.call("echo", a=1)) == {"a": 1}
 
 
@@ -378,7 +378,7 @@ async def test_a_live_one_that_is_overrun_is_left_alone_too(tmp_path: Path) -> N
                 with contextlib.suppress(BlockingIOError):
                     client.connect(os.fspath(tmp_path / "s"))
             with pytest.raises(ControlError):
-                ControlServer(tmp_path / "s", OPERATIONS).listen()
+                ControlServer(tmp_path / "s", lambda _: OPERATIONS).listen()
             assert (tmp_path / "s").exists()
 
 
@@ -386,4 +386,4 @@ async def test_a_live_one_that_is_overrun_is_left_alone_too(tmp_path: Path) -> N
 async def test_a_place_that_cannot_be_used_is_said(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ControlError, match=r"can't listen on|too long for a socket"):
-        ControlServer(tmp_path / place, OPERATIONS).listen()
+        ControlServer(tmp_path / place, lambda _: OPERATIONS).listen()

@@ -159,7 +159,7 @@ async def test_a_proxy_by_configuration(
     bridge: Bridge, origins: tuple[Origin, Origin], tinyproxy: Tinyproxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    async with open_http(bridge, Account(proxy=tinyproxy.url)) as http:
+    async with open_http(bridge, Account(proxies=(tinyproxy.url,))) as http:
         await ask(http, f"{origins[0].url}/by-proxy")
     assert len(tinyproxy.requests("/by-proxy")) == 1
 
@@ -180,7 +180,7 @@ async def test_a_proxy_by_the_environment(
     async with open_http(bridge, Account()) as http:
         await ask(http, f"{origins[0].url}/direct")
     monkeypatch.delenv("NO_PROXY")
-    async with open_http(bridge, Account(proxy="none")) as http:
+    async with open_http(bridge, Account(proxies=("direct",))) as http:
         await ask(http, f"{origins[0].url}/direct")
     assert tinyproxy.requests("/direct") == []
     assert len(origins[0].requests) == 3
@@ -189,7 +189,7 @@ async def test_a_proxy_by_the_environment(
 async def test_a_proxy_that_asks_who_it_is(
     bridge: Bridge, origins: tuple[Origin, Origin], asking_proxy: Tinyproxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_http(bridge, Account(proxy=with_user(asking_proxy.url, "user:hunter2"))) as http:
+    async with open_http(bridge, Account(proxies=(with_user(asking_proxy.url, "user:hunter2"),))) as http:
         await ask(http, f"{origins[0].url}/by-proxy")
     monkeypatch.setenv("http_proxy", with_user(asking_proxy.url, "user:wr0ng"))
     async with open_http(bridge, Account()) as http:
@@ -202,7 +202,7 @@ async def test_a_proxy_that_asks_who_it_is(
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_proxy_that_is_away_is_no_missing_file(bridge: Bridge, scheme: str) -> None:
-    async with open_http(bridge, Account(proxy="http://127.0.0.1:1")) as http:
+    async with open_http(bridge, Account(proxies=("http://127.0.0.1:1",))) as http:
         with pytest.raises(OriginUnavailable, match="proxy"):
             await ask(http, f"{scheme}://origin.example.org/x")
 

@@ -45,6 +45,26 @@ def test_of_files_one_is_asked_for(website: WebsiteFactory, tmp_path: Path) -> N
     assert "it tells no sizes" in ask(site.url, asset=ONE).found
 
 
+def ask_as_htsget(url: str, **keys: Any) -> Check:
+    config = Config.model_validate({"source": [{"name": "lab", "type": "htsget", "url": url, **keys}]})
+    (check,) = checks.check_sources(Machine(config, {}, 4711))
+    return check
+
+
+def test_a_web_server_is_no_htsget_server(website: WebsiteFactory, tmp_path: Path) -> None:
+    site = website(tmp_path / "site")
+    assert ask_as_htsget(site.url).state == "warn"
+    asset = [{"key": "g/x", "reads": ["a"]}]
+    missing = ask_as_htsget(site.url, asset=asset)
+    assert (missing.state, "/reads/a" in missing.found, "HTTP 404" in missing.found) == ("fail", True, True)
+    (tmp_path / "site/reads").mkdir()
+    (tmp_path / "site/reads/service-info").write_text('{"name": "anything"}')
+    (tmp_path / "site/reads/a").write_text("no ticket")
+    assert ask_as_htsget(site.url, asset=asset).state == "fail"
+    (tmp_path / "site/reads/service-info").write_text('{"htsget": {"datatype": "reads"}}')
+    assert ask_as_htsget(site.url, asset=asset).state == "ok"
+
+
 def test_a_server_without_pages_of_folders(website: WebsiteFactory, tmp_path: Path) -> None:
     site = website(tmp_path / "site", options="autoindex off; index page.html;")
     (tmp_path / "site/page.html").write_text("<html><body>Welcome</body></html>")

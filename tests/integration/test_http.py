@@ -668,7 +668,7 @@ async def test_user_and_password_of_a_url_are_sent_and_never_shown(
 
 async def test_a_proxy_is_asked_instead(bridge: Bridge, origin: Origin) -> None:
     proxy = origin.url.replace("http://", "http://me:pw@")
-    async with open_http(bridge, accounts={"lab": Account(proxy=proxy)}) as http:
+    async with open_http(bridge, accounts={"lab": Account(proxies=(proxy,))}) as http:
         assert await fetch(http, "http://far.invalid/x") == DATA
         origin.script.append(status(407))
         with pytest.raises(OriginDenied):

@@ -13,6 +13,7 @@ import trio
 import trio.lowlevel
 
 from refgenfs.administration.holdings import holdings, shelf_list
+from refgenfs.administration.parts import ALL, Sight
 from refgenfs.cache.entries import EntryRow
 from refgenfs.cache.store import Store
 from refgenfs.core.catalog import Asset, AssetVersion, CatalogSnapshot, Genome, SourceCatalog, merge
@@ -78,7 +79,7 @@ def test_what_is_here_by_asset() -> None:
         ("gone/a0:default", "f", 70, False),
         ("g1/a0:default", "nothing is resident", 0, False),
     )
-    held = holdings(store, snapshot, None)
+    held = holdings(store, snapshot, ALL)
     rows = named(held)
     assert list(rows) == ["g1/a1", "g0/a0", "gone/a0:default"], "the largest first; a default tag is left out"
     assert rows["g0/a0"] | {"last_used": 0} == {
@@ -92,22 +93,22 @@ def test_what_is_here_by_asset() -> None:
 def test_what_is_hidden_is_not_named() -> None:
     snapshot = merge([catalog("lab", 1, 1), catalog("secret", 1, 2, "s")])
     store = store_of(("g0/a0:default", "f", 1, False), ("s0/a1:default", "f", 2, False), ("gone/a:b", "f", 3, False))
-    assert list(named(holdings(store, snapshot, frozenset({"secret"})))) == ["g0/a0"]
-    listed = shelf_list(snapshot, frozenset({"secret"}))
+    assert list(named(holdings(store, snapshot, Sight(frozenset({"secret"}), 1000)))) == ["g0/a0"]
+    listed = shelf_list(snapshot, Sight(frozenset({"secret"}), 1000))
     assert (len(listed["rows"]), listed["sources"], len(listed["genomes"])) == (1, ["lab"], 1)
     assert "s0" not in json.dumps(listed)
-    assert len(shelf_list(snapshot, ())["rows"]) == 3
+    assert len(shelf_list(snapshot, ALL)["rows"]) == 3
 
 
 def test_a_ledger_that_cannot_be_read_is_said() -> None:
-    held = holdings(cast("Store", FakeStore({"broken": None}, {})), CatalogSnapshot(), None)
+    held = holdings(cast("Store", FakeStore({"broken": None}, {})), CatalogSnapshot(), ALL)
     assert (held["rows"], held["error"]) == ([], "the ledger can't be read")
 
 
 def test_every_asset_is_listed_once_under_its_first_name() -> None:
     tags = MappingProxyType({"default": version("lab", "g0", "a0"), "old": version("lab", "g0", "a0", "old")})
     genome = Genome("dg0", ("g0", "human"), MappingProxyType({"a0": Asset("a0", "default", tags)}))
-    listed = shelf_list(merge([SourceCatalog("lab", (genome,))]), ())
+    listed = shelf_list(merge([SourceCatalog("lab", (genome,))]), ALL)
     assert [row[:4] for row in listed["rows"]] == [[0, "a0", "default", 1], [0, "a0", "old", 0]]
     assert listed["genomes"][0]["names"] == ["g0", "human", "dg0"]
 
@@ -137,9 +138,9 @@ async def test_ten_thousand_assets_hold_nobody_up() -> None:
     store = store_of(*((f"g{at % 100}/a{at // 100}:default", "f", 10, False) for at in range(10_000)))
     listed: list[dict[str, Any]] = []
     works = (
-        lambda: listed.append(shelf_list(snapshot, ())),
+        lambda: listed.append(shelf_list(snapshot, ALL)),
         lambda: encode(listed[0]),
-        lambda: holdings(store, snapshot, None),
+        lambda: holdings(store, snapshot, ALL),
     )
     gc.disable()  # as good as in a daemon (`memory.tame_collector`): it would go over all that other tests have left
     try:

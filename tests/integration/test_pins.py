@@ -10,8 +10,8 @@ import trio
 
 from refgenfs.cache.ledger import JSONValue
 from refgenfs.cache.opening import open_store
-from refgenfs.cache.pinrows import KEPT_BY_KEY, UNKNOWN, Pin
-from refgenfs.cache.store import CacheLimits, Store
+from refgenfs.cache.pinrows import BY_HAND, KEPT_BY_KEY, MOST_CLAIMS, UNKNOWN, Pin
+from refgenfs.cache.store import FLUSH_EVERY, CacheLimits, Store
 from refgenfs.core.content import BLOCK
 from refgenfs.core.errors import CacheError
 from tests.integration.test_store import fill, name_of
@@ -186,3 +186,84 @@ async def test_damaged_rows_of_pins_are_passed_over(tmp_path: Path) -> None:
             await trio.to_thread.run_sync(store.ledger.set, key, value)
     async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
         assert pinned(store) == [0]
+
+
+def claim(store: Store, key: str, number: int, claims: dict[str, float | None]) -> None:
+    store.pins.hold(name_of(number), Pin(key, f"hg{key[2:]}", "one", claims=claims), f"file-{number}")
+
+
+async def test_what_several_names_claim_stays_until_the_last_lets_go(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        await fill_some(store)
+        claim(store, FASTA, 0, {"job-1": None})
+        claim(store, FASTA, 0, {"job-2": None})
+        claim(store, INDEX, 1, {"job-1": None})
+        assert store.pins.disclaim(FASTA, "job-1") == []
+        assert store.pins.disclaim(FASTA, "job-3") == []
+        assert store.pins.disclaim(FASTA, BY_HAND) == []
+        assert pinned(store) == [0, 1]
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        pin(store, INDEX, 1)  # by hand, or because it was pulled again: that is the same pin, and nobody's claim more
+        assert [(one.key, one.claims) for one in store.pins.all()] == [
+            (INDEX, {"job-1": None}),
+            (FASTA, {"job-2": None}),
+        ]
+        assert store.pins.disclaim(FASTA, "job-2") == [name_of(0)]
+        assert pinned(store) == [1]
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        assert pinned(store) == [1]
+        claim(store, INDEX, 1, {BY_HAND: None})
+        assert store.pins.disclaim(INDEX, "job-1") == []
+        assert store.pins.disclaim(INDEX, BY_HAND) == [name_of(1)]
+        assert pinned(store) == []
+
+
+async def test_a_claim_ends_when_its_time_has_come_also_while_no_daemon_runs(tmp_path: Path) -> None:
+    today = [1_800_000_000.0]
+    async with open_store(tmp_path, LIMITS, owner="/genomes", now=lambda: today[0]) as store:
+        await fill_some(store)
+        claim(store, FASTA, 0, {"job-1": today[0] + 100})
+        claim(store, FASTA, 0, {"job-2": today[0] + 200})
+        claim(store, INDEX, 1, {"job-1": today[0] + 100})
+        pin(store, "abc/other:default", 2)
+        store.pins.expire(today[0] + 99)
+        assert pinned(store) == [0, 1, 2]
+        claim(store, INDEX, 1, {"job-1": today[0] + 300})  # named again: it counts from then
+        store.pins.expire(today[0] + 100)
+        assert pinned(store) == [0, 1, 2]
+        assert [sorted(one.claims) for one in store.pins.all()] == [["job-1"], ["job-2"], [BY_HAND]]
+    today[0] += 1000
+    async with open_store(tmp_path, LIMITS, owner="/genomes", now=lambda: today[0]) as store:
+        with trio.fail_after(20 * FLUSH_EVERY):  # it is looked at with every flush
+            while len([*store.ledger.keys("pin/")]) > 1:  # noqa: ASYNC110 - nobody tells it
+                await trio.sleep(0.05)
+        assert pinned(store) == [2]
+        assert [*store.ledger.keys("pin/")] == ["pin/abc/other:default"]
+
+
+async def test_a_row_of_before_there_were_claims_stays_until_it_is_unpinned(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        await fill_some(store)
+        rows: dict[str, JSONValue] = {
+            f"pin/{FASTA}": {"shown": "hg/fasta:default", "digest": "one", "files": {"file-0": name_of(0)}},
+            f"pin/{INDEX}": {"files": {"file-1": name_of(1)}, "claims": {"job-1": "soon", "job-2": 12}},
+        }
+        await store.flush()
+        for key, value in rows.items():
+            await trio.to_thread.run_sync(store.ledger.set, key, value)
+    async with open_store(tmp_path, LIMITS, owner="/genomes", now=lambda: 10.0) as store:
+        assert pinned(store) == [0, 1]
+        assert {one.key: one.claims for one in store.pins.all()} == {
+            FASTA: {BY_HAND: None},
+            INDEX: {"job-1": None, "job-2": 12.0},
+        }
+        assert store.pins.disclaim(FASTA, BY_HAND) == [name_of(0)]
+
+
+async def test_the_names_that_pin_a_key_are_bounded(tmp_path: Path) -> None:
+    async with open_store(tmp_path, LIMITS, owner="/genomes") as store:
+        await fill_some(store)
+        claim(store, FASTA, 0, {f"job-{number}": None for number in range(MOST_CLAIMS)})
+        with pytest.raises(CacheError, match="1,000 names already"):
+            claim(store, FASTA, 0, {"job-x": None})
+        claim(store, FASTA, 0, {"job-7": None})

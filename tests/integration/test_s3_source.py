@@ -479,4 +479,6 @@ async def test_what_has_no_place_is_told_once(moto: Moto, gate: Gate, caplog: py
         for _ in range(2):
             await side.source.catalog()
     lines = [record.getMessage() for record in caplog.records if "no place" in record.getMessage()]
-    assert lines == ["source s3: 2 files have no place in the layout, and the others have: 'README', 'b'"]
+    assert lines == [
+        "source s3: not all is shown: 2 files have no place in the layout, and the others have: 'README', 'b'"
+    ]

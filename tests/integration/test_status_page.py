@@ -3,7 +3,7 @@
 Promises:
 - no route changes anything; nothing of the page is taken from elsewhere, run inline, framed or sniffed;
 - without a token a browser is answered under this machine's own names only, and only root and the daemon's own user
-  see all;
+  see all: the others are known by their sockets;
 - with one, nothing is told without it; a browser gets a cookie that no script reads, that ends with its time and with
   the token, and that holds no token;
 - answers are compressed, and cost nothing where the browser has them; who asks often gets the same again.
@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 import trio
 
+from refgenfs.users import NOBODY
 from refgenfs.web import Place, admission, site
 from refgenfs.web.admission import is_here, uid_of_peer
 from refgenfs.web.bodies import encode
@@ -145,15 +146,15 @@ async def test_a_name_that_was_pointed_here_is_refused(place: Place, tmp_path: P
     socket_path = tmp_path / "p.sock"
     async with serving(socket_path, Taken()):
         assert (await ask(socket_path, "/api/now", Host="evil.example")).status == 403
-        assert (await ask(socket_path, "/api/now", Host="localhost:8080")).json()["whole"] is True
+        assert (await ask(socket_path, "/api/now", Host="localhost:8080")).json()["viewer"] is None
 
 
 async def test_only_root_and_who_mounted_see_all_on_a_port(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(place, Taken()):
-        assert (await ask(place, "/api/now")).json()["whole"] is True
-        for uid, whole in ((0, True), (os.getuid(), True), (os.getuid() + 4321, False), (None, False)):
+        assert (await ask(place, "/api/now")).json()["viewer"] is None
+        for uid, viewer in ((0, None), (os.getuid(), None), (4321, 4321), (None, NOBODY)):
             monkeypatch.setattr(admission, "uid_of_peer", lambda *_, uid=uid: uid)
-            assert (await ask(place, "/api/now")).json()["whole"] is whole
+            assert (await ask(place, "/api/now")).json()["viewer"] == viewer
 
 
 @pytest.mark.needs_root
@@ -162,11 +163,11 @@ async def test_another_user_of_the_machine_is_known_by_their_socket(place: Place
     script = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{place[1]}/api/now').read().decode())"
     command = [sys.executable, "-I", "-c", script]
     async with serving(place, Taken()):
-        for uid, whole in ((65534, False), (0, True)):
+        for uid, viewer in ((65534, 65534), (0, None)):
             run = await trio.run_process(
                 ["setpriv", f"--reuid={uid}", "--clear-groups", *command], capture_stdout=True
             )
-            assert json.loads(run.stdout)["whole"] is whole
+            assert json.loads(run.stdout)["viewer"] == viewer
 
 
 def test_nobody_s_socket_is_nobody_s() -> None:
@@ -203,7 +204,7 @@ async def test_a_browser_gives_the_token_once(
         assert "s3cret" not in right.headers["Set-Cookie"]
         # whoever has the token, by whatever name the machine goes
         got = await ask(place, "/api/now", Cookie=f"{name}={value}", Host="node1.example")
-        assert (got.status, got.json()["whole"], got.headers["X-Refgenfs-Login"]) == (200, True, "token")
+        assert (got.status, got.json()["viewer"], got.headers["X-Refgenfs-Login"]) == (200, None, "token")
         until, _, seal = value.partition(".")
         for forged in (
             f"{int(until) + 1}.{seal}",

@@ -595,7 +595,8 @@ async def test_values_of_others_in_the_ledger_count_too(tmp_path: Path) -> None:
         assert store.used <= 4 * MIB
 
 
-async def test_min_free_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def small_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have the disk tell of so many bytes free, but for what the contents take; return the number, to be changed."""
     real = os.statvfs(tmp_path)
     free = [10 * MIB]
 
@@ -609,16 +610,54 @@ async def test_min_free_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             return (free[0] - taken) // real.f_frsize
 
     monkeypatch.setattr(os, "statvfs", lambda path: Facts())
+    return free
+
+
+async def test_min_free_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = small_free_space(tmp_path, monkeypatch)
     async with open_store(tmp_path, CacheLimits(64 * MIB, lambda total: 2 * MIB), owner="/genomes") as store:
         content = await store.content(name_of(1), 100 * BLOCK)
         assert fill(content, range(100))
         assert 5 * MIB < content.resident() <= 8 * MIB
         assert content.missing(Run(99, 100)) == -1
         free[0] = 3 * MIB
-        store._room.keep_free()
+        await store._room.keep_free()
         store._shelf.free.room(fresh=True)
-        store._room.keep_free()
+        await store._room.keep_free()
         assert content.resident() <= 1 * MIB
+
+
+async def test_a_disk_that_others_fill_is_given_room_little_by_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody who reads waits for all that has to go: meanwhile reads go on uncached."""
+    free = small_free_space(tmp_path, monkeypatch)
+    free[0] = 40 * MIB
+    async with open_store(tmp_path, CacheLimits(64 * MIB, lambda total: 2 * MIB), owner="/genomes") as store:
+        content = await store.content(name_of(1), 400 * BLOCK)
+        assert fill(content, range(400))
+        before = content.resident()
+        free[0] = 4 * MIB
+        store._shelf.free.room(fresh=True)
+        assert store.reserve(BLOCK) is None
+        assert content.resident() == before
+        ticks = 0
+        async with trio.open_nursery() as nursery:
+
+            async def others() -> None:
+                nonlocal ticks
+                while True:
+                    await trio.lowlevel.checkpoint()
+                    ticks += 1
+
+            nursery.start_soon(others)
+            await store._room.keep_free()
+            nursery.cancel_scope.cancel()
+        assert ticks >= 10
+        assert content.resident() <= 2 * MIB
+        reserved = store.reserve(BLOCK)
+        assert reserved is not None
+        reserved.release()
 
 
 @pytest.fixture

@@ -293,6 +293,43 @@ async def test_an_origin_that_refuses_several_is_asked_over_one(http: Http, far:
     assert len(far.requests) < 20
 
 
+@pytest.mark.parametrize("whose", ["a leg's", "the front's"])
+async def test_an_origin_that_asks_to_be_left_alone_gets_no_leg_meanwhile(
+    bridge: Bridge, http: Http, whose: str
+) -> None:
+    """It is asked for what is fed next, when that is allowed, and for nothing ahead."""
+    far = FarOrigin(DATA * 5)
+    told: list[float] = []
+    ahead: list[float] = []  # legs after that: seconds later
+
+    async def busy(origin: Origin, request: web.BaseRequest) -> web.StreamResponse:
+        origin.script.appendleft(busy)
+        now, (start, _) = asyncio.get_running_loop().time(), origin.span(request) or (0, 0)
+        if start == 0 and whose == "the front's":
+            response, body = origin.head(request)
+            await response.prepare(request)
+            while far.most < 3:  # legs are under way
+                await response.write(body[: MIB // 4])
+                body = body[MIB // 4 :]
+                await asyncio.sleep(0.02)
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        is_leg = start >= FIRST and far.busy > 1
+        if told and is_leg:
+            ahead.append(now - told[0])
+        if not told and start and is_leg == (whose == "a leg's"):
+            told.append(now)
+            return web.Response(status=503, headers={"Retry-After": "2"})
+        return await origin.send(request, *origin.head(request))
+
+    far.script.append(busy)
+    async with serve(bridge, far):
+        assert await stream(http, far.url) == far.data
+    assert ahead
+    assert min(ahead) > 1.99
+
+
 async def test_a_mirror_takes_over(http: Http, far: FarOrigin, mirror: FarOrigin) -> None:
     far.script.append(
         at(3, then_change(truncate_after(MIB), lambda origin: origin.script.extend([status(503)] * 99)))

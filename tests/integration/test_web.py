@@ -42,23 +42,23 @@ class Taken:
             raise self.error
         return (Reading(X, (((), self.count),)),)
 
-    async def now(self, *, whole: bool) -> Mapping[str, Any]:
+    async def now(self, *, viewer: int | None) -> Mapping[str, Any]:
         self.count += 1
         if self.error is not None:
             raise self.error
-        return {"whole": whole, "count": self.count}
+        return {"viewer": viewer, "count": self.count}
 
     async def history(self) -> Mapping[str, Any]:
         return {"fine": [[0.0, 1, 2, 0.5]] * 3000}
 
-    async def catalog(self, *, whole: bool) -> Mapping[str, Any]:
+    async def catalog(self, *, viewer: int | None) -> Mapping[str, Any]:
         return {"rows": [["genome", f"asset {number}"] for number in range(2000)]}
 
-    async def cache(self, *, whole: bool) -> Mapping[str, Any]:
+    async def cache(self, *, viewer: int | None) -> Mapping[str, Any]:
         await trio.sleep_forever()
         raise AssertionError("unreachable")
 
-    async def asset(self, key: str, *, whole: bool) -> Mapping[str, Any]:
+    async def asset(self, key: str, *, viewer: int | None) -> Mapping[str, Any]:
         if key != "hg38/fasta":
             raise NotInCatalog(f"no asset {key!r}")
         return {"key": key, "name": "\udcff"}

@@ -7,6 +7,8 @@ pip, and carried over. `REFGENFS_BARE_SUITE` names another suite on the same mir
 from __future__ import annotations
 
 import ast
+import contextlib
+import fcntl
 import os
 import platform
 import re
@@ -15,12 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from tests.support.untimed import untimed
 
 PROGRAMS = ("debootstrap", "unshare", "git", "tar", "apt-get", "apt-config")
 
@@ -182,8 +186,21 @@ def tail(text: str) -> str:
     return "\n".join(text.splitlines()[-60:])
 
 
+@contextlib.contextmanager
+def locked(cache: Path, name: str) -> Iterator[None]:
+    """Have one process at a time make something in a cache that is shared."""
+    with untimed(), (cache / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def make_base(site: Site, cache: Path) -> Path:
     """Return a tar file of a minimal root of the suite, made by debootstrap unless the cache has it."""
+    with locked(cache, "base"):
+        return _make_base(site, cache)
+
+
+def _make_base(site: Site, cache: Path) -> Path:
     base = cache / f"{site.suite}-{platform.machine()}.tar"
     if base.exists() and time.time() - base.stat().st_mtime < BASE_DAYS * 86400:
         return base

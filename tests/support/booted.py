@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.support.bare_root import BASE_DAYS, ENTER, Site, configure, make_base, run_apart, tail
+from tests.support.bare_root import BASE_DAYS, ENTER, Site, configure, locked, make_base, run_apart, tail
 
 PACKAGES = (
     *("systemd", "systemd-sysv", "libpam-systemd", "dbus", "dbus-user-session", "fuse3", "python3-venv", "mount"),
@@ -126,6 +126,11 @@ def make_wheels(folder: Path, *options: str) -> None:
 
 def make_root(site: Site, cache: Path) -> Path:
     """Return a folder with a root that can be booted, made unless the cache has it."""
+    with locked(cache, "booted"):
+        return _make_root(site, cache)
+
+
+def _make_root(site: Site, cache: Path) -> Path:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     made_of = repr((site.suite, PACKAGES, PREPARE, project["dependencies"]))
     name = f"booted-{site.suite}-{platform.machine()}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
@@ -142,7 +147,7 @@ def make_root(site: Site, cache: Path) -> Path:
         environment = configure(root, site)
         make_wheels(Path(folder))
         shutil.copytree(Path(folder) / "wheels", root / "srv/wheels")
-        archives = cache / f"archives-{site.suite}"
+        archives = cache / f"archives-booted-{site.suite}"  # apt locks the folder, and the bare root's runs meanwhile
         (archives / "partial").mkdir(parents=True, exist_ok=True)
         enter = ["/bin/sh", "-c", ENTER, "enter", str(root), str(archives), "/", ""]
         prepare = ["/bin/bash", "-c", PREPARE, "prepare", *PACKAGES]

@@ -31,6 +31,7 @@ from tests.support.children import end
 from tests.support.mounted import Mounted, Setup
 from tests.support.nginx import NginxFactory, NginxProxy, Served
 from tests.support.refgenieserver import RefgenieServer, test_cache
+from tests.support.untimed import untimed
 
 ALIAS = "ecoli_k12"
 ASSETS = ("fasta", "bwa_index", "bowtie2_index")
@@ -123,7 +124,7 @@ def comparable(output: str) -> str:
 def build_ecoli(folder: Path, data_dir: Path, programs: Path) -> Ecoli:
     """Build everything in `folder`, or return what was built there; one process at a time. `programs`: refgenie's."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+    with untimed(), (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stamp = folder / "built.json"  # written last
         built = json.loads(stamp.read_text()) if stamp.exists() else {}
@@ -178,19 +179,23 @@ _SERVE = """
 import socket, sys, uvicorn
 from refgenieserver.app_factory import create_app
 from starlette.staticfiles import StaticFiles
-config, archives, fd = sys.argv[1], sys.argv[2], int(sys.argv[3])
+config, archives, *fds = sys.argv[1:]
 app = create_app(config, archive_base_dir=archives)
 app.mount("/unpacked", StaticFiles(directory=archives))
-uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[socket.socket(fileno=fd)])
+uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[socket.socket(fileno=int(fd)) for fd in fds])
 """
 
 
 @dataclass(frozen=True)
 class EcoliServer:
-    """A running refgenieserver; `static_url` is where its unpacked copies are, also without remotes."""
+    """A running refgenieserver; `static_url` is where its unpacked copies are, also without remotes.
+
+    It listens at `unix` too, which is reached from any network namespace.
+    """
 
     url: str
     static_url: str
+    unix: Path
     remotes: bool
     ecoli: Ecoli
 
@@ -198,9 +203,13 @@ class EcoliServer:
 @contextmanager
 def run_server(ecoli: Ecoli, programs: Path, folder: Path, *, remotes: bool) -> Iterator[EcoliServer]:
     """Run a real refgenieserver on a free port; its log is in `folder`."""
-    with socket.socket() as listener:
+    with socket.socket() as listener, socket.socket(socket.AF_UNIX) as local:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
+        unix = folder / "serve.sock"
+        local.bind(str(unix))
+        local.listen(64)
+        fds = listener.fileno(), local.fileno()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = folder / "serve.yaml"
         text = (ecoli.archives / "genome_config.yaml").read_text()
@@ -211,8 +220,8 @@ def run_server(ecoli: Ecoli, programs: Path, folder: Path, *, remotes: bool) -> 
         environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "REFGENIE")}
         with (folder / "serve.log").open("ab") as log:
             process = subprocess.Popen(
-                [str(programs / "python"), "serve.py", str(config), str(ecoli.archives), str(listener.fileno())],
-                cwd=folder, env=environ, pass_fds=[listener.fileno()],
+                [str(programs / "python"), "serve.py", str(config), str(ecoli.archives), *map(str, fds)],
+                cwd=folder, env=environ, pass_fds=fds,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
     try:
@@ -221,7 +230,7 @@ def run_server(ecoli: Ecoli, programs: Path, folder: Path, *, remotes: bool) -> 
                 assert ecoli.digest in json.load(answer)
         except OSError as exc:
             raise RuntimeError(f"refgenieserver does not answer:\n{(folder / 'serve.log').read_text()}") from exc
-        yield EcoliServer(url, f"{url}/unpacked", remotes, ecoli)
+        yield EcoliServer(url, f"{url}/unpacked", unix, remotes, ecoli)
     finally:
         end(process)
 

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.untimed import untimed
+
 BUILD_TIMEOUT = 900  # seconds, for everything from nothing on a slow network
 STOP_TIMEOUT = 10
 
@@ -62,7 +64,7 @@ def run_refgenieserver(script: Path, cache: Path, *, remotes: bool) -> Iterator[
     port = 0
     try:
         # What is built is shared by all who test at one time, so one starts at a time.
-        with (cache / "lock").open("w") as lock:
+        with untimed(), (cache / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             port = _free_ports()
             _start(script, port, archives, work, venv, remotes=remotes)

@@ -137,8 +137,8 @@ class Gate:
                     request.send_header(name, value)
             length = answer.getheader("content-length") if request.command == "HEAD" else str(len(body))
             request.send_header("Content-Length", length or "0")
-            request.end_headers()
             self._note(request, answer.status, len(body), "")  # first: who has the answer may look
+            request.end_headers()  # for a HEAD, that is all of it
             request.wfile.write(body)
         except (ConnectionError, BrokenPipeError):
             request.close_connection = True
@@ -197,8 +197,8 @@ class Gate:
             request.send_header("x-amz-bucket-region", self.rules.region)
         request.send_header("Content-Type", "application/xml")
         request.send_header("Content-Length", str(len(body)))
-        request.end_headers()
         self._note(request, status, 0, code)
+        request.end_headers()
         if request.command != "HEAD":
             request.wfile.write(body)
 

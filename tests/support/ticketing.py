@@ -96,7 +96,7 @@ class TicketServer:
         if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
             return _json(401, {"htsget": {"error": "InvalidAuthentication", "message": str(request.headers)}})
         if id_ == "service-info":
-            return web.Response(status=self.info, text="{}")
+            return _json(self.info, {"type": {"group": "org.ga4gh", "artifact": "htsget", "version": "1.3.0"}})
         give = self.tickets.get(id_)
         if give is None:
             return _json(404, {"htsget": {"error": "NotFound", "message": f"no {id_}"}})

@@ -93,6 +93,9 @@ def test_install_puts_everything_in_its_place(machine: Machine) -> None:
     assert "fuse.refgenfs" in machine("cat", "/etc/updatedb.conf").out.partition("PRUNEFS")[2]
     again = machine(PROGRAM, "service", "install")  # nothing left to ask
     assert again.err == ""
+    for place in ("/usr/local/share/man", f"{PREFIX}/share/man"):  # the service's, and the wheel's
+        for page in ("man1/refgenfs.1", "man5/refgenfs.toml.5", "man8/mount.refgenfs.8"):
+            machine("test", "-s", f"{place}/{page}")
     assert f"ExecStart={PROGRAM} mount" in machine("systemctl", "cat", UNIT).out
     verified = machine("systemd-analyze", "verify", f"{UNIT}.service")
     assert "refgenfs" not in verified.err
@@ -116,6 +119,9 @@ def test_it_starts_and_is_read_and_stops(machine: Machine, md5: str) -> None:
     assert "NoNewPrivs:\t1\n" in status
     assert machine.show(UNIT, "OOMScoreAdjust") == "-500"  # a host may not let a container have less than 0
     assert "demo" in machine(PROGRAM, "status").out  # root finds the service's socket
+    assert "demo" in machine(*as_nobody, PROGRAM, "list").out  # and so does everybody
+    refused = machine(*as_nobody, PROGRAM, "pin", "demo/bwa_index", code=1)
+    assert "only root or the daemon's user may pin" in refused.err
     assert machine(PROGRAM, "pull", "demo/bwa_index").code == 0
     tasks = len(machine("ls", f"/proc/{pid}/task").out.split())
     assert tasks < int(machine.show(UNIT, "TasksMax")) // 2

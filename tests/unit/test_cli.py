@@ -598,6 +598,15 @@ def test_errors_have_a_kind(start: Start) -> None:
         ControlClient(Path("/nowhere/x.sock")).call("status")
 
 
+def test_what_the_parser_says_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    assert err(capsys, "mount", "--wait", "x", status=2) == (
+        "refgenfs: invalid value for '--wait': must be a valid number (`refgenfs mount --help` shows how)\n"
+    )
+    assert "'--wait': must be at least 1 (" in err(capsys, "mount", "--wait", "0", status=2)
+    assert "no such option: --cache (`refgenfs mount --help`" in err(capsys, "mount", "--cache", "5", status=2)
+    assert "refgenfs: too many arguments: " in err(capsys, "mount", "a", "b", status=2)
+
+
 # -- completion -----------------------------------------------------------------------------------------------
 
 
@@ -991,6 +1000,39 @@ def test_a_terminal_gets_colour_and_lines_that_fit(
     assert max(map(len, clean_lines(text))) <= columns
     assert (DIGEST in text) == (columns == 200)
     assert max(map(len, clean_lines(on_terminal(columns, "status")))) <= columns
+
+
+@pytest.mark.parametrize("columns", [20, 60, 80, 200])
+@pytest.mark.parametrize("length", [5, 30, 70])
+def test_what_a_row_is_known_by_is_whole_and_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, columns: int, length: int
+) -> None:
+    import io
+
+    from rich.console import Console
+
+    from refgenfs.cli import output
+
+    shown = io.StringIO()
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    monkeypatch.setattr(output, "console", lambda: Console(file=shown, width=columns, highlight=False, markup=False))
+    table = output.Table(
+        (
+            output.Column("KEY", style="cyan"),
+            output.Column("SIZE", right=True),
+            output.Column("SEEK KEYS", fold=True),
+            output.Column("DIGEST", shorten=True),
+        )
+    )
+    keys = [f"g/{letter * length}:tag" for letter in "xy"]
+    for key in keys:
+        table.add(key, "2.94 GB", "one, two, three, four, five", DIGEST)
+    output.write_table(table)
+    lines = shown.getvalue().splitlines()
+    for key in keys:
+        assert [line.split()[0] for line in lines].count(key) == 1, lines
+    assert shown.getvalue().count("2.94 GB") == 2
+    assert all(len(line) <= columns or line.split()[0] in keys or len(line.split()) <= 2 for line in lines)
 
 
 def clean_lines(text: str) -> list[str]:

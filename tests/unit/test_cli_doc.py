@@ -26,11 +26,22 @@ A KEY names what there is to read: `genome/asset[.seek_key][:tag]`, for example 
 
 Commands that ask a running daemon find it by `-m`; else it is the one at the `mount.point` of the file given by `-c`,
 or of the configuration in force where that sets it, and no other is asked. Where nothing names one, it is the only
-one that runs. `refgenfs --install-completion` sets up completion of commands and keys for your shell.
-`REFGENFS_DEBUG=1` shows the traceback of an unexpected error.
+one that runs. Every user may ask one that serves all of them, and is told what they may read; what binds others
+(`pin`, `evict`, `cache clear`, `umount` …) is for root and the user who mounted.
+
+`refgenfs --install-completion` sets up completion of commands and keys for your shell. `REFGENFS_DEBUG=1` shows the
+traceback of an unexpected error.
 
 This page is made from the commands' own help.
 """
+
+
+# What the examples of a command are typed after: the page's commands are run in order, on one machine.
+PREPARED = {
+    "refgenfs mount": 'printf \'[mount]\\npoint = "lab"\\n[cache]\\ndir = "c"\\n\' >lab.toml',
+    "refgenfs list": "refgenfs umount ~/genomes",
+    "refgenfs index": "mkdir a; curl -sO https://www.example.org/bwa_index__default.tgz; cp *.tgz a",
+}
 
 
 def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -85,7 +96,8 @@ def _section(path: str, command: Any) -> str:
     examples = [line for line in (command.epilog or "").splitlines()[1:] if line.strip()]
     if examples:
         shown = [re.sub(r"\[/?(?:bold|dim)\]", "", line) for line in examples]
-        lines += ["", "```sh", *shown, "```"]
+        prepared = [f"<!-- prepare: {PREPARED[path]} -->"] if path in PREPARED else []
+        lines += ["", *prepared, "```sh", *shown, "```"]
     return "\n".join(lines)
 
 

@@ -136,9 +136,9 @@ def test_files_are_looked_for_in_order(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^/nowhere/x\.toml: no such file$"):
+    with pytest.raises(ConfigError, match=r"^/nowhere/x\.toml: no such file; write it, or name another$"):
         load(Path("/nowhere/x.toml"))
-    with pytest.raises(ConfigError, match=r"no such file \(named by REFGENFS_CONFIG\)$"):
+    with pytest.raises(ConfigError, match=r"no such file \(named by REFGENFS_CONFIG\); write it, or name another$"):
         load(None, REFGENFS_CONFIG="/nowhere/x.toml")
     with pytest.raises(ConfigError, match="can't be read: Is a directory"):
         load(tmp_path)
@@ -261,6 +261,10 @@ def test_paths_of_the_command_line_are_from_here(tmp_path: Path, monkeypatch: py
          "source.lab: token_file and user are two ways to say who asks; write one of them"),
         (SOURCE + "proxy = 'nonne'",
          "source.lab.proxy: 'nonne' is no http:// or https:// URL; write one like 'https://www.example.org'"),
+        (SOURCE + "proxy = ['http://p', 'dirct']",
+         "source.lab.proxy: 'dirct' is no http:// or https:// URL; write one like 'https://www.example.org'"),
+        (SOURCE + "proxy = []",
+         'source.lab.proxy: must be a URL in quotes, or a list such as ["http://proxy.example.org:3128", "direct"]'),
         (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['x/']",
          "source.web.asset[1].files[1]: 'x/' names no file"),
         (WEB + "[[source.asset]]\nkey = 'hg38/fasta'\nfiles = ['ftp://x/y']",
@@ -307,6 +311,26 @@ def test_wrong_urls_are_refused_without_their_secrets(write: Write, url: str) ->
         (line,) = complaint(write(f"{text}{key} = {value}\n"))
         assert line.startswith(f"source.lab.{key}")
         assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "proxies", "shown"),
+    [
+        ('"http://p:3128"', ("http://p:3128",), '"http://p:3128"'),
+        ('"none"', ("direct",), '"direct"'),
+        ('["direct"]', ("direct",), '"direct"'),
+        (
+            '["http://eve:hunter2@p:3128", "http://q:3128", "direct", "none", "http://q:3128"]',
+            ("http://eve:hunter2@p:3128", "http://q:3128", "direct"),
+            '["http://p:3128", "http://q:3128", "direct"]',
+        ),
+    ],
+)
+def test_proxies_are_one_or_several_in_order(write: Write, text: str, proxies: tuple[str, ...], shown: str) -> None:
+    loaded = load(write(f"{SOURCE}proxy = {text}\n"))
+    assert web(loaded.config.source[0]).proxy == proxies
+    assert {key: value for key, value, _ in loaded.settings()}["source.lab.proxy"] == shown
+    assert "hunter2" not in repr(loaded)
 
 
 def test_secrets_are_never_shown(write: Write) -> None:

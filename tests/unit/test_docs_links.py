@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -37,6 +38,17 @@ def test_relative_links_resolve(document: Path) -> None:
         if not inside or (anchor and anchor not in _anchors(file.read_text())):
             broken.append(target)
     assert not broken
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=[str(path.relative_to(REPOSITORY)) for path in DOCUMENTS])
+def test_urls_of_others_are_urls(document: Path) -> None:
+    """There is no network here to follow them, but a slip of the pen is found."""
+    for target in _LINK.findall(_CODE.sub("", document.read_text())):
+        if re.match(r"[a-z][a-z0-9+.-]*:", target):
+            url = urlsplit(target)
+            assert url.scheme in {"http", "https"}, target
+            assert re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", url.hostname or ""), target
+            assert not re.search(r"[,;:!?]$|\.$", target), target
 
 
 def test_every_document_is_reached_from_the_readme() -> None:

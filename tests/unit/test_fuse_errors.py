@@ -42,6 +42,10 @@ EXPECTED: dict[str, int] = {
     "NotADirectory": errno.ENOTDIR,
     "IsADirectory": errno.EISDIR,
     "ReadOnly": errno.EROFS,
+    "TooManyOpenFiles": errno.EMFILE,
+    "NoMoreOpenFiles": errno.ENFILE,
+    "TooManyRequests": errno.EAGAIN,
+    "TooManyNames": errno.EAGAIN,
     "NotAllowed": errno.EACCES,
     "OriginDenied": errno.EACCES,
     "OriginMissing": errno.EIO,
@@ -140,7 +144,9 @@ async def test_the_unexpected_is_answered_logged_and_counted(
     ops = operations()
     assert await answer(ops, error) == number
     assert (ops.counts.requests, ops.counts.failures, ops.counts.unexpected) == (1, 1, 1)
-    assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
+    assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"], "one line, not two"
+    assert len(caplog.records) == 1
+    assert errno.errorcode[number] in caplog.messages[0]
     assert len(ops.recent) == 1
 
 
@@ -157,7 +163,7 @@ async def test_whatever_is_raised_leaves_as_fuse_error(
     assert ops.counts.failures == len(ops.recent) == len(caplog.records) == (0 if quiet else 1)
     if not quiet:
         line = caplog.messages[0]
-        assert "handler: " in line
+        assert "handler failed: " in line
         assert kind.__name__ in line
         assert "hg38.fa: the reason" in line
         assert errno.errorcode[number] in line
@@ -182,7 +188,7 @@ async def test_a_failed_read_says_which_file_and_for_whom(caplog: pytest.LogCapt
 
     with pytest.raises(pyfuse3.FUSEError):
         await read(ops, 7, 0, 10)
-    told = "read of /hg38/a??[1mb: OriginUnavailable: http://h/x: HTTP 503 (attempt 3) (EIO)"
+    told = "read of /hg38/a??[1mb failed: OriginUnavailable: http://h/x: HTTP 503 (attempt 3) (EIO)"
     assert ops.recent[0][1] == told, "the same for all who read it, so that they count as one"
     assert caplog.messages == [f"{told}, for {command_of(os.getpid())} ({os.getpid()})"]
 

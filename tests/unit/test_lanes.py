@@ -56,6 +56,15 @@ def test_lanes_that_are_not_waited_for_go_one_by_one() -> None:
         assert lanes.lanes == expected
 
 
+def test_an_origin_that_asks_to_be_left_alone_is() -> None:
+    lanes = hungry(Lanes(SIZE), 3)
+    lanes.quiet_until = 90.0
+    lanes.refused(0.0)
+    assert lanes.next_leg(FIRST, FIRST, 1, 0, 89.9) is None
+    assert lanes.stretch(FIRST, 89.9) == FIRST + MIDDLE
+    assert lanes.next_leg(FIRST, FIRST, 1, 0, 90.0) == (FIRST, FIRST + LEG)
+
+
 def test_little_says_nothing() -> None:
     lanes = Lanes(SIZE)
     lanes.fed(LOOK - 1, waited=10.0, took=0.0)

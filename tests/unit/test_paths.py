@@ -90,10 +90,28 @@ def test_the_runtime_directory_is_its_owners(tmp_path: Path) -> None:
     assert make_runtime_dir(environ, uid) == folder
     (folder / "genomes.sock").touch()
     assert find_sockets(environ, uid) == [folder / "genomes.sock"]
-    # in a directory of another user's, anybody could listen
-    assert find_sockets(environ, uid + 1) == []
+    if uid:  # in a directory of another user's, anybody could listen
+        assert find_sockets(environ, uid + 1) == []
     with pytest.raises(ControlError, match="isn't your own"):
         make_runtime_dir(environ, uid + 1)
+
+
+def test_a_runtime_directory_is_open_to_others_once_a_socket_in_it_is(tmp_path: Path) -> None:
+    environ, uid = {"REFGENFS_RUNTIME_DIR": str(tmp_path / "r")}, os.getuid()
+    assert make_runtime_dir(environ, uid, shared=True).stat().st_mode & 0o777 == 0o755
+    assert make_runtime_dir(environ, uid).stat().st_mode & 0o777 == 0o755, "another daemon's is shared"
+    (tmp_path / "r").chmod(0o777)
+    assert make_runtime_dir(environ, uid).stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.needs_root
+def test_the_machine_s_sockets_are_for_all_but_not_where_anybody_can_listen(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    environ = {"REFGENFS_RUNTIME_DIR": str(folder)}
+    (make_runtime_dir(environ, 0, shared=True) / "genomes.sock").touch()
+    assert find_sockets(environ, 1000) == [folder / "genomes.sock"]
+    folder.chmod(0o1777)
+    assert find_sockets(environ, 1000) == []
 
 
 def test_a_runtime_directory_that_cannot_be(tmp_path: Path) -> None:

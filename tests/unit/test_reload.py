@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from refgenfs.config import Config, override_keys
-from refgenfs.reload import FIXED, LIVE, budget_of, is_live
+from refgenfs.reload import FIXED, LIVE, is_live
+from refgenfs.settings import budget_of
 
 
 def test_every_setting_is_live_or_fixed() -> None:

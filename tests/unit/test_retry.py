@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refgenfs.core.manners import host_of
 from refgenfs.core.retry import Health, Outages, Remedy, Retry, RetryPolicy, parse_retry_after
 
 A, B, C = "http://a/x", "http://b/x", "http://c/x"
@@ -215,25 +216,115 @@ def test_a_call_with_little_patience_has_all_of_it_once_something_came() -> None
     assert Retry([A], policy, 0.0, lambda: 1.0, 99.0)._deadline == 30.0
 
 
+def hosts(health: Health, *urls: str, now: float) -> list[str]:
+    return health.order(urls, now, host_of)
+
+
 def test_a_host_that_failed_comes_last_for_a_while() -> None:
-    health = Health(memory=60.0)
-    health.failed("http://user:secret@a/other?x=1", 100.0)
-    assert health.order([A, B, C], 150.0) == [B, C, A]
-    assert health.order([A, B, C], 160.0) == [A, B, C]
+    health = Health(first=2.0)
+    health.failed(host_of("http://user:secret@a/other?x=1"), 100.0)
+    assert hosts(health, A, B, C, now=101.9) == [B, C, A]
+    assert hosts(health, A, B, C, now=102.0) == [A, B, C]
 
 
 def test_a_host_that_works_again_comes_first_again() -> None:
     health = Health()
-    health.failed(A, 100.0)
-    health.worked("http://a/other")
-    assert health.order([A, B], 101.0) == [A, B]
+    health.failed(host_of(A), 100.0)
+    health.worked(host_of("http://a/other"))
+    assert hosts(health, A, B, now=100.1) == [A, B]
 
 
 def test_hosts_differ_by_port_and_scheme() -> None:
     health = Health()
-    health.failed("http://a:81/x", 100.0)
-    health.failed("https://a/x", 100.0)
-    assert health.order([A, B], 101.0) == [A, B]
+    health.failed(host_of("http://a:81/x"), 100.0)
+    health.failed(host_of("https://a/x"), 100.0)
+    assert hosts(health, A, B, now=100.1) == [A, B]
+
+
+def test_a_host_is_tried_by_one_call_at_a_time() -> None:
+    health = Health(first=2.0)
+    health.failed("a", 0.0)
+    assert health.order("ab", 2.0) == ["a", "b"]  # the trial
+    assert health.order("ab", 2.0) == ["b", "a"]
+    health.worked("a")
+    assert health.order("ab", 2.1) == ["a", "b"]
+
+
+def test_a_trial_that_nobody_heard_of_again_is_followed_by_another() -> None:
+    health = Health(first=2.0)
+    health.failed("a", 0.0)
+    assert health.order("ab", 2.0) == ["a", "b"]
+    assert health.order("ab", 2.0 + Health.TRIAL) == ["a", "b"]
+
+
+def test_what_is_due_is_said_without_a_trial() -> None:
+    health = Health(first=2.0)
+    health.failed("a", 0.0)
+    assert not health.is_due("a", 1.9)
+    assert health.is_due("a", 2.0)
+    assert health.order("ab", 2.0) == ["a", "b"]
+    assert not health.is_due("a", 2.0)
+
+
+def test_what_is_asked_alone_is_no_trial() -> None:
+    health = Health(first=2.0)
+    health.failed("a", 0.0)
+    assert health.order("a", 5.0) == ["a"]
+    assert health.order("ab", 5.0) == ["a", "b"]
+
+
+def test_each_trial_that_fails_doubles_the_wait_up_to_the_longest() -> None:
+    health = Health(first=2.0, longest=10.0)
+    now, waits = 0.0, []
+    for _ in range(4):
+        health.failed("a", now)
+        began = now
+        while health.order("ab", now) == ["b", "a"]:
+            now += 1.0
+        waits.append(now - began)
+    assert waits == [2, 4, 8, 10]
+
+
+def test_failures_side_by_side_count_once() -> None:
+    health = Health(first=2.0)
+    for _ in range(8):
+        health.failed("a", 0.0)
+    assert health.order("ab", 2.0) == ["a", "b"]
+    for _ in range(8):
+        health.failed("a", 3.0)
+    assert health.order("ab", 6.9) == ["b", "a"]
+    assert health.order("ab", 7.0) == ["a", "b"]
+
+
+def test_no_more_names_are_remembered_than_will_do() -> None:
+    health = Health()
+    for n in range(3 * Health.KNOWN):
+        health.failed(f"h{n}", 0.0)
+    assert len(health._marks) <= Health.KNOWN
+
+
+def test_every_way_of_a_url_is_asked_before_the_next_url() -> None:
+    retry = Retry([A, B], POLICY, 0.0, lambda: 1.0, ways=("p", "q"))
+    asked = []
+    for _ in range(4):
+        each = retry.next_ask(0.0)
+        assert each is not None
+        asked.append((each.url, each.way, each.others))
+        retry.failed(each.url, Remedy.AGAIN, 0.0, way=each.way)
+    assert asked == [(A, "p", True), (A, "q", True), (B, "p", True), (B, "q", False)]
+    again = retry.next_ask(0.0)
+    assert again is not None
+    assert (again.url, again.way, again.others, again.delay) == (A, "p", False, 1.0)
+
+
+def test_elsewhere_drops_one_way_of_a_url() -> None:
+    retry = Retry([A], POLICY, 0.0, lambda: 1.0, ways=("p", "q"))
+    for way in ("p", "q"):
+        each = retry.next_ask(0.0)
+        assert each is not None
+        assert each.way == way
+        retry.failed(A, Remedy.ELSEWHERE, 0.0, way=way)
+    assert retry.next_ask(0.0) is None
 
 
 @pytest.mark.parametrize(

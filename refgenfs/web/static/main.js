@@ -115,7 +115,7 @@ class Page {
     say(at("host"), `on ${now.host}`);
     say(at("about"), `refgenfs ${now.version}, up ${duration(now.uptime)}, since ${clock(now.started)}`
       + (now.memory ? `, ${(now.memory / 1e6).toFixed(0)} MB of memory` : "")
-      + (now.whole ? "" : ". You see what everybody may know: root, the user who mounted, and who has the token see all."));
+      + (now.whole ? "" : ". You see what you may read, and your own requests; root and the user who mounted see all."));
     this.announce(now.findings);
     this.view?.update(now, this.history);
   }

@@ -192,7 +192,7 @@ export class Overview {
 
   showWaits(now) {
     either(now.waits.length > 0, this.waiting.scroll, this.noWaits);
-    if (!now.whole) say(this.noWaits, now.waiting ? `${counted(now.waiting, "request")} waiting. Which ones is shown to root and to the user who mounted.` : "No read waits.");
+    if (!now.whole) say(this.noWaits, "None of your reads waits.");
     reconcile(this.waiting.body, now.waits, (row) => `${row.pid} ${row.path} ${row.offset}`, () => h("tr", {},
       h("td", { class: "num" }), h("td", { class: "nowrap" }), h("td", { class: "wrap" }, h("span", { class: "mono" }), h("br"), h("span", { class: "dim" }))),
     (line, row) => {
@@ -247,7 +247,7 @@ export class Overview {
 
   showUsers(now) {
     either(now.users.length > 0, this.userTable.scroll, this.noUsers);
-    if (!now.users.length) say(this.noUsers, now.whole ? `Nobody has read yet. Try: ls ${now.mountpoint}` : "Who reads is shown to root and to the user who mounted.");
+    if (!now.users.length) say(this.noUsers, `${now.whole ? "Nobody has" : "You have not"} read yet. Try: ls ${now.mountpoint}`);
     const whole = now.users.reduce((sum, user) => sum + user.served, 0);
     reconcile(this.userTable.body, now.users, (row) => row.name, (row) => h("tr", {}, h("th", { scope: "row" }, row.name),
       h("td", { class: "meter-cell" }, h("div", { class: "meter", "aria-hidden": "true" }, h("span"))), h("td", { class: "num" }), h("td", { class: "num" }), h("td", { class: "num" })),

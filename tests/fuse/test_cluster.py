@@ -1,0 +1,295 @@
+"""Four nodes, a cache tier and an origin, each with a network of its own: what the origin sends, and who is asked
+when the tier dies and comes back.
+
+Tiers and nodes run with the files of `mount/cluster`, with addresses and paths of the test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import (
+    FILES,
+    NODE_ADDRESSES,
+    NODES,
+    SECURE,
+    TIERS,
+    Asked,
+    Network,
+    NginxTier,
+    Node,
+    OriginServer,
+    SquidTier,
+    Tier,
+    egress,
+    make_node,
+    node_sources,
+    together,
+)
+from tests.support.ecoli import ALIAS, Ecoli, EcoliServer, comparable
+from tests.support.mounted import Mounted
+
+pytestmark = [pytest.mark.needs_fuse, pytest.mark.needs_root, pytest.mark.needs_data]
+
+KINDS: dict[str, type[NginxTier | SquidTier]] = {"nginx": NginxTier, "squid": SquidTier}
+PLAIN = "plain"  # the genome of plain files
+MIB = 1 << 20
+SLOW = "2m"  # bytes a second and request: an index takes seconds, and can be half there
+# Of what the origin sends: which bytes count as the asset's, and how many there are.
+WAYS = {"archive": (ALIAS, r"/assets/archive/.*bwa_index"), "files": (PLAIN, r"/plain/bwa_index/.*\.fa\.")}
+
+
+@dataclass
+class Site:
+    """What a test has: the network, the origin, a tier or two, and nodes that are mounted."""
+
+    network: Network
+    origin: OriginServer
+    ecoli: Ecoli
+    stack: ExitStack
+    folder: Path
+    kind: str = "nginx"
+
+    def tier(self, number: int = 0, kind: str = "") -> Tier:
+        """Start a tier."""
+        tier = KINDS[kind or self.kind](self.network, number, self.origin.certificate)
+        self.stack.enter_context(tier)
+        return tier
+
+    def mount(self, count: int = NODES, sources: str = "") -> list[Mounted]:
+        """Mount nodes, all at one time; each with the configuration of `mount/cluster` unless others are given."""
+        text = sources or node_sources(f"config-{self.kind}.toml").replace(
+            '> {genome}/secure_{asset}"', f'> {{genome}}/secure_{{asset}}"\nca_file = "{self.origin.certificate}"'
+        )
+        nodes = [make_node(self.network, n, self.folder, text) for n in range(count)]
+        with ThreadPoolExecutor(count) as threads:
+            return list(threads.map(self._mount, nodes))
+
+    def _mount(self, node: Node) -> Mounted:
+        return self.stack.enter_context(node.setup.mount(prefix=node.prefix))
+
+    def size(self, way: str) -> int:
+        """Return the bytes of the asset as the origin has it."""
+        if way == "archive":
+            return self.ecoli.archive("bwa_index").stat().st_size
+        index = self.ecoli.plain("bwa_index")
+        return sum(path.stat().st_size for path in index.glob("*.fa.*"))  # bwa doesn't read the .fa itself
+
+    def clear(self) -> None:
+        """Begin the origin's count anew."""
+        self.origin.clear()
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    with Network() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def origin(
+    network: Network, ecoli_archives: EcoliServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OriginServer]:
+    root = tmp_path_factory.mktemp("root")
+    (root / PLAIN).mkdir()
+    shutil.copytree(ecoli_archives.ecoli.plain("bwa_index"), root / PLAIN / "bwa_index")
+    with OriginServer(network, root, ecoli_archives.unix) as server:
+        yield server
+
+
+@pytest.fixture
+def site(network: Network, origin: OriginServer, ecoli: Ecoli, tmp_path: Path) -> Iterator[Site]:
+    if origin.rate != "0":
+        origin.restart("0")
+    origin.clear()
+    with ExitStack() as stack:
+        yield Site(network, origin, ecoli, stack, tmp_path)
+
+
+def bwa(mounted: Mounted, ecoli: Ecoli, genome: str) -> list[str]:
+    return ["bwa", "mem", "-v", "1", f"{mounted.path}/{genome}/bwa_index/{ALIAS}.fa", str(ecoli.reads)]
+
+
+@contextmanager
+def running(commands: Sequence[Sequence[str]]) -> Iterator[Callable[[], list[str]]]:
+    """Run commands at one time; yield what waits for them, and returns what each printed."""
+    processes = list(together(commands))
+    with ThreadPoolExecutor(len(processes)) as threads:
+        outputs = [threads.submit(process.communicate) for process in processes]
+
+        def collect() -> list[str]:
+            found = [output.result() for output in outputs]
+            for process, (_, errors) in zip(processes, found, strict=True):
+                assert process.returncode == 0, f"exit {process.returncode}: {errors}"
+            return [comparable(printed) for printed, _ in found]
+
+        try:
+            yield collect
+        finally:
+            for process in processes:
+                process.kill()
+
+
+def node_prefix(site: Site, number: int) -> list[str]:
+    return site.network.inside(f"node{number}")
+
+
+def refgenfs() -> list[str]:
+    return [sys.executable, "-m", "refgenfs"]
+
+
+def clients(asked: Sequence[Asked], containing: str) -> set[str]:
+    return {one.client for one in asked if containing in one.path}
+
+
+def routes(mounted: Mounted, source: str) -> dict[str, dict[str, object]]:
+    """Return what `status` says of a source's proxies and servers, by URL."""
+    (found,) = [one for one in mounted.status()["sources"] if one["name"] == source]
+    return {route["url"]: route for route in found["routes"]}
+
+
+def wait_until(true: Callable[[], bool], what: str, timeout: float = 30) -> None:
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(0.05)
+
+
+# --- what the origin sends ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_four_cold_nodes_cost_the_origin_one_copy(site: Site, kind: str) -> None:
+    """Of an archive and of plain files: the bytes of bodies that the origin sent are those of the asset, once."""
+    site.kind = kind
+    site.tier()
+    nodes = site.mount()
+    for way, (genome, containing) in WAYS.items():
+        site.clear()
+        with running([bwa(node, site.ecoli, genome) for node in nodes]) as collect:
+            outputs = collect()
+        assert outputs == [site.ecoli.output("bwa mem")] * NODES
+        wait_until(lambda: all(not node.status()["flights"] for node in nodes), "all has come")
+        asked = site.origin.log()
+        ratio = egress(asked, containing) / site.size(way)
+        print(f"{kind}, {way}: egress ÷ asset size = {ratio:.4f}")
+        assert 0.99 < ratio <= 1.005, f"{way}: {ratio}"
+        assert clients(asked, "") == {TIERS[0]}, "a node went past the tier"
+    for node in nodes:
+        assert "ERROR" not in node.log_text()
+
+
+# --- a tier that dies and comes back ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tier_is_killed_in_the_middle_and_comes_back(site: Site, kind: str) -> None:
+    """Readers go on to the origin, with no error and no wrong byte; the tier is used again without a restart."""
+    site.kind = kind
+    site.origin.restart(SLOW)
+    tier = site.tier()
+    nodes = site.mount()
+    genomes = [ALIAS, PLAIN, ALIAS, PLAIN]
+    fetched = [node.status()["fetched"] for node in nodes]
+    with running([bwa(*each) for each in zip(nodes, [site.ecoli] * NODES, genomes, strict=True)]) as collect:
+        for node, before in zip(nodes, fetched, strict=True):
+            wait_until(lambda n=node, b=before: n.status()["fetched"] > b + MIB, "bytes come")  # type: ignore[misc]
+        assert clients(site.origin.log(), "bwa_index") == {TIERS[0]}
+        tier.kill()
+        outputs = collect()
+    assert outputs == [site.ecoli.output("bwa mem")] * NODES
+    assert clients(site.origin.log(), "bwa_index") > {TIERS[0]}, "nobody went on to the origin: it came too late"
+    assert not any("ERROR" in node.log_text() for node in nodes)
+    sources = {ALIAS: "genomes", PLAIN: "files"}
+    known = [
+        routes(node, sources[genome])[f"http://{TIERS[0]}:3128"] for node, genome in zip(nodes, genomes, strict=True)
+    ]
+    assert not all(route["up"] for route in known), "nobody says that the tier is away"
+
+    tier.start()
+    for node in nodes:
+        ask_until_up(node, TIERS[0])
+    site.origin.restart("0")
+    site.clear()
+    name = f"{ALIAS}.fa"
+    with running([["md5sum", f"{node.path}/{PLAIN}/bwa_index/{name}"] for node in nodes]) as collect:
+        sums = {printed.split()[0] for printed in collect()}
+    assert sums == {hashlib.md5((site.ecoli.plain("bwa_index") / name).read_bytes()).hexdigest()}
+    asked = site.origin.log()
+    told = [node.status()["errors"][-3:] for node in nodes]
+    assert clients(asked, name) == {TIERS[0]}, f"a node still goes past the tier: {told}"
+    assert egress(asked, rf"/{name}$") == (site.ecoli.plain("bwa_index") / name).stat().st_size
+
+
+def test_a_second_tier_takes_over(site: Site) -> None:
+    """The first is nginx, the second Squid: while one of them is there, no node asks the origin."""
+    site.origin.restart(SLOW)
+    first, _second = site.tier(0, "nginx"), site.tier(1, "squid")
+    nodes = site.mount(2)
+    with running(
+        [bwa(node, site.ecoli, genome) for node, genome in zip(nodes, (ALIAS, PLAIN), strict=True)]
+    ) as collect:
+        for node in nodes:
+            wait_until(lambda n=node: n.status()["fetched"] > MIB, "bytes come")  # type: ignore[misc]
+        first.kill()
+        outputs = collect()
+    assert outputs == [site.ecoli.output("bwa mem")] * 2
+    assert clients(site.origin.log(), "bwa_index") == set(TIERS)
+
+
+def ask_until_up(node: Mounted, tier: str) -> None:
+    """Have a node ask its sources until it has found out that a tier is back."""
+    proxy = f"http://{tier}:3128"
+
+    def asked() -> bool:
+        node.call("reload")
+        return all(routes(node, source)[proxy]["up"] for source in ("genomes", "files"))
+
+    wait_until(asked, f"{tier} is used again", timeout=60)
+
+
+# --- origins with HTTPS -------------------------------------------------------------------------------------
+
+
+def test_a_tier_stands_for_an_origin_with_tls_and_the_origin_for_the_tier(site: Site) -> None:
+    tier = site.tier()
+    (node,) = site.mount(1)
+    folder = f"{node.path}/{PLAIN}/secure_bwa_index"
+    for client, name in ((TIERS[0], f"{ALIAS}.fa"), (NODE_ADDRESSES[0], f"{ALIAS}.fa.pac")):
+        site.clear()
+        printed = node.run("md5sum", f"{folder}/{name}").stdout
+        assert printed.split()[0] == site.ecoli.md5("bwa_index")[name]
+        assert {one.client for one in site.origin.log() if one.path.endswith(f"/{name}")} == {client}
+        tier.kill()
+
+
+# --- what an administrator is told --------------------------------------------------------------------------
+
+
+def test_doctor_says_which_tier_answers(site: Site) -> None:
+    site.tier()
+    (node,) = site.mount(1)
+    doctor = ["doctor", "-c", str(node.config)]
+    done = subprocess.run(
+        [*node_prefix(site, 0), "timeout", "-s", "KILL", "60", *refgenfs(), *doctor],
+        capture_output=True, text=True, check=False, env=node.environ, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    said = done.stdout
+    assert f"ok    proxy: genomes: http://{TIERS[0]}:3128 answers" in said
+    assert f"warn  proxy: genomes: http://{TIERS[1]}:3128 doesn't answer: " in said
+    assert f"ok    mirror: secure: https://{SECURE}/ answers" in said
+    assert f"warn  mirror: secure: http://{TIERS[1]}:3129/{SECURE}/ doesn't answer: " in said
+    assert f"http://{FILES}/ answers" in said
+    status = node.refgenfs("status").stdout
+    assert f"genomes: proxy http://{TIERS[0]}:3128, " in status
