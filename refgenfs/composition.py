@@ -51,7 +51,7 @@ from refgenfs.reader.siblings import Siblings
 from refgenfs.reader.spooling import Spooler
 from refgenfs.regions.making import make_slices
 from refgenfs.reload import Reload, Tuned
-from refgenfs.settings import budget_of, index_settings, searched
+from refgenfs.settings import budget_of, index_settings, memory_of, searched, warn_of_memory
 from refgenfs.sources.making import make_sources, rules_of
 from refgenfs.tree import Tree
 from refgenfs.xattrs import describe
@@ -82,6 +82,7 @@ class Composition:
         self._board = FlightBoard()
         self._invalidation = Invalidation(given.nursery)
         self._fetchers: dict[type[Ranged], RangeFetcher[Any]] = {}
+        warn_of_memory(self._config)
         self.budget = Budget(*budget_of(self._config))
         self._sources = make_sources(given.http, given.tickets, self._config.source)
         self.catalog = self._make_catalog()
@@ -110,6 +111,7 @@ class Composition:
             lambda: (given.store.quota, given.store.used),
         )
         mount = self._config.mount
+        self.operations.bound(self._config.limits.open_files)
         self.mount = Mount(self.operations, os.fspath(mount.point), given.device, allow_other=mount.allow_other)
         self._attach()
         self.daemon = self._make_daemon(stop)
@@ -144,7 +146,7 @@ class Composition:
             self._flights,
             self._recheck,
             self._invalidation.on_damage,
-            ArchiveSettings(patience=limits.read_deadline, kept=kept_memory(limits.memory)),
+            ArchiveSettings(patience=limits.read_deadline, kept=kept_memory(memory_of(self._config))),
             self._given.nursery,
         )
 
@@ -264,6 +266,7 @@ class Composition:
             self._slices,
             self._tree,
             self._siblings,
+            self.operations,
             self._indexer,
             self._indices,
             self._sequences,

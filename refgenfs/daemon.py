@@ -36,6 +36,7 @@ from refgenfs.logs import BoundedHandler, keep_summing_up, set_up_logging
 from refgenfs.memory import give_back, tame_allocator, tame_collector
 from refgenfs.mountpoint import HANDED_OVER, MountFailed, prepare, raise_background, raise_readahead, why_refused
 from refgenfs.notify import ServiceManager, handed_over
+from refgenfs.processes import raise_open_files
 from refgenfs.reader.scratch import open_tickets
 from refgenfs.settings import cache_limits, http_settings
 from refgenfs.sources.making import ticket_servers
@@ -55,6 +56,7 @@ def run(loaded: LoadedConfig, *, ready_fd: int | None = None) -> int:
 
     One line of JSON is written to `ready_fd` when the tree answers, or when it never will.
     """
+    raise_open_files()
     tame_allocator()
     tame_collector()
     lines = set_up_logging(loaded.config.log.level, os.environ)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 
 # Signals that end a process unless it catches them.
 _FATAL = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # Who catches one of these wants to end, or to do something else than wait.
 _ASKED = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+OPEN_FILES = 65536  # descriptors that a daemon has use for
+
+
+def raise_open_files() -> None:
+    """Let this process have as many descriptors open as it may: a shell's limit is for who uses select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def wants_to_die(pid: int) -> bool:

@@ -24,6 +24,7 @@ from refgenfs.core.errors import ConfigError
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.settings import Account
 from refgenfs.fetch.ticketed import TicketFetcher
+from refgenfs.fuse import Operations
 from refgenfs.library import Library
 from refgenfs.made.indexer import Indexer
 from refgenfs.made.indices import Indices
@@ -35,7 +36,15 @@ from refgenfs.reader.leftovers import kept_memory
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
 from refgenfs.regions.making import Slices
-from refgenfs.settings import budget_of, cache_limits, http_settings, index_settings, searched
+from refgenfs.settings import (
+    budget_of,
+    cache_limits,
+    http_settings,
+    index_settings,
+    memory_of,
+    searched,
+    warn_of_memory,
+)
 from refgenfs.sources import Source
 from refgenfs.sources.making import make_sources, rules_of, ticket_servers
 from refgenfs.tree import Tree
@@ -47,6 +56,7 @@ ANSWERS = 10.0  # seconds that sources are waited for
 LIVE = frozenset(
     {"cache.size", "cache.min_free", "catalog.refresh", "log.level", "prefetch.siblings"}
     | {"limits.connections", "limits.memory", "limits.read_deadline", "limits.lookup_deadline", "limits.retry_for"}
+    | {"limits.open_files"}
     | {"indices.make", "indices.largest", "refget.genomes", "refget.servers", "refget.search"}
 )
 # What stays as it is until the next mount.
@@ -71,6 +81,7 @@ class Tuned:
     slices: Slices
     tree: Tree
     siblings: Siblings
+    operations: Operations
     indexer: Indexer
     indices: Indices
     sequences: Sequences
@@ -173,8 +184,10 @@ class Reload:
         logs.set_level(config.log.level)
         parts.http.renew(http_settings(config, known))
         parts.budget.resize(*budget_of(config))
-        parts.archives.renew(limits.read_deadline, kept_memory(limits.memory))
+        warn_of_memory(config)
+        parts.archives.renew(limits.read_deadline, kept_memory(memory_of(config)))
         parts.reader.be_patient(limits.read_deadline)
+        parts.operations.bound(limits.open_files)
         parts.indexer.renew(index_settings(config))
         parts.sequences.renew(searched(config))
         parts.library.renew(limits.lookup_deadline, parts.indices if config.indices.make else None)

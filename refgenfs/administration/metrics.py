@@ -157,6 +157,9 @@ _REQUESTS = Group(
             "operation",
             "kind",
         ),
+        _gauge(
+            "refgenfs_requests_waiting", _one(lambda d: d.fuse.callers.count), "Requests of the kernel that wait now."
+        ),
         _gauge("refgenfs_open_files", _one(lambda d: d.fuse.open_files), "Files that are open."),
     ),
 )

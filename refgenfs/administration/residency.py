@@ -18,6 +18,7 @@ from refgenfs.cache.pinrows import BY_HAND, UNKNOWN, Pin
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
 from refgenfs.core.content import ContentId, FileFacts
+from refgenfs.core.errands import current, on_behalf_of
 from refgenfs.core.errors import CacheError, NotInCatalog
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import DERIVED
@@ -53,8 +54,10 @@ class Residency:
                 row = {name: getattr(pull, name) for name in ("key", "done", "total", "fetched", "file")}
                 await progress(row)
 
+            # whoever reads meanwhile comes first
             async with repeating(report):
-                await d.library.pull(version, names, lambda name: setattr(pull, "file", name))
+                with on_behalf_of(current().user, urgent=False):
+                    await d.library.pull(version, names, lambda name: setattr(pull, "file", name))
             await report()
         pin = bool(claims) or d.store.pins.get(_full_key(version, key)) is not None  # what is new of it is, too
         if pin:

@@ -19,11 +19,13 @@ from refgenfs.administration.health import Health
 from refgenfs.administration.listing import Listing
 from refgenfs.administration.parts import Daemon, Sight, parse_key, parse_keys
 from refgenfs.control import Caller, Operation, Progress
+from refgenfs.core.errands import on_behalf_of
 from refgenfs.core.errors import NotAllowed
 
 WHAT = {
     "pin": "pin",
     "unpin": "unpin",
+    "pins": "see what is pinned, and for whom",
     "evict": "evict",
     "cache_verify": "check the cache",
     "cache_clear": "empty the cache",
@@ -65,7 +67,8 @@ class Visitor:
             sight = await self._sight()
             # no await from here until the operation has its version
             sight.check(self._daemon.catalog.snapshot.version(parse_key(key)))
-            done += (await self._everything["pull"]({"keys": [key]}, progress))["keys"]
+            with on_behalf_of(self._caller.uid):
+                done += (await self._everything["pull"]({"keys": [key]}, progress))["keys"]
         return {"keys": done}
 
     async def _refuse(self, name: str, _: dict[str, Any], __: Progress) -> NoReturn:

@@ -198,8 +198,8 @@ def _add_set_up(app: typer.Typer) -> None:
     units = typer.Typer(no_args_is_help=True, help="Install units for systemd and the helper of mount(8).")
     units.command()(service.install)
     units.command()(service.uninstall)
-    for called_by_units in (service.attach, service.tune, service.detach):
-        units.command(hidden=True)(called_by_units)
+    for called_by_others in (service.attach, service.tune, service.detach, service.renew):
+        units.command(hidden=True)(called_by_others)
     app.add_typer(units, name="service", rich_help_panel=_SET_UP)
     app.command(rich_help_panel=_SET_UP)(doctor.doctor)
     app.command(rich_help_panel=_SET_UP)(demonstrate.demo)

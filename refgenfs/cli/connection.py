@@ -105,7 +105,7 @@ def named_mountpoint(environ: Mapping[str, str], uid: int) -> Path | None:
     The file is read as mere TOML: that is quick, and other mistakes in it don't hide a daemon that runs.
     """
     home, named = home_dir(environ, uid), environ.get("REFGENFS_CONFIG")
-    file = Path(_expanded(named, home)) if named else next(filter(Path.exists, config_places(environ, home)), None)
+    file = Path(_expanded(named, home)) if named else next(filter(os.path.exists, config_places(environ, home)), None)
     if file is None:
         return None
     try:

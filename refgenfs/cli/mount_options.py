@@ -29,6 +29,7 @@ _SETTINGS = {
     "retry_for": "limits.retry_for",
     "connections": "limits.connections",
     "memory": "limits.memory",
+    "open_files": "limits.open_files",
     "siblings": "prefetch.siblings",
     "indices": "indices.make",
     "largest_indexed": "indices.largest",

@@ -84,7 +84,7 @@ def find_config(path: Path | None, environ: Mapping[str, str], home: str) -> Pat
             why = "" if path else " (named by REFGENFS_CONFIG)"
             raise ConfigError(f"{found}: no such file{why}; write it, or name another")
         return found
-    return next((place for place in config_places(environ, home) if place.exists()), None)
+    return next((place for place in config_places(environ, home) if os.path.exists(place)), None)
 
 
 def override_keys() -> list[str]:

@@ -63,6 +63,7 @@ class LimitsConfig(Table):
     retry_for: Duration = 30.0
     connections: Annotated[int, at_least(1, "1"), at_most(256, "256")] = 8
     memory: Annotated[ByteCount, at_least(4 * MIB, "4MiB")] = 64 * MIB
+    open_files: Annotated[int, at_least(16, "16"), at_most(65536, "65536")] = 4096
 
 
 def _check_ending(ending: str) -> str:

@@ -99,6 +99,10 @@ class StaleContent(RefgenfsError):
     """The origin now has another version of the content that is being read."""
 
 
+class AnotherFile(StaleContent):
+    """A name whose file was not known yet turned out to be another file's; it is looked up anew."""
+
+
 class IntegrityError(RefgenfsError):
     """Bytes are not what their checksum, length or format says."""
 

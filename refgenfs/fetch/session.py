@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from yarl import URL
 
+from refgenfs.core.errands import Errand, Turns, current
 from refgenfs.core.errors import OriginUnavailable
 from refgenfs.core.metrics import Durations
 from refgenfs.core.retry import Remedy
@@ -41,28 +42,42 @@ class NoneToSpare(AttemptFailed):
 
 
 class _Slots:
-    """The requests that one host may be asked at a time, and how many more there may be now."""
+    """The requests that one host may be asked at a time, and whose turn it is."""
 
-    __slots__ = ("__weakref__", "_turns", "free")
+    __slots__ = ("__weakref__", "_turns")
 
     def __init__(self, connections: int) -> None:
-        self.free = connections
-        self._turns = asyncio.Semaphore(connections)
+        self._turns: Turns[asyncio.Future[None]] = Turns(connections)
 
-    @property
-    def busy(self) -> bool:
-        """Whether one more has to wait."""
-        return self._turns.locked()
+    def spares(self, leave: int) -> bool:
+        """Say whether there is one to be had at once that leaves so many free."""
+        return not self._turns.waiting and self._turns.free > leave
 
-    async def take(self) -> None:
+    def enter(self, errand: Errand) -> bool:
+        """Have a turn at once; False where one has to wait."""
+        return self._turns.enter(errand.user, time.monotonic())
+
+    async def wait(self, errand: Errand) -> None:
         """Wait for a turn."""
-        await self._turns.acquire()
-        self.free -= 1
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        _wake(self._turns.queue(turn, errand, time.monotonic()))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it came at the same moment
+                self.release(errand)
+            else:
+                self._turns.withdraw(turn, errand.user)
+            raise
 
-    def release(self) -> None:
+    def release(self, errand: Errand) -> None:
         """Let the next have it."""
-        self.free += 1
-        self._turns.release()
+        _wake(self._turns.leave(errand.user, time.monotonic()))
+
+
+def _wake(turns: list[asyncio.Future[None]]) -> None:
+    for turn in turns:
+        turn.set_result(None)
 
 
 class Session:
@@ -122,7 +137,8 @@ class Session:
         access = self._settings.account(account).access
         for _ in range(MAX_REDIRECTS + 1):
             target = target if access is None else access.place(target)
-            slot = await self._take_turn(target, waited, leave)
+            errand = current()
+            slot = await self._take_turn(target, errand, waited, leave)
             try:
                 self._count(target, account)
                 async with self._send(method, target, headers, account, body, bearer=bearer) as answer:
@@ -141,7 +157,7 @@ class Session:
                 by_proxy = self._proxies.choose(target, self._way(account)) is not None
                 raise connection_failure(exc, by_proxy=by_proxy) from exc
             finally:
-                slot.release()
+                slot.release(errand)
         raise AttemptFailed(OriginUnusable, f"more than {MAX_REDIRECTS} redirects", Remedy.ELSEWHERE)
 
     def _way(self, account: str) -> str:
@@ -156,25 +172,24 @@ class Session:
                 self.by_server[account, url] = self.by_server.get((account, url), 0) + 1
                 return
 
-    async def _take_turn(self, target: URL, waited: Callable[[float], None], leave: int | None) -> _Slots:
+    async def _take_turn(
+        self, target: URL, errand: Errand, waited: Callable[[float], None], leave: int | None
+    ) -> _Slots:
         origin = host_of(target)
         slots = self._slots.get(origin)
         if slots is None:
             self._slots[origin] = slots = _Slots(self._settings.connections)
-        if leave is not None and (slots.busy or slots.free <= leave):
+        if leave is not None and not slots.spares(leave):
             raise NoneToSpare
-        if slots.busy:
-            loop = asyncio.get_running_loop()
-            began = loop.time()
+        if not slots.enter(errand):
+            began = time.monotonic()
             self.queueing += 1
             try:
-                await slots.take()
+                await slots.wait(errand)
             finally:
                 self.queueing -= 1
-            waited(loop.time() - began)
-            self.queued.observe(loop.time() - began)
-        else:
-            await slots.take()
+            waited(time.monotonic() - began)
+            self.queued.observe(time.monotonic() - began)
         return slots
 
     @asynccontextmanager

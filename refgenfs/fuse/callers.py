@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import trio
 
+from refgenfs.core.errands import on_behalf_of
 from refgenfs.core.errors import TooManyRequests
 from refgenfs.core.shares import Shares
 from refgenfs.fuse.errnos import Interrupted
@@ -38,6 +39,11 @@ class Callers:
         self._waiting: dict[int, _Waiting] = {}
         self._next = 1
 
+    @property
+    def count(self) -> int:
+        """How many requests wait, those included that need not wait for long."""
+        return len(self._waiting)
+
     @contextmanager
     def waiting(
         self, pid: int, uid: int, *, surely: bool = True, reading: tuple[Handle, int, int] | None = None
@@ -53,7 +59,7 @@ class Callers:
         scope = trio.CancelScope()
         self._waiting[token] = _Waiting(pid, uid, trio.current_time(), scope, surely, reading)
         try:
-            with scope:
+            with scope, on_behalf_of(uid):
                 yield
         finally:
             del self._waiting[token]

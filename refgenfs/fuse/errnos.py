@@ -54,6 +54,7 @@ ERRNOS: dict[type[Exception], int] = {
 }
 # What a user meets every day and no administrator needs to know.
 _QUIET = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.EINTR})
+_SILENT = (errors.NotAllowed, errors.AnotherFile)
 # What one user can bring about as often as they like: said once in a while.
 _ONCE_IN_A_WHILE = (errors.TooManyOpenFiles, errors.NoMoreOpenFiles, errors.TooManyRequests, errors.TooManyNames)
 A_WHILE = 60.0  # seconds
@@ -97,7 +98,7 @@ def answered(
             number = errno_of(exc)
             error = type(exc).__name__
             self.errors[name, error] += 1
-            if number not in _QUIET and not isinstance(exc, errors.NotAllowed) and self._is_news(exc):
+            if number not in _QUIET and not isinstance(exc, _SILENT) and self._is_news(exc):
                 self.failed(handler.__name__, exc, number, event or self.tracing.begin(name, args))
             raise pyfuse3.FUSEError(number) from exc
         except Exception as exc:

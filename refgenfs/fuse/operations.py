@@ -12,10 +12,13 @@ import pyfuse3
 import trio
 
 from refgenfs.core import errors
+from refgenfs.core.errands import on_behalf_of
 from refgenfs.core.shares import Shares
 from refgenfs.core.usage import Users
 from refgenfs.fuse.callers import Callers
 from refgenfs.fuse.errnos import Answers, answered
+from refgenfs.fuse.notices import forget_name
+from refgenfs.fuse.unlisted import Unlisted
 from refgenfs.reader.reader import Reader
 from refgenfs.tracing import Handle, Tracing
 from refgenfs.tree import Attributes, Node, RefgetNode, Tree
@@ -23,6 +26,7 @@ from refgenfs.users import Guard
 
 MAX_NAME = 255  # bytes
 TASKS = 4096  # requests under way at a time; of one user, no more than there are left for others
+SPARE = 256  # beyond those: what is answered at once needs one too
 OPEN_FILES = 65536  # of all users together; each costs about 1 KiB
 USERS_OPEN_FILES = 4096  # of one user, where the configuration says nothing
 LISTED = 256  # entries of a listing that count as one more open file
@@ -54,6 +58,7 @@ class Operations(Answers, pyfuse3.Operations):
         self.users = Users()
         self.callers = Callers(Shares(TASKS, TASKS))
         self._handles = Shares(OPEN_FILES, USERS_OPEN_FILES, exempt=(0, os.getuid()))
+        self._unlisted = Unlisted(forget_name)
         self.greeted = trio.Event()  # set when the kernel has shaken hands with us
         self._tree = tree
         self._reader = reader
@@ -96,16 +101,23 @@ class Operations(Answers, pyfuse3.Operations):
         # counted at once: the inode lives by it
         self._tree.remember(attributes.inode)
         try:
+            if self._tree.is_unlisted(attributes.inode):
+                self._unlisted.found(attributes.inode, parent_inode, os.fsdecode(name), ctx.uid)
             await self._admit(attributes.inode, ctx)
         except BaseException:
-            self._tree.forget(attributes.inode, 1)
+            self._forget(attributes.inode, 1)
             raise
         return self._entry(attributes)
+
+    def _forget(self, number: int, lookups: int) -> None:
+        self._tree.forget(number, lookups)
+        if number not in self._tree:
+            self._unlisted.forgotten(number)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Take back lookups; must not fail."""
         for number, lookups in inode_list:
-            self._tree.forget(number, lookups)
+            self._forget(number, lookups)
 
     @answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
@@ -257,7 +269,8 @@ class Operations(Answers, pyfuse3.Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Return the bytes asked for. A direct read waits where no signal gets, so it is given up here too."""
         handle = self._open[fh]
-        data = self._reader.read_resident(handle.file, off, size)
+        with on_behalf_of(handle.uid):  # it may have more fetched ahead
+            data = self._reader.read_resident(handle.file, off, size)
         if data is None:
             with self.callers.waiting(handle.pid, handle.uid, surely=False, reading=(handle, off, size)):
                 data = await self._reader.read_missing(handle.file, off, size)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 from typing import Any, cast
 
 import pyfuse3
 import trio
 
-from refgenfs.fuse.operations import TASKS, Operations
+from refgenfs.fuse.notices import forget_name
+from refgenfs.fuse.operations import SPARE, TASKS, Operations
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Mount:
     async def serve(self) -> None:
         """Answer requests until unmounted or `stop`."""
         # The default of 99 tasks would let 99 waiting readers block every `ls`.
-        await pyfuse3.main(min_tasks=4, max_tasks=TASKS)
+        await pyfuse3.main(min_tasks=4, max_tasks=TASKS + SPARE)
 
     def stop(self) -> None:
         """Let `serve` return once the requests under way are answered."""
@@ -49,7 +49,7 @@ class Mount:
 
     def forget_name(self, parent: int, name: str) -> None:
         """Have the kernel look a name up anew; returns at once."""
-        pyfuse3.invalidate_entry_async(parent, pyfuse3.FileNameT(os.fsencode(name)), ignore_enoent=True)
+        forget_name(parent, name)
 
     async def forget_pages(self, inode: int) -> None:
         """Have the kernel drop an inode's pages. In a thread: it waits for reads that are under way."""

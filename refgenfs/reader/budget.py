@@ -5,27 +5,30 @@ Lives on the trio thread.
 
 from __future__ import annotations
 
-from collections import deque
+import time
 from collections.abc import Callable
 
 import trio
 
+from refgenfs.core.errands import Around, Line, User, current
 from refgenfs.core.metrics import Durations
 
 BEAT = 1.0  # seconds between the signs of life of who waits for memory
 # What an archive takes while it streams: bytes that wait to be inflated, two pieces that were, a batch that is cut,
 # and two batches that could not be stored.
 STREAM_MEMORY = 7 * 1024 * 1024
+KEPT_FOR_OTHERS = 8  # one part in so many is for users who have none, while several are around
 KEPT_BACK = 4  # one part in so many is for who comes next and waits
 
 
 class Claim:
     """Memory that one flight has, or waits for."""
 
-    __slots__ = ("_budget", "_turn", "nbytes")
+    __slots__ = ("_budget", "_turn", "nbytes", "user")
 
-    def __init__(self, budget: Budget, nbytes: int, turn: trio.Event | None) -> None:
+    def __init__(self, budget: Budget, nbytes: int, turn: trio.Event | None, user: User) -> None:
         self.nbytes = nbytes  # 0: it was given back
+        self.user = user
         self._budget = budget
         self._turn = turn  # set when its turn has come; None: it came at once
 
@@ -60,7 +63,7 @@ class Claim:
 
 
 class Budget:
-    """Never more than `size` bytes are held. Who is waited for comes first, in the order of asking.
+    """Never more than `size` bytes are held. Who is waited for comes first, of the user who holds least (`Line`).
 
     *Flights* are short: they end when their bytes have come, or when the origin has not answered for a while. What
     nobody waits for yet (`take`) gets memory only while nobody queues for it, and leaves a quarter, so there is some
@@ -73,7 +76,10 @@ class Budget:
     that it reads, and those claim none. A batch of spans waits for another batch before it claims anything; an
     index is parsed before its spans are planned. So whoever holds some waits for an origin, a disk, or a lock whose
     holder does the same; all of these end. And whoever is first in the queue gets what it wants when all flights that
-    are under way have ended, whatever streams.
+    are under way have ended, whatever streams; who has got something is no longer first.
+
+    An eighth is for users who hold nothing, while several are around: who comes for one block waits for none of
+    another's large flights.
     """
 
     def __init__(self, size: int, streams: int = 4) -> None:
@@ -82,7 +88,8 @@ class Budget:
         self.queued = Durations()  # how long who had to wait for memory waited
         self.freed = trio.lowlevel.ParkingLot()  # of those who wait until there is some to spare
         self._left = size
-        self._queue: deque[Claim] = deque()
+        self._line: Line[Claim] = Line()
+        self._around = Around()
         self._recalls: dict[Claim, Callable[[], None]] = {}
         self._streaming: set[Claim] = set()
         self._beyond = 0  # bytes of streams from before a `resize`, beyond what streams may have by now
@@ -102,7 +109,7 @@ class Budget:
         """
         before = self.size
         self._share(size, streams)
-        for claim in self._queue:
+        for claim in self._line:
             claim.nbytes = min(claim.nbytes, self._stream if claim in self._streaming else self.largest)
         self._left += size - before
         self._count_streams()
@@ -123,17 +130,17 @@ class Budget:
     @property
     def waiting(self) -> int:
         """How many wait for memory."""
-        return len(self._queue)
+        return len(self._line)
 
     @property
     def wanted(self) -> bool:
         """Whether somebody waits for memory."""
-        return bool(self._queue)
+        return bool(len(self._line))
 
     @property
     def spare(self) -> int:
         """Bytes that there are for what nobody waits for."""
-        return 0 if self._queue else max(0, self._left - self.size // KEPT_BACK)
+        return 0 if len(self._line) else max(0, self._left - self.size // KEPT_BACK)
 
     def claim(self, nbytes: int) -> Claim:
         """Ask for memory for a flight that somebody waits for. It must be released, in any case."""
@@ -154,8 +161,10 @@ class Budget:
         if not self.has_spare(nbytes):
             return None
         nbytes = min(nbytes, self._largest_spare)
+        user = current().user
         self._left -= nbytes
-        claim = Claim(self, nbytes, None)
+        self._line.hold(user, nbytes)
+        claim = Claim(self, nbytes, None, user)
         if recall is not None:
             self._recalls[claim] = recall
         return claim
@@ -169,31 +178,46 @@ class Budget:
         self.landed += nbytes
 
     def _claim(self, nbytes: int) -> Claim:
-        if not self._queue and nbytes <= self._left:
+        errand = current()
+        self._around.note(errand.user, time.monotonic())
+        if not len(self._line) and self._may_have(errand.user, nbytes):
             self._left -= nbytes
-            return Claim(self, nbytes, None)
-        claim = Claim(self, nbytes, trio.Event())
-        self._queue.append(claim)
+            self._line.hold(errand.user, nbytes)
+            return Claim(self, nbytes, None, errand.user)
+        claim = Claim(self, nbytes, trio.Event(), errand.user)
+        self._line.join(claim, errand)
         for recall in list(self._recalls.values()):
             recall()
+        self._grant()  # another user may hold less than who was first
         return claim
+
+    def _may_have(self, user: User, nbytes: int) -> bool:
+        """Say whether there is so much for a user, and left for others who have nothing where this one has some."""
+        if nbytes > self._left:
+            return False
+        if not self._line.held(user) or self._left - nbytes >= self.size // KEPT_FOR_OTHERS:
+            return True
+        return not self._around.others(user, time.monotonic())
 
     def settle(self, claim: Claim, nbytes: int) -> None:
         """Take back what a claim had, or have it leave the queue; for `Claim.release`."""
         self._recalls.pop(claim, None)
         if claim.granted:
             self._left += nbytes
+            self._line.drop(claim.user, nbytes)
         else:
-            self._queue.remove(claim)
+            self._line.leave(claim, claim.user)
         if claim in self._streaming:
             self._streaming.remove(claim)
             self._count_streams()
         self._grant()
 
     def _grant(self) -> None:
-        while self._queue and self._queue[0].nbytes <= self._left:
-            first = self._queue.popleft()
+        while (found := self._line.first()) is not None and self._may_have(found[1], found[0].nbytes):
+            first, user = found
+            self._line.leave(first, user)
             self._left -= first.nbytes
+            self._line.hold(user, first.nbytes)
             first.grant()
             if first in self._streaming:
                 self._count_streams()

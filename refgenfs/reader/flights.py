@@ -12,6 +12,7 @@ from typing import Protocol
 import trio
 
 from refgenfs.core.content import BLOCK, ContentId, block_count, block_length
+from refgenfs.core.errands import Errand
 from refgenfs.core.errors import DeadlineExceeded, RefgenfsError
 
 
@@ -31,10 +32,11 @@ class Arrival:
     (`release`): the bytes of an arrival that nobody holds are not kept, they are in the cache.
     """
 
-    __slots__ = ("_holders", "carrier", "data", "done", "error")
+    __slots__ = ("_errand", "_holders", "carrier", "data", "done", "error")
 
-    def __init__(self, carrier: Carrier) -> None:
+    def __init__(self, carrier: Carrier, errand: Errand | None = None) -> None:
         self.carrier = carrier
+        self._errand = errand  # of what is fetched for it, where that can come to be urgent
         self.done = trio.Event()
         self.data: memoryview | None = None
         self.error: RefgenfsError | None = None
@@ -46,8 +48,10 @@ class Arrival:
         return self._holders > 0
 
     def hold(self) -> None:
-        """Ask for the bytes to be kept when they land."""
+        """Ask for the bytes to be kept when they land; from now on somebody waits for them."""
         self._holders += 1
+        if self._errand is not None:
+            self._errand.urgent = True
 
     def release(self) -> None:
         """Give up one hold; never awaits."""
@@ -105,13 +109,15 @@ class FlightBoard:
         for content, flights in self._flights.items():
             yield content, len(flights), next(iter(flights.values())).carrier
 
-    def launch(self, content: ContentId, indices: Iterable[int], carrier: Carrier) -> None:
-        """Register a flight for each block; none may have one."""
+    def launch(
+        self, content: ContentId, indices: Iterable[int], carrier: Carrier, errand: Errand | None = None
+    ) -> None:
+        """Register a flight for each block; none may have one. An `errand` becomes urgent with who holds one."""
         flights = self._flights.setdefault(content, {})
         for index in indices:
             if index in flights:
                 raise AssertionError(f"block {index} of {content} has a flight already")
-            flights[index] = Arrival(carrier)
+            flights[index] = Arrival(carrier, errand)
 
     def land(self, content: ContentId, index: int, data: memoryview) -> None:
         """End a block's flight with its bytes; without a flight, nothing happens."""

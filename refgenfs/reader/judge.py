@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import trio
 
 from refgenfs.cache.store import Store
 from refgenfs.core.content import ArchiveRef
+from refgenfs.core.errands import Turns, User, current
 from refgenfs.core.errors import IntegrityError, OriginUnavailable, RefgenfsError, StaleContent, without_frames
 from refgenfs.fetch.http import Http
 from refgenfs.reader.archive import Archive
@@ -41,18 +41,20 @@ class Judge:
         self._recheck = recheck
         self._budget = budget
         self._idle = idle
-        self._slots = trio.CapacityLimiter(budget.streams)
+        self._turns: Turns[trio.Event] = Turns(budget.streams)
 
     def renew(self) -> None:
         """Have as many streams at a time as the budget now has."""
-        self._slots.total_tokens = self._budget.streams
+        self._wake(self._turns.resize(self._budget.streams, trio.current_time()))
 
     async def fly(self, archive: Archive, stream: ArchiveStream) -> None:
         """Own one stream from its start to its verdict. Raises only a cancellation."""
         error: RefgenfsError | None = OriginUnavailable(f"the stream of {archive.ref.key} was given up")
         claim: Claim | None = None
+        user, has_turn = current().user, False
         try:
             await self._take_turn(stream)
+            has_turn = True
             claim = self._budget.claim_stream()
             await claim.wait(stream.beat)
             async with trio.open_nursery() as nursery:
@@ -64,8 +66,8 @@ class Judge:
         finally:
             if claim is not None:
                 claim.release()
-            with suppress(RuntimeError):  # ended before its turn came
-                self._slots.release_on_behalf_of(stream)
+            if has_turn:
+                self._leave(user)
             archive.streams.remove(stream)
             archive.brought += stream.progress
             archive.error = None if isinstance(error, StreamIdle) else error
@@ -76,12 +78,30 @@ class Judge:
 
     async def _take_turn(self, stream: ArchiveStream) -> None:
         """Wait until there is room for one more stream; that is a queue, and not an origin that is silent."""
-        while True:
-            with trio.move_on_after(QUEUE_BEAT):
-                await self._slots.acquire_on_behalf_of(stream)
-                return
-            stream.beat()
-            self._idle.give_way()
+        errand, turn = current(), trio.Event()
+        if self._turns.enter(errand.user, trio.current_time()):
+            return
+        self._wake(self._turns.queue(turn, errand, trio.current_time()))
+        try:
+            while not turn.is_set():
+                with trio.move_on_after(QUEUE_BEAT):
+                    await turn.wait()
+                if not turn.is_set():
+                    stream.beat()
+                    self._idle.give_way()
+        except trio.Cancelled:
+            if turn.is_set():  # it came at the same moment
+                self._leave(errand.user)
+            else:
+                self._turns.withdraw(turn, errand.user)
+            raise
+
+    def _leave(self, user: User) -> None:
+        self._wake(self._turns.leave(user, trio.current_time()))
+
+    def _wake(self, turns: list[trio.Event]) -> None:
+        for turn in turns:
+            turn.set()
 
     async def _keep_saved(self, archive: Archive) -> None:
         """Write the headers that went by to the ledger every few seconds: a kill must not cost a stream."""

@@ -137,7 +137,7 @@ class RangeRuns:
         if reservation is None:
             claim.release()
             return False
-        self._flights.start(content, extent, run, reservation, source, claim)
+        self._flights.start(content, extent, run, reservation, source, claim, wanted=wanted and older_than is None)
         return True
 
     # -- what nobody waits for yet ------------------------------------------------------------------------

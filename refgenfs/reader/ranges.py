@@ -13,6 +13,7 @@ import trio
 from refgenfs.cache.content import checksum
 from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import BLOCK, Derived, Ranged, Run
+from refgenfs.core.errands import Errand, current, go_on
 from refgenfs.core.errors import CacheError, OriginUnavailable, RefgenfsError, without_frames
 from refgenfs.core.manners import Manners
 from refgenfs.core.readahead import LONGEST_REQUEST
@@ -221,17 +222,23 @@ class RangeFlights:
         account: str,
         claim: Claim | None,
         moved: Callable[[int], None] = lambda _: None,
+        *,
+        wanted: bool = True,
     ) -> None:
         """Launch a flight of each block of a run; none may have one. Never awaits.
 
-        What is given (room in the cache or None, memory or None where somebody else pays) is given back at its end.
+        What is not `wanted` comes after what is, until somebody waits for one of its blocks. What is given (room in
+        the cache or None, memory or None where somebody else pays) is given back at its end.
         """
         flight = RangeRun(content, extent, run, room, self._board, self.writes, self.budget, account, moved)
-        self._board.launch(content.id, range(run.first, run.stop), flight)
+        mine = current()
+        errand = Errand(mine.user, wanted and mine.urgent)
+        self._board.launch(content.id, range(run.first, run.stop), flight, errand)
         self.under_way += 1
-        self._nursery.start_soon(self._fly, flight, claim)
+        self._nursery.start_soon(self._fly, flight, claim, errand)
 
-    async def _fly(self, flight: RangeRun, claim: Claim | None) -> None:
+    async def _fly(self, flight: RangeRun, claim: Claim | None, errand: Errand) -> None:
+        go_on(errand)
         try:
             if claim is not None:
                 await claim.wait()

@@ -40,7 +40,7 @@ from refgenfs.reader.flights import Arrival, FlightBoard
 from refgenfs.reader.labels import Versions
 from refgenfs.reader.rangeruns import RangeRuns, ReadCounts, missing_blocks
 from refgenfs.reader.ranges import RangeFlights
-from refgenfs.reader.straight import StraightContent
+from refgenfs.reader.straight import StraightContent, StraightFiles
 from refgenfs.reader.stream import Archive
 from refgenfs.reader.uncached import AnyContent, UncachedContent
 from refgenfs.reader.wholes import LINGER, Wholes
@@ -112,6 +112,7 @@ class Reader:
         self._nursery = nursery
         self._disk = Disk()
         self._far = Threads()
+        self._near = StraightFiles()
 
     def be_patient(self, patience: float) -> None:
         """Wait so long (seconds) without a byte from now on."""
@@ -137,8 +138,10 @@ class Reader:
         return OpenFile(facts, content, archive, Window(facts.size, limit, eager=False), opened=archive.generation)
 
     async def _open_straight(self, facts: FileFacts, extent: LocalFile) -> StraightContent:
-        make = partial(StraightContent, facts.content, facts.size, extent)
-        return await self._straight(facts, make)
+        self._near.check(facts.content, extent)
+        # opened in any case: that shows whether the file is still the one that is meant
+        opened = await self._straight(facts, partial(StraightContent, facts.content, facts.size, extent))
+        return self._near.share(opened, extent)
 
     async def _straight(self, facts: FileFacts, call: Callable[[], V]) -> V:
         """Return what `call` gives, in a thread: it waits for the file system of a content that is read straight."""

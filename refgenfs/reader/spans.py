@@ -17,6 +17,7 @@ from refgenfs.cache.content import Content
 from refgenfs.cache.shelf import BlockDamaged
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, ContentId, Run
+from refgenfs.core.errands import Errand, current, go_on
 from refgenfs.core.errors import CacheError, IntegrityError, OriginUnavailable, RefgenfsError, without_frames
 from refgenfs.core.spanplan import MemberMap, Place, plan_runs
 from refgenfs.fetch.http import Http
@@ -231,8 +232,10 @@ class SpanReader:
 
     async def _fly_all(self, batch: SpanBatch, runs: list[SpanRun]) -> None:
         failed: list[RefgenfsError] = []
+        mine = current()
 
         async def fly(run: SpanRun) -> None:
+            go_on(Errand(mine.user, mine.urgent and run.urgent))
             flies = False
             try:
                 if run.claim is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import weakref
 
 from refgenfs.cache.shelf import Reservation
 from refgenfs.core.content import ContentId, LocalFile, Run
-from refgenfs.core.errors import CacheError, OriginUnavailable
+from refgenfs.core.errors import CacheError, NoMoreOpenFiles, OriginUnavailable
 from refgenfs.fetch.local import check_version, is_near, open_version, refusal
 
 
@@ -78,3 +79,27 @@ class StraightContent:
     def commit(self, index: int, crc: int, reservation: Reservation | None = None) -> bool:
         """Return False: nothing becomes resident."""
         return False
+
+
+class StraightFiles:
+    """The contents that are read where they are: one file each, however many have it open.
+
+    At most `limit` are open, a half of the descriptors that this process may have where nothing is said. For the trio
+    thread.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        self._limit = limit
+        self._open: weakref.WeakValueDictionary[tuple[ContentId, LocalFile], StraightContent] = (
+            weakref.WeakValueDictionary()
+        )
+
+    def check(self, content: ContentId, extent: LocalFile) -> None:
+        """Raise NoMoreOpenFiles where a file is not open, and one too many would be."""
+        limit = self._limit or resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        if len(self._open) >= limit and (content, extent) not in self._open:
+            raise NoMoreOpenFiles(f"{extent.path}: {limit} files of local sources are open")
+
+    def share(self, opened: StraightContent, extent: LocalFile) -> StraightContent:
+        """Return the content that is open already; else this one, from now on."""
+        return self._open.setdefault((opened.id, extent), opened)

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from refgenfs.core.catalog import Asset, AssetVersion, Genome, ListedFile, SourceCatalog
 from refgenfs.core.catalog_json import JSONValue
 from refgenfs.core.content import ArchiveRef
+from refgenfs.core.errors import redact_url
 from refgenfs.core.indices import can_have_index
 from refgenfs.core.keys import DEFAULT_TAG, AssetKey, is_seek_key
 from refgenfs.core.patterns import Arranged, Arrangement
 from refgenfs.core.shapes import show
+from refgenfs.sources.asking import Asker
 
 
 class ListedFiles:
@@ -36,6 +38,26 @@ class ListedFiles:
 
     def restore(self, state: object) -> None:
         """Take nothing."""
+
+
+class AskedFiles(ListedFiles):
+    """What those have in common that are asked over HTTP.
+
+    `hold` and `timeout` are in seconds: see `Source.hold`, and `RefgenieSource`; `wall` gives Unix seconds.
+    """
+
+    def __init__(
+        self, http: Asker, name: str, url: str, hold: float, timeout: float, wall: Callable[[], float]
+    ) -> None:
+        self.name = name
+        self.url = url
+        self.hold = hold
+        self._http = http
+        self._deadline = 2 * timeout
+        self._wall = wall
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {redact_url(self.url)!r})"
 
 
 def listed_catalog(

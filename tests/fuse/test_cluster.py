@@ -19,8 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.support.cluster import (
     FILES,
+    NAMES,
     NODE_ADDRESSES,
     NODES,
     SECURE,
@@ -37,8 +39,10 @@ from tests.support.cluster import (
     node_sources,
     together,
 )
+from tests.support.documents import Block, commands, parse
 from tests.support.ecoli import ALIAS, Ecoli, EcoliServer, comparable
 from tests.support.mounted import Mounted
+from tests.support.sessions import fits
 
 pytestmark = [pytest.mark.needs_fuse, pytest.mark.needs_root, pytest.mark.needs_data]
 
@@ -248,6 +252,19 @@ def test_a_second_tier_takes_over(site: Site) -> None:
     assert clients(site.origin.log(), "bwa_index") == set(TIERS)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_tier_has_is_read_while_the_origin_is_away(site: Site, kind: str) -> None:
+    site.kind = kind
+    site.tier()
+    nodes = site.mount(2)
+    name = f"{ALIAS}.fa"
+    wanted = hashlib.md5((site.ecoli.plain("bwa_index") / name).read_bytes()).hexdigest()
+    for node in nodes:
+        assert node.run("md5sum", f"{node.path}/{PLAIN}/bwa_index/{name}").stdout.split()[0] == wanted
+        site.origin.kill()
+    site.origin.start()
+
+
 def ask_until_up(node: Mounted, tier: str) -> None:
     """Have a node ask its sources until it has found out that a tier is back."""
     proxy = f"http://{tier}:3128"
@@ -293,3 +310,64 @@ def test_doctor_says_which_tier_answers(site: Site) -> None:
     assert f"http://{FILES}/ answers" in said
     status = node.refgenfs("status").stdout
     assert f"genomes: proxy http://{TIERS[0]}:3128, " in status
+
+
+def test_a_second_node_on_one_cache_directory_is_refused(site: Site) -> None:
+    (node,) = site.mount(1)
+    text = node.config.read_text().replace(str(node.path), str(site.folder / "other"))
+    other = site.folder / "other.toml"
+    other.write_text(text)
+    done = subprocess.run(
+        [*node_prefix(site, 1), "timeout", "-s", "KILL", "60", *refgenfs(), "mount", "-f", "-c", str(other)],
+        capture_output=True, text=True, check=False, env=node.environ, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"the cache directory {node.cache} is in use by process {node.process.pid}" in done.stderr
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+def test_the_page_s_commands_do_what_it_says(site: Site) -> None:
+    """The commands of docs/cluster.md, with addresses, paths and the genome of this test."""
+    page = "docs/cluster.md"
+    first = site.tier()
+    second = NginxTier(site.network, 1, site.origin.certificate)
+    site.stack.enter_context(second)
+    squid = SquidTier(site.network, 0)
+    site.stack.callback(squid.close)
+    squid.prepare()
+    node, other = site.mount(2)
+    other.run("cat", f"{other.path}/{ALIAS}/bwa_index/{ALIAS}.fa.bwt", text=False)
+    paths = {
+        "/genomes/": f"{node.path}/",
+        "hg38": ALIAS,
+        "/etc/nginx/nginx.conf": f"{first.folder}/nginx.conf",
+        "/etc/squid/squid.conf": f"{squid.folder}/squid.conf",
+        "/var/log/nginx": str(first.folder),
+    }
+    environ = {
+        **node.environ,
+        "REFGENFS_CONFIG": str(node.config),
+        "PATH": f"{Path(sys.executable).parent}:{node.environ['PATH']}",
+    }
+    blocks = [step for step in parse((REPOSITORY / page).read_text(), page) if isinstance(step, Block)]
+    todo = [one for block in blocks if block.test.endswith("::test_the_page_s_commands_do_what_it_says")
+            for one in commands(block)]  # fmt: skip
+    assert len(todo) >= 7
+    for command in todo:
+        text = command.text
+        for here, there in paths.items():
+            text = text.replace(here, there)
+        if "refgenfs.log" in text:
+            first.outcomes()  # it is written once a second
+        done = subprocess.run(
+            [*node_prefix(site, 0), "timeout", "-s", "KILL", "60", "bash", "-c", text],
+            capture_output=True, text=True, check=False, env=environ, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        printed = done.stdout
+        for name, address in NAMES.items():
+            printed = printed.replace(address, name)
+        assert done.returncode == 0, f"{command.place}: {text}\n{done.stdout}{done.stderr}"
+        if command.shown:
+            assert fits(command.shown, printed), f"{command.place}: {text}\n{printed}"

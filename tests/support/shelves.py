@@ -76,6 +76,7 @@ class FakeLibrary:
         self.links: dict[tuple[AssetVersion, str], tuple[AssetVersion, str] | None] = {}
         self.salts: dict[tuple[AssetVersion, str], str] = {}
         self.asked: list[str] = []
+        self.delay = 0.0  # seconds until it has the facts of a file that was not asked for
         self._known: set[tuple[AssetVersion, str]] = set()
         self._layouts: dict[tuple[AssetVersion, str], Layout] = {}
 
@@ -123,6 +124,8 @@ class FakeLibrary:
     async def locate(self, version: AssetVersion, name: str) -> Located:
         await trio.lowlevel.checkpoint()
         self.asked.append(f"facts {version.asset}:{version.tag} {name}")
+        if (version, name) not in self._known:
+            await trio.sleep(self.delay)
         self._known.add((version, name))
         return self._locate(version, name)
 

@@ -76,7 +76,7 @@ read -r _ || true
 """
 
 # Beside the network: "$1" is a folder for the layer, "$2" the script, "$3" has what every page finds at home, "$4" is
-# whose home that is, and "$5" where.
+# whose home that is, and "$5" where; the rest are folders that this Python and this code are in.
 PAGE = r"""
 set -eu
 mount -t tmpfs -o mode=755 layer "$1"
@@ -95,7 +95,16 @@ mount -t proc proc "$1/root/proc"
 mount -t tmpfs -o mode=1777 tmp "$1/root/tmp"
 mknod -m 666 "$1/fuse" c $((0x$(stat -c %t /dev/fuse))) $((0x$(stat -c %T /dev/fuse)))
 mount --bind "$1/fuse" "$1/root/dev/fuse"
-chmod o+x "$1/root/root"  # this Python may be below it
+for folder in "${@:6}"; do
+    if [ "$(stat -c %d "$folder")" != "$(stat -c %d /)" ]; then  # of another disk, which the layer doesn't show
+        mkdir -p "$1/root$folder"
+        mount --rbind "$folder" "$1/root$folder"
+    fi
+    while [ "$folder" != / ]; do
+        folder=$(dirname "$folder")
+        chmod o+x "$1/root$folder" 2>/dev/null || true
+    done
+done
 if [ "$4" != root ]; then chroot "$1/root" useradd -m -d "$5" -s /bin/bash "$4"; fi
 cp -r "$3/home/." "$1/root$5/"
 chroot "$1/root" chown "$4:" "$5/r1.fq" "$5/r2.fq"
@@ -123,7 +132,8 @@ class World:
             enter = ["nsenter", "-t", str(self.leader), "-n", "--"]
             apart = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL"]
             paths = [str(page / "layer"), str(page / "session"), str(self.folder)]
-            command = ["bash", "-c", PAGE, "page", *paths, "root" if who == "root" else USER, HOMES[who]]
+            needed = sorted({str(REPOSITORY), sys.prefix, sys.base_prefix})
+            command = ["bash", "-c", PAGE, "page", *paths, "root" if who == "root" else USER, HOMES[who], *needed]
             with (page / "printed").open("w") as output:
                 subprocess.run(
                     ["timeout", "-s", "KILL", str(PAGE_SECONDS), *enter, *apart, *command],

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from refgenfs.core.errands import on_behalf_of
 from refgenfs.reader.budget import BEAT, STREAM_MEMORY, Budget, Claim
 
 MIB = 1 << 20
@@ -263,3 +264,27 @@ async def test_who_is_recalled_may_give_back_on_the_spot() -> None:
     assert waiting.granted
     waiting.release()
     assert budget.held == 0
+
+
+def test_a_user_who_has_nothing_waits_for_none_of_another_s_large_flights() -> None:
+    budget = Budget(16 * MIB, 1)
+    with on_behalf_of(2):
+        budget.claim(MIB).release()  # is around
+    with on_behalf_of(1):
+        claims = [budget.claim(2 * MIB) for _ in range(10)]
+    assert [claim.granted for claim in claims].count(True) == 7
+    with on_behalf_of(2):
+        first, second = budget.claim(MIB), budget.claim(2 * MIB)
+    states = [[first.granted, second.granted]]
+    first.release()
+    states.append([second.granted])
+    assert states == [[True, False], [True]], "an eighth is for who has nothing, and not all at once"
+    claims[0].release()
+    assert [claim.granted for claim in claims[1:]].count(True) == 6, "an eighth stays free"
+
+
+def test_alone_a_user_has_all_memory() -> None:
+    budget = Budget(16 * MIB, 1)
+    with on_behalf_of(1):
+        claims = [budget.claim(2 * MIB) for _ in range(10)]
+    assert [claim.granted for claim in claims].count(True) == 8

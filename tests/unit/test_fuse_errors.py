@@ -53,6 +53,7 @@ EXPECTED: dict[str, int] = {
     "OriginUnavailable": errno.EIO,
     "SizeUnknown": errno.EIO,
     "StaleContent": errno.ESTALE,
+    "AnotherFile": errno.ESTALE,
     "IntegrityError": errno.EIO,
     "ArchiveError": errno.EIO,
     "GenerateFailed": errno.EIO,
@@ -157,7 +158,10 @@ async def test_whatever_is_raised_leaves_as_fuse_error(
     ops = operations()
     number = await answer(ops, kind("hg38.fa: the reason"))
     assert number == EXPECTED[kind.__name__]
-    quiet = number in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS} or kind is errors.NotAllowed
+    quiet = number in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS} or kind in {
+        errors.NotAllowed,
+        errors.AnotherFile,
+    }
     assert ops.counts.requests == 1
     assert ops.counts.unexpected == 0
     assert ops.counts.failures == len(ops.recent) == len(caplog.records) == (0 if quiet else 1)

@@ -14,10 +14,13 @@ import stat
 from typing import cast
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from refgenfs.core.content import FileFacts
 from refgenfs.core.errors import IsADirectory, NotADirectory, NotInCatalog, StaleContent
 from refgenfs.tree import ROOT, Attributes, FileNode, FolderNode, GenomeNode, RootNode, Tree
+from refgenfs.tree.tree import PROMPT_LISTED
 from tests.support.shelves import (
     ALIASES,
     BORN,
@@ -227,6 +230,43 @@ async def test_a_size_is_asked_for_once(tree: Tree, library: FakeLibrary) -> Non
         await tree.getattr(file.inode)
         await tree.open(file.inode)
     assert library.asked == []
+
+
+async def test_a_size_that_takes_long_does_not_hold_its_name_up(
+    tree: Tree, library: FakeLibrary, autojump_clock: MockClock
+) -> None:
+    """The kernel asks for one name of a folder at a time: the others would wait."""
+    folder = await walk(tree, "hg38/fasta")
+    library.delay = 20.0
+    began = trio.current_time()
+    early = await tree.lookup(folder.inode, "hg38.fa")
+    tree.remember(early.inode)
+    assert trio.current_time() - began == pytest.approx(PROMPT_LISTED)
+    assert (early.size, early.attr_timeout, early.entry_timeout) == (0, 0.0, 0.0)
+    again = await tree.lookup(folder.inode, "hg38.fa")
+    assert again.inode == early.inode
+    assert trio.current_time() - began < 2 * PROMPT_LISTED
+    known = await tree.getattr(early.inode)
+    assert (known.inode, known.size > 0) == (early.inode, True)
+    assert trio.current_time() - began > library.delay
+    assert (await tree.lookup(folder.inode, "hg38.fa")).size == known.size
+
+
+async def test_a_link_that_was_answered_early_is_looked_up_anew(
+    tree: Tree, library: FakeLibrary, autojump_clock: MockClock
+) -> None:
+    """What it leads to has an inode of its own: one content, one inode."""
+    name = f"{DIGEST}.fa"
+    library.links[OTHER, name] = (FASTA, name)
+    target, folder = await walk(tree, "hg38/fasta/hg38.fa"), await walk(tree, "hg38/fasta:other")
+    library.delay = 20.0
+    early = await tree.lookup(folder.inode, "hg38.fa")
+    tree.remember(early.inode)
+    assert early.inode != target.inode
+    for call in (tree.getattr, tree.open):
+        with pytest.raises(StaleContent):  # which has the kernel look it up again
+            await call(early.inode)
+    assert (await tree.lookup(folder.inode, "hg38.fa")).inode == target.inode
 
 
 async def test_bytes_that_were_taken_back_stay_with_the_old_inode(tree: Tree) -> None:
