@@ -34,6 +34,7 @@ dev_packages=(
     squid                                              # with nginx, the caches of the tests' cluster
     tinyproxy-bin                                      # a forward proxy between the daemon and the tests' servers
     git rsync curl attr strace util-linux procps iproute2  # look at the mount, and at the daemon
+    chromium chromium-driver fonts-dejavu-core         # looks at the status page
     mount e2fsprogs                                    # disks of a test's own, to fill and to break
     debootstrap                                        # makes the bare root that the install test starts from
     man-db groff-base mandoc                           # read the manual pages, and look for faults in them

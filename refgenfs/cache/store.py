@@ -166,6 +166,10 @@ class Store:
         """Return all contents that have resident bytes or are pinned."""
         return list(self._shelf.entries.rows())
 
+    def peek(self, cid: ContentId) -> EntryRow | None:
+        """Return what is known of a content, None for one that is not. For any thread: it may be a moment old."""
+        return self._shelf.entries.peek(cid)
+
     def resident_bytes(self, cid: ContentId) -> int:
         """Return how many bytes of a content are resident; 0 for one that is not known."""
         return self._shelf.entries.resident(cid)
