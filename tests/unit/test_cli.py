@@ -1068,3 +1068,39 @@ def test_simple_commands_load_little(start: Start) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "/genomes/hg38/fasta/hg38.fa\nset()\n"
+
+
+# -- the status page --------------------------------------------------------------------------------------------
+
+
+def test_web_prints_where_the_page_is(
+    start: Start, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    def show(url: str) -> bool:
+        shown.append(url)
+        return len(shown) == 1
+
+    monkeypatch.setattr("webbrowser.open", show)
+    start(status=lambda args: ok({**STATUS, "web": "http://127.0.0.1:9417/"}))
+    assert out(capsys, "web") == "http://127.0.0.1:9417/\n"
+    assert json.loads(out(capsys, "web", "--json")) == {"web": "http://127.0.0.1:9417/"}
+    assert shown == []
+    assert out(capsys, "web", "--open") == "http://127.0.0.1:9417/\n"
+    assert shown == ["http://127.0.0.1:9417/"]
+    assert "no browser could be started" in err(capsys, "web", "--open")
+
+
+def test_web_tells_how_to_get_to_a_socket(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    start(status=lambda args: ok({**STATUS, "web": "/run/refgenfs/my page.sock"}))
+    assert run(["web"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "/run/refgenfs/my page.sock\n"
+    assert "ssh -N -L 8080:'/run/refgenfs/my page.sock'" in captured.err
+    assert "browsers can't open" in err(capsys, "web", "--open")
+
+
+def test_web_says_how_to_have_a_page(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    start(status=lambda args: ok({**STATUS, "web": None}))
+    assert 'set listen = "127.0.0.1:9417" in [web]' in err(capsys, "web")
