@@ -9,12 +9,14 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 PREFIX ?= /opt/refgenfs
+LINKS ?= /usr/local/bin
 SERVICE_PYTHON ?= /usr/bin/python3
 SERVICE_ARGS ?=
 STRESS_SECONDS ?= 180
 BENCH_ARGS ?=
+DEB_VERSION ?=
 
-.PHONY: help install install-service runtime dev peers demo docs test stress bench check lint format clean
+.PHONY: help install install-service deb runtime dev peers packaging demo docs test stress bench check lint format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -25,7 +27,11 @@ install-service: runtime ## install refgenfs into /opt/refgenfs, its systemd uni
 	@sudo=; if [[ $$EUID -ne 0 ]]; then sudo=sudo; fi; \
 	  $$sudo $(SERVICE_PYTHON) -m venv "$(PREFIX)"; \
 	  $$sudo "$(PREFIX)/bin/pip" install --quiet --disable-pip-version-check --upgrade .; \
+	  $$sudo ln -sfn "$(PREFIX)/bin/refgenfs" "$(LINKS)/refgenfs"; \
 	  $$sudo "$(PREFIX)/bin/refgenfs" service install $(SERVICE_ARGS)
+
+deb: packaging ## build dist/refgenfs_VERSION_ARCH.deb, for the distribution of this machine
+	@DEB_VERSION="$(DEB_VERSION)" bash scripts/deb.sh
 
 runtime:
 	@bash scripts/bootstrap.sh runtime
@@ -35,6 +41,9 @@ dev:
 
 peers:
 	@bash scripts/bootstrap.sh bench
+
+packaging:
+	@bash scripts/bootstrap.sh deb
 
 demo: runtime ## build a small genome, serve it, mount it, align reads against the mount
 	@$(BIN)/refgenfs demo $(DEMO_ARGS)

@@ -51,7 +51,7 @@ from refgenfs.reader.siblings import Siblings
 from refgenfs.reader.spooling import Spooler
 from refgenfs.regions.making import make_slices
 from refgenfs.reload import Reload, Tuned
-from refgenfs.settings import budget_of, index_settings, searched
+from refgenfs.settings import budget_of, index_settings, memory_of, searched, warn_of_memory
 from refgenfs.sources.making import make_sources, rules_of
 from refgenfs.tree import Tree
 from refgenfs.xattrs import describe
@@ -82,6 +82,7 @@ class Composition:
         self._board = FlightBoard()
         self._invalidation = Invalidation(given.nursery)
         self._fetchers: dict[type[Ranged], RangeFetcher[Any]] = {}
+        warn_of_memory(self._config)
         self.budget = Budget(*budget_of(self._config))
         self._sources = make_sources(given.http, given.tickets, self._config.source)
         self.catalog = self._make_catalog()
@@ -145,7 +146,7 @@ class Composition:
             self._flights,
             self._recheck,
             self._invalidation.on_damage,
-            ArchiveSettings(patience=limits.read_deadline, kept=kept_memory(limits.memory)),
+            ArchiveSettings(patience=limits.read_deadline, kept=kept_memory(memory_of(self._config))),
             self._given.nursery,
         )
 
@@ -243,6 +244,7 @@ class Composition:
             self._indexer,
             budget=self.budget,
             archives=self._archives,
+            web=self._config.web.address,
             rules=lambda: self._tree.rules,
         )
 

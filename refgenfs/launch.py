@@ -40,7 +40,8 @@ class Started:
 
 def command(ready_fd: int) -> list[str]:
     """Return the command that runs a daemon which tells its readiness on a file descriptor."""
-    return [sys.executable, "-m", "refgenfs.daemon", "--ready-fd", str(ready_fd)]
+    isolated = ["-I"] if sys.flags.isolated else []  # as we are: a package's program hears of no PYTHONPATH
+    return [sys.executable, *isolated, "-m", "refgenfs.daemon", "--ready-fd", str(ready_fd)]
 
 
 def start(loaded: LoadedConfig, log: Path, *, deadline: float = START_SECONDS) -> Started:

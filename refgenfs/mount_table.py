@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
+_SHARED = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "wekafs", "gfs2", "ocfs2"}
+    | {"fuse.glusterfs", "fuse.sshfs", "fuse.ceph", "fuse.juicefs", "fuse.s3fs", "pvfs2", "orangefs", "panfs"}
+)
 _SCAN_SECONDS = 3.0  # a machine with many processes must not make `umount` slow
 
 
@@ -26,6 +30,11 @@ class Mount:
     def is_refgenfs(self) -> bool:
         """Say whether this is a mount of ours, dead or alive."""
         return self.fstype.startswith("fuse") and "refgenfs" in (self.source, self.fstype.partition(".")[2])
+
+    @property
+    def is_shared(self) -> bool:
+        """Say whether other machines may have it too: a file system of a network or a cluster."""
+        return self.fstype in _SHARED
 
     @property
     def is_trigger(self) -> bool:
@@ -50,6 +59,15 @@ def mount_at(point: Path) -> Mount | None:
     """Return what is mounted at exactly this path, the topmost; None where nothing is."""
     found = [mount for mount in _mounts() if mount.point == point]
     return found[-1] if found else None
+
+
+def holder_of(path: Path, mounts: Iterable[Mount] | None = None) -> Mount | None:
+    """Return the mount that has an absolute path without links, of `mounts` or of this process; None: unknown."""
+    found = None
+    for mount in _mounts() if mounts is None else mounts:  # the last of the deepest is on top
+        if path.is_relative_to(mount.point) and (found is None or len(mount.point.parts) >= len(found.point.parts)):
+            found = mount
+    return found
 
 
 def genome_mounts() -> list[Path]:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 SEND_TIMEOUT = 0.5  # seconds; the manager's queue is full only while the manager itself is stuck
-TAKEN_TIMEOUT = 5.0  # seconds
+TAKEN_TIMEOUT = 20.0  # seconds; a machine that installs packages is a busy one, and its manager reloads
 
 
 class ServiceManager:

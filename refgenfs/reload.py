@@ -36,7 +36,15 @@ from refgenfs.reader.leftovers import kept_memory
 from refgenfs.reader.reader import Reader
 from refgenfs.reader.siblings import Siblings
 from refgenfs.regions.making import Slices
-from refgenfs.settings import budget_of, cache_limits, http_settings, index_settings, searched
+from refgenfs.settings import (
+    budget_of,
+    cache_limits,
+    http_settings,
+    index_settings,
+    memory_of,
+    searched,
+    warn_of_memory,
+)
 from refgenfs.sources import Source
 from refgenfs.sources.making import make_sources, rules_of, ticket_servers
 from refgenfs.tree import Tree
@@ -176,7 +184,8 @@ class Reload:
         logs.set_level(config.log.level)
         parts.http.renew(http_settings(config, known))
         parts.budget.resize(*budget_of(config))
-        parts.archives.renew(limits.read_deadline, kept_memory(limits.memory))
+        warn_of_memory(config)
+        parts.archives.renew(limits.read_deadline, kept_memory(memory_of(config)))
         parts.reader.be_patient(limits.read_deadline)
         parts.operations.bound(limits.open_files)
         parts.indexer.renew(index_settings(config))

@@ -15,6 +15,7 @@ from refgenfs.core.eviction import WHOLE, Segment
 FLUSH_GROWTH = 128 * 1024  # bytes of ledger that may be owed before it is written sooner
 SPACE_PATIENCE = 1.0  # seconds until the disk's free space is fought for again
 SHRINK_STEP = 1 << 20  # bytes evicted at a time by who can wait: of the smallest contents, some milliseconds
+BOUND_STEP = 64 << 20  # bytes evicted at a time for a smaller quota: a thousand files of one block
 AT_ONCE = 16 << 20  # bytes evicted for others' files before a reader has room; more than that, little by little
 
 
@@ -90,6 +91,17 @@ class Room:
         while (short := self._over(0)) > 0 and self.make(min(short, SHRINK_STEP)):
             await trio.lowlevel.checkpoint()
         self._shrinking = False
+
+    async def bound(self, quota: int) -> None:
+        """Keep to another quota from now on; to a smaller one a step at a time: reads are answered meanwhile."""
+        account = self._shelf.account
+        while account.quota > quota:
+            step = max(quota, min(account.quota, account.used) - BOUND_STEP)
+            if not self.make(account.used - step):
+                step = quota
+            account.quota = step
+            await trio.lowlevel.checkpoint()
+        account.quota = quota
 
     def hold_quota(self) -> None:
         """Evict what is above the quota; the ledger, which was measured, may be larger than was thought."""

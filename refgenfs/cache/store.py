@@ -32,7 +32,6 @@ from refgenfs.core.content import ContentId, Run
 from refgenfs.core.errors import CacheError
 
 FLUSH_EVERY = 2.0  # seconds
-SHRINK = 64 * 1024 * 1024  # bytes that are evicted at a time for smaller limits: a thousand files of one block
 SMALL = 4 << 20  # bytes of a ledger that is read as soon as it is open; a larger one, when it is wanted
 
 log = logging.getLogger(__name__)
@@ -166,6 +165,10 @@ class Store:
     def summary(self) -> list[EntryRow]:
         """Return all contents that have resident bytes or are pinned."""
         return list(self._shelf.entries.rows())
+
+    def peek(self, cid: ContentId) -> EntryRow | None:
+        """Return what is known of a content, None for one that is not. For any thread: it may be a moment old."""
+        return self._shelf.entries.peek(cid)
 
     def resident_bytes(self, cid: ContentId) -> int:
         """Return how many bytes of a content are resident; 0 for one that is not known."""
@@ -353,13 +356,7 @@ class Store:
         shelf.free.renew(limits.min_free)
         if limits.size < shelf.account.quota:
             await self.ready()
-        while shelf.account.quota > limits.size:
-            step = max(limits.size, min(shelf.account.quota, self.used) - SHRINK)
-            if not self._room.make(self.used - step):
-                step = limits.size
-            shelf.account.quota = step
-            await trio.lowlevel.checkpoint()
-        shelf.account.quota = limits.size
+        await self._room.bound(limits.size)
         await self._room.keep_free()
         return self.used <= limits.size
 

@@ -7,12 +7,12 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 import trio
 
 from refgenfs.catalog.details import Details
+from refgenfs.catalog.feeds import Feed, SourceStatus
 from refgenfs.catalog.flights import Flights
 from refgenfs.catalog.listings import Listings
 from refgenfs.catalog.notebook import LedgerLike, Notebook
@@ -39,49 +39,6 @@ LONGEST_PAUSE = 300.0
 JITTER = 0.1  # of the refresh interval, either way: many daemons start at one time
 
 
-@dataclass(frozen=True, slots=True)
-class SourceStatus:
-    """How a source is, for people; `assets` counts tags.
-
-    `last_refresh`, None for never, and `failing_since`, None for one that answers, are in Unix seconds.
-    """
-
-    name: str
-    type: str
-    url: str
-    healthy: bool
-    last_refresh: float | None
-    error: str
-    failing_since: float | None
-    genomes: int
-    assets: int
-
-
-class _Feed:
-    """A source, and what it last said."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.catalog: SourceCatalog | None = None
-        self.last_refresh: float | None = None
-        self.failures = 0  # in a row
-        self.failing_since: float | None = None  # Unix seconds
-        self.error = ""
-        self.due = float("-inf")  # trio time of the next refresh
-        self.woken = trio.Event()  # set when `due` changed
-        self.scope = trio.CancelScope()  # of the task that keeps it fresh
-
-    def schedule(self, due: float) -> None:
-        self.due = due
-        self.woken.set()
-        self.woken = trio.Event()
-
-    async def wait_until_due(self) -> None:
-        while (left := self.due - trio.current_time()) > 0:
-            with trio.move_on_after(left):
-                await self.woken.wait()
-
-
 class Catalog:
     """The sources, in order, and the current `snapshot`, which is replaced whole.
 
@@ -101,7 +58,7 @@ class Catalog:
         dice: Callable[[], float] = random.random,
     ) -> None:
         self.snapshot = CatalogSnapshot()
-        self._feeds = {source.name: _Feed(source) for source in sources}
+        self._feeds = {source.name: Feed(source) for source in sources}
         self._sources = {source.name: source for source in sources}
         self._nursery: trio.Nursery | None = None
         self._notebook = Notebook(ledger)
@@ -128,14 +85,14 @@ class Catalog:
             await self._recall(feed)
         self._replace()
 
-    async def _recall(self, feed: _Feed) -> None:
+    async def _recall(self, feed: Feed) -> None:
         """Take a source's last catalog from the ledger, if that has one of the same server."""
-        state = await self._notebook.read(_state_key(feed))
+        state = await self._notebook.read(feed.state_key)
         url = redact_url(feed.source.url)
         if not isinstance(state, dict) or state.get("url") != url:
             return  # never refreshed, or another server's
         feed.source.restore(state.get("state"))
-        kept = await self._notebook.read(_catalog_key(feed))
+        kept = await self._notebook.read(feed.catalog_key)
         if kept is None:
             return
         try:
@@ -173,10 +130,10 @@ class Catalog:
                 self._nursery.start_soon(self._keep_fresh, feed)
         self._replace()
 
-    async def _feed_for(self, source: Source, old: _Feed | None) -> _Feed:
+    async def _feed_for(self, source: Source, old: Feed | None) -> Feed:
         if old is not None and old.source is source:
             return old
-        feed = _Feed(source)
+        feed = Feed(source)
         if old is not None and (old.source.kind, old.source.url) == (source.kind, source.url):
             source.restore(old.source.state())
             feed.catalog, feed.last_refresh = old.catalog, old.last_refresh
@@ -210,23 +167,23 @@ class Catalog:
 
     def status(self) -> tuple[SourceStatus, ...]:
         """Return how every source is."""
-        return tuple(_status(feed) for feed in self._feeds.values())
+        return tuple(feed.status() for feed in self._feeds.values())
 
     @property
     def unanswered(self) -> tuple[str, ...]:
         """The sources of which nothing is known: none has ever answered, and no catalog is kept."""
         return tuple(feed.source.name for feed in self._feeds.values() if feed.catalog is None)
 
-    async def _keep_fresh(self, feed: _Feed) -> None:
+    async def _keep_fresh(self, feed: Feed) -> None:
         with feed.scope:
             while True:
                 await self._refresh(feed)
                 await feed.wait_until_due()
 
-    async def _refresh(self, feed: _Feed) -> None:
+    async def _refresh(self, feed: Feed) -> None:
         await self._flights.join(("catalog", feed), partial(self._ask, feed), background=True)
 
-    async def _ask(self, feed: _Feed) -> None:
+    async def _ask(self, feed: Feed) -> None:
         try:
             await self._accept(feed, await feed.source.catalog(feed.catalog))
         except Unchecked as exc:
@@ -240,7 +197,7 @@ class Catalog:
             log.exception("source %s: the refresh failed unexpectedly", feed.source.name)
             self._note_failure(feed, f"the refresh failed unexpectedly ({type(exc).__name__}); see the log")
 
-    async def _accept(self, feed: _Feed, catalog: SourceCatalog, *, checked: bool = True) -> None:
+    async def _accept(self, feed: Feed, catalog: SourceCatalog, *, checked: bool = True) -> None:
         name = feed.source.name
         if self._feeds.get(name) is not feed:
             return  # another has its place by now
@@ -262,16 +219,16 @@ class Catalog:
             dumped = await trio.to_thread.run_sync(dump_catalog, catalog)
             if self._feeds.get(name) is not feed:
                 return
-            await self._notebook.write(_catalog_key(feed), dumped)
+            await self._notebook.write(feed.catalog_key, dumped)
         state: dict[str, JSONValue] = {
             "url": redact_url(feed.source.url),
             "at": feed.last_refresh,
             "state": feed.source.state(),
         }
-        await self._notebook.write(_state_key(feed), state)
+        await self._notebook.write(feed.state_key, state)
         self._warm_up.set()
 
-    def _note_failure(self, feed: _Feed, error: str) -> None:
+    def _note_failure(self, feed: Feed, error: str) -> None:
         feed.failures += 1
         feed.error = error
         if feed.failures == 1:
@@ -400,31 +357,8 @@ class Catalog:
             feed.schedule(trio.current_time())
         return fresh
 
-    def _feed(self, source: str) -> _Feed:
+    def _feed(self, source: str) -> Feed:
         try:
             return self._feeds[source]
         except KeyError:
             raise NotInCatalog(f"there is no source {source} any more") from None
-
-
-def _catalog_key(feed: _Feed) -> str:
-    return f"catalog/{feed.source.name}"
-
-
-def _state_key(feed: _Feed) -> str:
-    return f"source/{feed.source.name}"
-
-
-def _status(feed: _Feed) -> SourceStatus:
-    genomes = feed.catalog.genomes if feed.catalog is not None else ()
-    return SourceStatus(
-        name=feed.source.name,
-        type=feed.source.kind,
-        url=redact_url(feed.source.url),
-        healthy=feed.failures == 0,
-        last_refresh=feed.last_refresh,
-        error=feed.error,
-        failing_since=feed.failing_since,
-        genomes=len(genomes),
-        assets=sum(len(asset.tags) for genome in genomes for asset in genome.assets.values()),
-    )

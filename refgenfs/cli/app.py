@@ -22,6 +22,7 @@ from refgenfs.cli import (
     state,
     ticket,
     watching,
+    webpage,
 )
 
 _MOUNT = "Mount"
@@ -153,6 +154,15 @@ def _add_watch(app: typer.Typer) -> None:
         ),
     )(watching.trace)
 
+    app.command(
+        "web",
+        rich_help_panel=_WATCH,
+        epilog=_examples(
+            "refgenfs web  # where the status page is",
+            "refgenfs web --open  # and show it in a browser",
+        ),
+    )(webpage.web)
+
 
 def _add_keep(app: typer.Typer) -> None:
     app.command(
@@ -188,8 +198,8 @@ def _add_set_up(app: typer.Typer) -> None:
     units = typer.Typer(no_args_is_help=True, help="Install units for systemd and the helper of mount(8).")
     units.command()(service.install)
     units.command()(service.uninstall)
-    for called_by_units in (service.attach, service.tune, service.detach):
-        units.command(hidden=True)(called_by_units)
+    for called_by_others in (service.attach, service.tune, service.detach, service.renew):
+        units.command(hidden=True)(called_by_others)
     app.add_typer(units, name="service", rich_help_panel=_SET_UP)
     app.command(rich_help_panel=_SET_UP)(doctor.doctor)
     app.command(rich_help_panel=_SET_UP)(demonstrate.demo)

@@ -25,7 +25,7 @@ from refgenfs.control_client import ControlClient
 from refgenfs.core.errors import ControlError, redact_url
 from refgenfs.core.refgenie import v3_url
 from refgenfs.core.units import format_size, human_bytes, human_duration
-from refgenfs.mount_table import mount_at
+from refgenfs.mount_table import holder_of, mount_at
 from refgenfs.mountpoint import permits_allow_other
 from refgenfs.paths import socket_of
 
@@ -172,6 +172,10 @@ def check_cache_dir(machine: Machine) -> Check:
         return Check(
             "cache", "fail", f"the file system of {where} punches no holes, so nothing can be evicted", advice
         )
+    held = holder_of(where.resolve())
+    if held is not None and held.is_shared:
+        advice = "set cache.dir to a disk of this machine: it is faster, and each node needs a cache of its own"
+        return Check("cache", "warn", f"{folder} is on {held.fstype}, which other machines may have too", advice)
     return Check("cache", "ok", f"{folder} {'can be written to' if where == folder else 'will be made'}")
 
 

@@ -16,6 +16,7 @@ from refgenfs.core.errors import RefgenfsError
 
 FSTYPE = "fuse.refgenfs"  # as /proc/self/mountinfo has it
 PACKAGED = "/usr/bin/refgenfs"  # where the files have the program, as a package of a distribution would
+PACKAGES = "/usr/lib/refgenfs/"  # where our own packages have each version, in a folder of its own
 HIDDEN = ("/home", "/root", "/run/user")  # what ProtectHome= hides from the unit's user
 
 
@@ -48,6 +49,11 @@ FILES = (
 )
 
 
+def is_packaged() -> bool:
+    """Whether this program came with a package of the distribution, and the files with it."""
+    return sys.prefix.startswith(PACKAGES)
+
+
 def install(root: Path) -> Iterator[Path]:
     """Write the files below `root`, and yield each; raise InstallFailed."""
     program = find_program()
@@ -75,7 +81,7 @@ def _is_hidden(path: str) -> bool:
 
 
 def uninstall(root: Path) -> Iterator[Path]:
-    """Remove the files below `root`, and yield each that was there."""
+    """Remove the files below `root`, and yield each that was there; raise InstallFailed."""
     for file in FILES:
         target = root / file.target
         try:

@@ -134,12 +134,12 @@ def _parse(keys: list[str]) -> list[str]:
 
 
 def _claim(for_: str | None, lease: str | None) -> dict[str, Any]:
-    """Return for whom and for how many seconds, as the daemon takes it."""
+    """Return for whom and for how many seconds, as the daemon takes it; nothing where neither is said."""
+    claim: dict[str, Any] = {} if for_ is None else {"for": for_}
     try:
-        seconds = None if lease is None else parse_duration(lease)
+        return claim if lease is None else {**claim, "lease": parse_duration(lease)}
     except ValueError as exc:
         raise ControlError(f"--lease: {exc}") from exc
-    return {"for": for_, "lease": seconds}
 
 
 def _ask(

@@ -32,13 +32,20 @@ Answer = Annotated[
 
 
 def install(root: Root = Path("/"), answer: Answer = None) -> None:
-    """Install units for systemd, the user that they run as, the helper of mount(8), and manual pages."""
+    """Install units for systemd, the user that they run as, the helper of mount(8), and manual pages.
+
+    A package has done that.
+    """
     from refgenfs.cli import installing
 
-    for path in installing.install(root):
-        write(f"{path}")
+    there = root == Path("/") and installing.is_packaged()
+    if there:
+        note("the units and the helper of mount(8) came with the package")
+    else:
+        for path in installing.install(root):
+            write(f"{path}")
     _keep_updatedb_out(root, answer)
-    if root == Path("/"):
+    if root == Path("/") and not there:
         for line in installing.activate():
             note(line)
         write("Try: write /etc/refgenfs/lab.toml, then `systemctl enable --now refgenfs@lab`")
@@ -48,8 +55,18 @@ def uninstall(root: Root = Path("/")) -> None:
     """Remove what `install` installed. Configurations, caches, the user and running daemons stay."""
     from refgenfs.cli import installing
 
+    if root == Path("/") and installing.is_packaged():
+        raise installing.InstallFailed("they came with the package: `apt remove refgenfs` removes them")
     for path in installing.uninstall(root):
         write(f"{path} is removed")
+
+
+def renew() -> None:
+    """Have instances run this version of the package, but for those whose files are open (its postinst)."""
+    from refgenfs.cli import renewing
+
+    for line in renewing.renew():
+        write(line)
 
 
 def _keep_updatedb_out(root: Path, answer: bool | None) -> None:

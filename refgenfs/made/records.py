@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +16,7 @@ from refgenfs.cache.ledger import JSONValue, Ledger
 from refgenfs.core.content import ContentId
 from refgenfs.core.errors import CacheError
 from refgenfs.core.indices import BESIDE, INSTEAD, KINDS
+from refgenfs.core.newest import Newest
 from refgenfs.reader.refusals import Refusals
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Records:
     def __init__(self, ledger: Ledger, wall: Callable[[], float] = time.time) -> None:
         self._ledger = ledger
         self._wall = wall
-        self._known: OrderedDict[ContentId, Made] = OrderedDict()
+        self._known: Newest[ContentId, Made] = Newest(KEPT)
         self._refusals = Refusals(log)
 
     def known(self, data: ContentId) -> Made | None:
@@ -57,8 +57,8 @@ class Records:
         if missing:
             found = await trio.to_thread.run_sync(self._read, missing)
             for data, made in found.items():
-                self._known.setdefault(data, made)  # it may have been made meanwhile
-            self._trim()
+                if data not in self._known:  # it may have been made meanwhile
+                    self._known.put(data, made)
 
     async def get(self, data: ContentId) -> Made:
         """Return what was made of this data."""
@@ -73,9 +73,7 @@ class Records:
                 **made,
                 ending: replace(made[ending], spellings=made[ending].spellings | before[ending].spellings),
             }
-        self._known[data] = {**before, **made}
-        self._known.move_to_end(data)
-        self._trim()
+        self._known.put(data, {**before, **made})
         await self._save(data)
 
     async def note_spelling(self, data: ContentId, ending: str, spelling: str) -> None:
@@ -89,7 +87,7 @@ class Records:
 
     def drop(self, data: ContentId) -> None:
         """Know of nothing that was made of this data; `forget` has to follow. Never waits."""
-        self._known[data] = {}
+        self._known.put(data, {})
 
     async def forget(self, data: ContentId) -> None:
         """Forget for good what was made of this data: its bytes were wrong, and others will have its identity."""
@@ -97,10 +95,6 @@ class Records:
             await trio.to_thread.run_sync(self._ledger.delete, f"{PREFIX}{data}")
         except CacheError as exc:
             self._refusals.warning("indices of data that was wrong can't be forgotten: %s", exc)
-
-    def _trim(self) -> None:
-        while len(self._known) > KEPT:
-            self._known.popitem(last=False)
 
     async def _save(self, data: ContentId) -> None:
         row: dict[str, JSONValue] = {"at": self._wall()}

@@ -43,6 +43,7 @@ from refgenfs.core.fasta import (
 )
 from refgenfs.core.indices import KINDS, is_packed, maker_of, name_index
 from refgenfs.core.layout import DERIVED, Child
+from refgenfs.core.newest import Newest
 from refgenfs.core.readahead import Window
 from refgenfs.fetch.bridge import Bridge
 from refgenfs.fetch.pieces import PIECE, RangeSink
@@ -118,10 +119,10 @@ class Sequences:
         self._library: Library | None = None
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()  # by guarded source or "", and MD5
         self._learned: set[ContentId] = set()
-        self._tables: OrderedDict[ContentId, _Table] = OrderedDict()
+        self._tables: Newest[ContentId, _Table] = Newest(TABLES)
         # until when that is believed, in trio time
-        self._absent: OrderedDict[tuple[frozenset[str], str], float] = OrderedDict()
-        self._checked: OrderedDict[tuple[ContentId, str], None] = OrderedDict()  # whose last rows are right
+        self._absent: Newest[tuple[frozenset[str], str], float] = Newest(REMEMBERED)
+        self._checked: Newest[tuple[ContentId, str], None] = Newest(REMEMBERED)  # whose last rows are right
         self._searching = trio.Lock()
         self._bringing = trio.CapacityLimiter(BRING)
 
@@ -173,9 +174,7 @@ class Sequences:
             return Located(facts, server_version(md5), _name(md5, NONE))
         if hindrance is not None:
             raise hindrance
-        self._absent[allowed, md5] = trio.current_time() + NONE_FOR
-        while len(self._absent) > REMEMBERED:
-            self._absent.popitem(last=False)
+        self._absent.put((allowed, md5), trio.current_time() + NONE_FOR)
         raise NotInCatalog(f"no FASTA that was looked at, and no refget server, has the sequence {md5}")
 
     def _guard(self, source: str) -> str:
@@ -217,9 +216,7 @@ class Sequences:
             file = await self._open(data)
             tail = await self._raw(file, table.blocks, *last_row(line))
             check_last_row(line, tail)
-            self._checked[entry.content, md5] = None
-            while len(self._checked) > REMEMBERED:
-                self._checked.popitem(last=False)
+            self._checked.put((entry.content, md5), None)
         guard = self._guard(data.version.source)
         return Located(_facts(md5, data, line, guard), data.version, _name(md5, {guard} - {EVERYBODY}))
 
@@ -273,10 +270,7 @@ class Sequences:
             fai = await self._text(data, ".fai")
             gzi = await self._text(data, ".gzi") if is_packed(data.name) else None
             table = await trio.to_thread.run_sync(_parse, fai, gzi)
-            self._tables[content] = table
-        self._tables.move_to_end(content)
-        while len(self._tables) > TABLES:
-            self._tables.popitem(last=False)
+        self._tables.put(content, table)
         return table
 
     async def _text(self, data: Located, ending: str) -> bytes:

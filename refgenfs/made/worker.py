@@ -13,11 +13,13 @@ import ctypes
 import os
 import resource
 import sys
+from contextlib import suppress
 
 REFUSED = 3
 CSI_SHIFT = 14  # as `samtools index -c`, `tabix -C` and `bcftools index` have it
 DESCRIPTORS = 64
 NICE = 5
+FIRST_TO_GO = 500  # oom_score_adj: the daemon, and whoever reads, can do without an index
 
 
 class TabixPreset(ctypes.Structure):
@@ -27,7 +29,12 @@ class TabixPreset(ctypes.Structure):
 
 
 def limit(memory: int, largest: int, seconds: int) -> None:
-    """Bound what this process may take: bytes of memory, bytes of a file, seconds of processor time."""
+    """Bound what this process may take: bytes of memory, bytes of a file, seconds of processor time.
+
+    Where memory ends all the same, it is the first to be killed.
+    """
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(FIRST_TO_GO))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))

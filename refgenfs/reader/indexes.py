@@ -8,7 +8,6 @@ read by ranges: its tables, then the windows that are needed.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from refgenfs.cache.content import Content, checksum
 from refgenfs.cache.store import Store
 from refgenfs.core.content import BLOCK, ArchiveRef, ContentId, Run, block_count, block_length, content_id
 from refgenfs.core.errors import CacheError, IntegrityError, RefgenfsError
+from refgenfs.core.newest import Newest
 from refgenfs.core.seekindex import SeekIndex, Span, file_size, head_size, unpack_window
 from refgenfs.core.spanplan import MemberMap
 from refgenfs.core.tar import Member
@@ -70,7 +70,7 @@ class Indexes:
         self._nursery = nursery
         self._wall = wall
         self._refusals = Refusals(log)
-        self._maps: OrderedDict[ContentId, MemberMap] = OrderedDict()
+        self._maps: Newest[ContentId, MemberMap] = Newest(MAPS)
 
     def be_patient(self, patience: float) -> None:
         """Wait so long (seconds) without a byte from now on."""
@@ -139,10 +139,7 @@ class Indexes:
             found = self._maps.get(known.content)
             if found is None:
                 found = await self._parse(archive, known)
-                self._maps[known.content] = found
-            self._maps.move_to_end(known.content)
-            while len(self._maps) > MAPS:
-                self._maps.popitem(last=False)
+            self._maps.put(known.content, found)
             return found
 
     async def _parse(self, archive: Archive, known: KnownIndex) -> MemberMap:

@@ -18,7 +18,7 @@ from refgenfs.fetch.answers import OriginUnusable
 from refgenfs.fetch.ticketed import Settled
 from refgenfs.sources import Unchecked
 from refgenfs.sources.asking import Asker
-from refgenfs.sources.listed import ListedFiles, find_file, listed_catalog
+from refgenfs.sources.listed import AskedFiles, find_file, listed_catalog
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class TicketAsker(Protocol):
         ...
 
 
-class HtsgetSource(ListedFiles):
+class HtsgetSource(AskedFiles):
     """A server of tickets and its mirrors. `assets` are keys, each with its files: name, format and id.
 
     `hold` and `timeout` are in seconds: see `Source.hold`, and `RefgenieSource`.
@@ -54,18 +54,10 @@ class HtsgetSource(ListedFiles):
         timeout: float = 20.0,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.name = name
-        self.url = url
-        self.hold = hold
-        self._http = http
+        super().__init__(http, name, url, hold, timeout, wall)
         self._tickets = tickets
-        self._wall = wall
-        self._deadline = 2 * timeout
         self._assets = assets
         self._born: dict[str, float] = {}  # when a content was first seen
-
-    def __repr__(self) -> str:
-        return f"HtsgetSource({self.name!r}, {redact_url(self.url)!r})"
 
     async def catalog(self, known: SourceCatalog | None = None) -> SourceCatalog:
         """Return what the configuration names.

@@ -24,7 +24,7 @@ from refgenfs.deadlines import deadline
 from refgenfs.fetch.http import RemoteFacts
 from refgenfs.sources import Spooler
 from refgenfs.sources.asking import CATALOG_DEADLINE, Asker, Headers
-from refgenfs.sources.listed import ListedFiles, find_file, listed_catalog
+from refgenfs.sources.listed import AskedFiles, find_file, listed_catalog
 from refgenfs.sources.websites import Site
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Wanted:
         return files
 
 
-class HttpSource(ListedFiles):
+class HttpSource(AskedFiles):
     """A web server and its mirrors, with the assets that are named, and those that a layout finds there.
 
     With a `layout` all files below `url` that its pages of folders name, or those that the list `manifest` has, are
@@ -81,20 +81,12 @@ class HttpSource(ListedFiles):
         timeout: float = 20.0,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.name = name
-        self.url = url
-        self.hold = hold
-        self._http = http
-        self._wall = wall
-        self._deadline = 2 * timeout
+        super().__init__(http, name, url, hold, timeout, wall)
         self._bases = tuple(base if base.endswith("/") else f"{base}/" for base in (url, *mirrors))
         self._assets = assets
         self._layout = layout
         self._manifest = manifest
         self._site = Site(http, name, self._bases, self._deadline)
-
-    def __repr__(self) -> str:
-        return f"HttpSource({self.name!r}, {redact_url(self.url)!r})"
 
     async def catalog(self, known: SourceCatalog | None = None) -> SourceCatalog:
         """Return what the configuration names, and what is found at the server; raise what that answers."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
 from refgenfs.core.catalog import Asset, AssetVersion, Genome, ListedFile, SourceCatalog
 from refgenfs.core.catalog_json import JSONValue
 from refgenfs.core.content import ArchiveRef
+from refgenfs.core.errors import redact_url
 from refgenfs.core.indices import can_have_index
 from refgenfs.core.keys import DEFAULT_TAG, AssetKey, is_seek_key
 from refgenfs.core.patterns import Arranged, Arrangement
 from refgenfs.core.shapes import show
+from refgenfs.sources.asking import Asker
+
+log = logging.getLogger(__name__)
 
 
 class ListedFiles:
@@ -36,6 +41,26 @@ class ListedFiles:
 
     def restore(self, state: object) -> None:
         """Take nothing."""
+
+
+class AskedFiles(ListedFiles):
+    """What those have in common that are asked over HTTP.
+
+    `hold` and `timeout` are in seconds: see `Source.hold`, and `RefgenieSource`; `wall` gives Unix seconds.
+    """
+
+    def __init__(
+        self, http: Asker, name: str, url: str, hold: float, timeout: float, wall: Callable[[], float]
+    ) -> None:
+        self.name = name
+        self.url = url
+        self.hold = hold
+        self._http = http
+        self._deadline = 2 * timeout
+        self._wall = wall
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {redact_url(self.url)!r})"
 
 
 def listed_catalog(
@@ -82,7 +107,22 @@ def arrange_catalog(
     return listed_catalog(source, identity, (*arranged.assets, *named)), arranged
 
 
-def describe_left_out(arranged: Arranged) -> str:
+class LeftOut:
+    """Says what has no place in a layout, once as long as it is the same."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def say(self, source: str, arranged: Arranged) -> None:
+        """Log a line on the files of a source that have no place, a warning where none has."""
+        text = _describe_left_out(arranged)
+        if text and text != self._said:
+            level = logging.INFO if arranged.assets else logging.WARNING
+            log.log(level, "source %s: not all is shown: %s", source, text)
+        self._said = text
+
+
+def _describe_left_out(arranged: Arranged) -> str:
     """Return a line on the files that have no place, '' for none."""
     if not arranged.left_out:
         return ""

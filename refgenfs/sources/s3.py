@@ -18,7 +18,7 @@ from refgenfs.core.errors import DeadlineExceeded, IntegrityError, OriginMissing
 from refgenfs.core.patterns import Arrangement, Layout
 from refgenfs.core.s3 import Bucket, Page, parse_page
 from refgenfs.sources.asking import Asker
-from refgenfs.sources.listed import ListedFiles, arrange_catalog, describe_left_out, find_file
+from refgenfs.sources.listed import AskedFiles, LeftOut, arrange_catalog, find_file
 
 # For 10 million keys at 5 pages a second; a bucket that takes longer wants a prefix.
 LISTING_DEADLINE = 1800.0  # seconds
@@ -27,7 +27,7 @@ PATIENCE = 30.0  # seconds, of a page's retries: a million keys are a thousand p
 log = logging.getLogger(__name__)
 
 
-class S3Source(ListedFiles):
+class S3Source(AskedFiles):
     """A bucket. `assets` are keys, each with its files: paths below the prefix; `layout` arranges what is listed.
 
     `hold` and `timeout` are in seconds: see `Source.hold`, and `RefgenieSource`.
@@ -47,19 +47,11 @@ class S3Source(ListedFiles):
         timeout: float = 20.0,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.name = name
-        self.url = bucket.shown
-        self.hold = hold
-        self._http = http
+        super().__init__(http, name, bucket.shown, hold, timeout, wall)
         self._bucket = bucket
         self._layout = layout
         self._assets = assets
-        self._deadline = 2 * timeout
-        self._wall = wall
-        self._left_out = ""
-
-    def __repr__(self) -> str:
-        return f"S3Source({self.name!r}, {self.url!r})"
+        self._left_out = LeftOut()
 
     # -- the catalog --------------------------------------------------------------------------------------
 
@@ -81,15 +73,7 @@ class S3Source(ListedFiles):
         catalog, arranged = await trio.to_thread.run_sync(
             arrange_catalog, self.name, self._bucket.identity, arrangement, self._assets
         )
-        left_out = describe_left_out(arranged)
-        if left_out and left_out != self._left_out:
-            log.log(
-                logging.INFO if arranged.assets else logging.WARNING,
-                "source %s: not all is shown: %s",
-                self.name,
-                left_out,
-            )
-        self._left_out = left_out
+        self._left_out.say(self.name, arranged)
         return catalog
 
     async def _list(self, arrangement: Arrangement) -> None:

@@ -13,7 +13,6 @@ who sits in the old one keeps it. Numbers are never used twice.
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,7 +23,7 @@ import trio
 from refgenfs.catalog import Catalog
 from refgenfs.core.access import Rule, union
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
-from refgenfs.core.content import ContentId, FileFacts, Generated, Sequence, Sliced
+from refgenfs.core.content import ContentId, FileFacts, Sequence
 from refgenfs.core.errors import (
     AnotherFile,
     IsADirectory,
@@ -38,6 +37,7 @@ from refgenfs.core.regions import FOLDER
 from refgenfs.library import Library, Located
 from refgenfs.reader.reader import OpenFile
 from refgenfs.reader.siblings import Siblings
+from refgenfs.tree.attributes import UNKNOWN_TIMEOUT, of_file, of_folder, owned
 from refgenfs.tree.inodes import ROOT, Inodes
 from refgenfs.tree.nodes import Attributes, FileNode, FolderNode, GenomeNode, Inode, Node, RefgetNode, RootNode
 
@@ -46,15 +46,6 @@ MD5_DIGITS = 32
 FOLDER_DIGITS = 4  # of an MD5 that are folders, two at a time, as REF_PATH=…/%2s/%2s/%s has it
 NO_HEX = re.compile(r"[^0-9a-f]")
 
-# A name can come to mean another version when the catalog is refreshed; then the kernel is told, so this only
-# bounds what it may believe if that word is lost.
-NAME_TIMEOUT = 60.0  # seconds
-# A content never changes, nor do its attributes.
-CONTENT_TIMEOUT = 86400.0  # seconds
-# For a size that is not known yet: the kernel must ask again before it uses it.
-UNKNOWN_TIMEOUT = 0.0
-# An index that is made here goes with its data, which may be replaced in place: the name is asked for each time.
-MADE_TIMEOUT = 1.0  # seconds
 # The kernel asks for one name of a folder at a time (seen on 6.18: libfuse asks for no parallel lookups), and who
 # waits behind it can't even be killed. So a size that takes long, to be made, to stream by or to be told by an
 # origin, is not waited for by a name: a stat, or an open, then waits for its own file alone.
@@ -62,8 +53,6 @@ PROMPT = 1.0  # seconds that a lookup waits for what is made
 PROMPT_LISTED = 0.1  # for the size of what is listed: a near origin tells it in that time, and one answer is enough
 PROMPT_AGAIN = 0.02  # where another one has waited in vain already
 AWAITED = 1024  # names of which that is remembered
-# Who may not look a name up must not find it among what the kernel remembers of others.
-GUARDED_TIMEOUT = 0.0  # seconds
 NAMES_KEPT = 64  # names remembered of one file, to tell the kernel when they mean something else
 
 
@@ -255,20 +244,6 @@ class Tree:
         assets = genome.assets.values() if genome is not None else ()
         return union(self._rules.get(version.source) for asset in assets for version in asset.tags.values())
 
-    def _owned(self, attributes: Attributes, rule: Rule | None) -> Attributes:
-        """Return attributes as a rule has them; the kernel asks for such a name anew each time, for each user."""
-        if rule is None:
-            return attributes
-        shown = rule.ownership
-        mode = shown.mode if stat.S_ISDIR(attributes.mode) else shown.file_mode()
-        return replace(
-            attributes,
-            mode=stat.S_IFMT(attributes.mode) | mode,
-            entry_timeout=GUARDED_TIMEOUT,
-            uid=shown.uid,
-            gid=shown.gid,
-        )
-
     # -- attributes ---------------------------------------------------------------------------------------
 
     async def getattr(self, number: int) -> Attributes:
@@ -290,23 +265,13 @@ class Tree:
         return node.facts
 
     def _attributes(self, inode: Inode) -> Attributes:
-        return self._owned(self._open_attributes(inode), self.rule(inode.node))
-
-    def _open_attributes(self, inode: Inode) -> Attributes:
-        """Return what stat shows of what everybody may read."""
         node = inode.node
-        if not isinstance(node, FileNode):
-            mode = stat.S_IFDIR | 0o555
-            return Attributes(inode.number, mode, 0, self._born, NAME_TIMEOUT, NAME_TIMEOUT)
-        mode = stat.S_IFREG | 0o444
-        if node.facts is None:
-            return Attributes(inode.number, mode, 0, self._born, UNKNOWN_TIMEOUT, UNKNOWN_TIMEOUT)
-        facts = node.facts
-        hold = self._catalog.hold(node.version)  # from then on, who looks the name up has the origin asked
-        believed = NAME_TIMEOUT if hold is None else min(NAME_TIMEOUT, hold)
-        if isinstance(facts.extent, Generated | Sliced):
-            believed = min(believed, MADE_TIMEOUT)
-        return Attributes(inode.number, mode, facts.size, facts.mtime, believed, CONTENT_TIMEOUT)
+        if isinstance(node, FileNode):
+            shown = of_file(inode.number, node.facts, self._born, self._catalog.hold(node.version))
+        else:
+            shown = of_folder(inode.number, self._born)
+        rule = self.rule(node)
+        return shown if rule is None else owned(shown, rule)
 
     # -- listings -----------------------------------------------------------------------------------------
 

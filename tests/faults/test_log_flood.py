@@ -14,7 +14,7 @@ from tests.support.faulty_origin import Fault
 
 pytestmark = pytest.mark.needs_fuse
 
-READS = 300
+READS = 500  # the kernel asks twice for a page that failed
 # Open once, so that only reads fail; each is answered anew, for the kernel keeps no page of a read that failed.
 READ_AGAIN = f"""
 import os, sys

@@ -38,6 +38,7 @@ pytestmark = [pytest.mark.needs_fuse, pytest.mark.needs_root]
 REFUSED = {
     "pin": {"keys": ["hg38/open"]},
     "unpin": {"keys": ["hg38/open"]},
+    "pins": {},
     "evict": {"keys": ["hg38/open"]},
     "cache_verify": {},
     "cache_clear": {},

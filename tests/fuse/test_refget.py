@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuse.test_indices import absent, big_fasta, made, mounted_site, read, reload_with, stat, until_absent
+from tests.fuse.test_indices import absent, big_fasta, made, mounted_site, read, reload_with, stat, until_there
 from tests.support.ecoli import ALIAS, Origin, at_once
 from tests.support.mounted import Mounted, Setup
 from tests.support.plain_files import plain_files
@@ -182,10 +182,7 @@ def test_a_fasta_that_was_used_is_looked_at(origin: Origin, tmp_path: Path) -> N
     with origin.setup(tmp_path / "m").mount() as mounted:
         assert absent(mounted, place(mounted, md5))
         mounted.run("head", "-c", "100", str(mounted.path / ALIAS / "fasta" / f"{ALIAS}.fa"))
-        deadline = time.monotonic() + 60
-        while absent(mounted, place(mounted, md5)):  # that there is none is believed for half a minute
-            assert time.monotonic() < deadline
-            time.sleep(1)
+        until_there(mounted, place(mounted, md5), 90)  # that there is none is believed for half a minute
         assert read(mounted, place(mounted, md5)) == sequence
 
 
@@ -210,10 +207,7 @@ def test_a_fasta_that_is_replaced(tmp_path: Path) -> None:
         assert read(mounted, place(mounted, old)) == b"ACGTACGT"
         time.sleep(1.1)
         (folder / "x.fa").write_text(">a and more\nTTTTACGT\nACGT\n")
-        deadline = time.monotonic() + 60
-        while absent(mounted, place(mounted, new)):
-            assert time.monotonic() < deadline
-            time.sleep(1)
+        until_there(mounted, place(mounted, new), 90)
         assert read(mounted, place(mounted, new)) == b"TTTTACGTACGT"
 
 
@@ -337,8 +331,8 @@ def test_where_sequences_are_looked_for_changes_while_mounted(site: Path, tmp_pa
             assert absent(mounted, place(mounted, md5))
             assert absent(mounted, place(mounted, other))
             reload_with(mounted, setup, f'[refget]\ngenomes = ["g"]\nservers = ["{server.url}"]\n')
-            until_absent(mounted, place(mounted, md5), False)
-            until_absent(mounted, place(mounted, other), False)
+            until_there(mounted, place(mounted, md5))
+            until_there(mounted, place(mounted, other))
             assert read(mounted, place(mounted, md5)) == sequence
             assert read(mounted, place(mounted, other)) == b"GATTACA"
             reload_with(mounted, setup, '[refget]\ngenomes = ["g"]\n')

@@ -40,6 +40,10 @@ COMMANDS = (
     Command(("make", "demo"), (r"bootstrap: ready", r"bwa mem")),
     Command(("make", "test", "PYTEST_ARGS=tests/unit"), (r"bootstrap: ready", r"\d+ passed")),
     Command(("make", "install"), (r"\A\Z",)),  # nothing left to install: nothing said
+    Command(
+        ("make", "install-service", "SERVICE_ARGS=--yes"), (r"^/usr/local/lib/systemd/system/refgenfs@.service$",)
+    ),
+    Command(("/usr/local/bin/refgenfs", "--version"), (r"\Arefgenfs \d",)),
 )
 
 
@@ -79,4 +83,6 @@ def test_make_works_in_a_fresh_clone_on_a_bare_root(bare_root: Path, site: Site,
         print(f"$ {line}\n{output}[exit {status}, {time.monotonic() - began:.0f} s]")
         assert status == 0, f"{line}: exit {status}\n{tail(output)}"
         for pattern in command.prints:
-            assert re.search(pattern, output), f"{line} printed nothing like {pattern!r}:\n{tail(output)}"
+            assert re.search(pattern, output, re.MULTILINE), (
+                f"{line} printed nothing like {pattern!r}:\n{tail(output)}"
+            )

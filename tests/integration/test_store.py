@@ -549,10 +549,11 @@ async def test_the_quota_bounds_what_du_says(tmp_path: Path, quota: int) -> None
         sampler = Sampler(tmp_path)
         sampler.start()
         try:
-            deadline = time.monotonic() + 6
+            deadline = time.monotonic() + 90
             data = bytes(range(256)) * (BLOCK // 256)
             written = 0
-            while time.monotonic() < deadline:
+            while written <= 6 * quota or sampler.samples <= 60:
+                assert time.monotonic() < deadline, f"{written} bytes written, du ran {sampler.samples} times"
                 number = choose.randrange(1600)
                 size = [100, 5000, 3 * BLOCK, 100 * BLOCK][number % 4]
                 content = await store.content(name_of(number), size)
@@ -573,8 +574,6 @@ async def test_the_quota_bounds_what_du_says(tmp_path: Path, quota: int) -> None
             sampler.ending.set()
             sampler.join()
         assert store.errors.count == 0
-    assert written > 4 * quota
-    assert sampler.samples > 20
     assert quota / 3 < sampler.most <= quota
     assert disk_use(tmp_path) <= quota
 

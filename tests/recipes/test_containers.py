@@ -125,8 +125,7 @@ def test_a_mountpoint_that_is_bound_itself_stays_dead_after_a_restart(host: Host
 
 
 def test_podman_binds_it_everywhere_by_its_configuration(host: Host) -> None:
-    conf = host.folder.parent / "containers.conf"
-    conf.write_text(host.recipe("podman/containers.conf"))
+    conf = host.recipe("podman/containers.conf")
     with host.mount():
         shown = host.podman.run([], "md5sum", host.file, conf=conf)
         assert host.digest in shown.stdout

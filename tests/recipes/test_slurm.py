@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.faults.world import Site, make_site
+from tests.support.documents import Block, parse
 from tests.support.faulty_origin import Fault
 from tests.support.mounted import Mounted
 from tests.support.slurm import Slurm, running_slurm
 
-RECIPE = Path(__file__).resolve().parents[2] / "mount" / "recipes" / "slurm"
+RECIPE = REPOSITORY / "mount" / "recipes" / "slurm"
 PATIENCE = 3  # seconds that a prolog waits here
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_fuse]
@@ -98,6 +101,38 @@ def recipe_lines() -> list[str]:
     """Return the recipe's lines for slurm.conf."""
     lines = (RECIPE / "slurm.conf").read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def blocks(page: str, containing: str) -> list[str]:
+    """Return the commands of the page's blocks that have a text."""
+    steps = parse((REPOSITORY / page).read_text(), page)
+    found = [step.text for step in steps if isinstance(step, Block) and step.language == "sh"]
+    return [line for text in found for line in text.splitlines() if containing in line]
+
+
+def test_a_job_of_the_page(cluster: Cluster) -> None:
+    (command,) = blocks("docs/recipes.md", "sbatch")
+    command = command.replace("hg38/bwa_index", "tiny/a").replace("hg38/fasta", "tiny/b")
+    job = cluster.folder / "job.sh"
+    job.write_text(f"#!/bin/bash\nmd5sum {cluster.m.path}/tiny/a/b.small >{cluster.folder}/sum\n")
+    words = shlex.split(command)
+    cluster.slurm.run(*words[:-1], f"--output={cluster.folder}/%j.out", str(cluster.folder / words[-1]))
+    cluster.until(lambda: (cluster.folder / "sum").exists())
+    cluster.until(lambda: cluster.slurm.node() == "idle")
+    assert "tiny/a tiny/b: all here and pinned" in cluster.said()
+    cluster.until(lambda: cluster.pins() == {})
+
+
+def test_the_scripts_are_installed_as_the_page_says(tmp_path: Path) -> None:
+    for command in blocks("docs/recipes.md", "install -D"):
+        words = shlex.split(command.replace("/etc/slurm", f"{tmp_path}/etc/slurm"))
+        subprocess.run(words, cwd=REPOSITORY, check=True, timeout=20)
+    named = [line.split("=", 1) for line in recipe_lines() if line.startswith(("Prolog=", "Epilog="))]
+    assert len(named) == 2
+    for key, path in named:
+        installed = Path(f"{tmp_path}{path}")
+        assert installed.read_bytes() == (RECIPE / f"{key.lower()}.sh").read_bytes()
+        assert os.access(installed, os.X_OK)
 
 
 def test_two_jobs_pin_the_same_and_the_last_lets_it_go(cluster: Cluster) -> None:

@@ -3,6 +3,9 @@
 The root with its packages, and what refgenfs depends on, is made once and cached beside the bare roots; it is booted
 with a file system over it that is gone with the machine. The network is the host's. Commands run in it as on a
 console of its own: in the namespaces of its first process, outside of every unit.
+
+Its units are bounded in memory and tasks, as far as the host lets cgroups be made: those of version 1 are made here,
+those of version 2 are nspawn's matter.
 """
 
 from __future__ import annotations
@@ -28,11 +31,12 @@ from tests.support.bare_root import BASE_DAYS, ENTER, Site, configure, locked, m
 
 PACKAGES = (
     *("systemd", "systemd-sysv", "libpam-systemd", "dbus", "dbus-user-session", "fuse3", "python3-venv", "mount"),
-    *("procps", "kmod", "util-linux", "attr", "autofs", "plocate"),
+    *("procps", "kmod", "util-linux", "attr", "autofs", "plocate", "ca-certificates"),
 )
 INSTALL_SECONDS = 600
 BOOT_SECONDS = 90
 AUTOFS = Path("/dev/autofs")  # what automounting takes of a kernel
+CONTROLLERS = ("memory", "pids")  # what bounds of units take
 HOST_PYTHON = "/usr/bin/python3"  # of the host's distribution, as the container's is
 PREFIX = "/opt/refgenfs"
 ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
@@ -159,23 +163,62 @@ def _make_root(site: Site, cache: Path) -> Path:
 
 
 @contextlib.contextmanager
-def booted(root: Path) -> Iterator[Machine]:
-    """Boot a root, with a file system over it that is thrown away, and wait until it is up."""
+def _own_cgroups() -> Iterator[list[Path]]:
+    """Yield cgroups of a machine's own, one for each of the host's hierarchies that its units' bounds take."""
+    made = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controller, path = line.split(":", 2)
+        above = Path("/sys/fs/cgroup", controller, path.lstrip("/"))
+        if controller in CONTROLLERS and above.is_dir():
+            made.append(above / f"refgenfs-tests-{os.getpid()}")
+            made[-1].mkdir()
+    try:
+        yield made
+    finally:
+        for top in made:
+            for folder, _, _ in os.walk(top, topdown=False):
+                with contextlib.suppress(OSError):
+                    Path(folder).rmdir()
+
+
+def _bound_units(machine: Machine) -> None:
+    """Let the first process make cgroups in hierarchies of version 1, which nspawn hands over to be read only."""
+    there = [
+        name for name in CONTROLLERS if f" /sys/fs/cgroup/{name} cgroup ro," in machine("cat", "/proc/mounts").out
+    ]
+    for name in there:
+        machine("mount", "-o", "remount,bind,rw", f"/sys/fs/cgroup/{name}")
+    if there:
+        machine("systemctl", "daemon-reexec")
+
+
+@contextlib.contextmanager
+def booted(root: Path, disk: Path) -> Iterator[Machine]:
+    """Boot a root, with a file system over it that is thrown away, and wait until it is up.
+
+    What it writes is in memory, but for what is below `/srv/disk`, which is the folder `disk`.
+    """
     command = [
+        *("sh", "-c", 'for own in $CGROUPS; do echo $$ >"$own/cgroup.procs"; done; exec "$@"', "boot"),
         *("systemd-nspawn", "--quiet", "--boot", f"--directory={root}", "--volatile=overlay", "--machine=refgenfs"),
         *("--bind=/dev/fuse", "--capability=all", "--register=no", "--keep-unit", "--console=pipe"),
-        *("--resolv-conf=off", "--timezone=off", "--tmpfs=/var/cache:mode=755"),
+        *("--resolv-conf=off", "--timezone=off", "--tmpfs=/var/cache:mode=755", f"--bind={disk}:/srv/disk"),
     ]
     if AUTOFS.exists():
         command.append(f"--bind={AUTOFS}")
-    environ = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1"}  # the kernel's limits are raised in /sys
-    with tempfile.TemporaryFile("w+") as log:
+    # a root that is in use is not booted again: one machine at a time, whichever lane has it
+    with locked(root.parent, "boot"), _own_cgroups() as cgroups, tempfile.TemporaryFile("w+") as log:
+        # the kernel's limits are raised in /sys
+        environ = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1", "CGROUPS": " ".join(map(str, cgroups))}
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)
         leader = 0
         try:
             leader = _wait_for_leader(process.pid)
             machine = Machine(leader, root)
             machine.until("systemctl is-system-running | grep -Eq 'running|degraded'", BOOT_SECONDS)
+            _bound_units(machine)
+            # for everybody, as udev makes it, whatever the host's is
+            machine.shell("umount /dev/fuse; rm /dev/fuse; mknod -m 666 /dev/fuse c 10 229")
             yield machine
         except BaseException:
             log.seek(0)
@@ -206,9 +249,12 @@ def _wait_for_leader(pid: int) -> int:
 
 
 @pytest.fixture(scope="session")
-def booted_root(site: Site, root_cache: Path) -> Path:
-    """A root that can be booted."""
+def booted_machine(site: Site, root_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """The machine: one boot for all tests. Whoever installs something there takes it away again."""
     for program in ("systemd-nspawn", "nsenter"):
         if shutil.which(program) is None:
             pytest.skip(f"needs {program}")
-    return make_root(site, root_cache)
+    disk = tmp_path_factory.mktemp("disk")
+    disk.chmod(0o755)
+    with booted(make_root(site, root_cache), disk) as machine:
+        yield machine

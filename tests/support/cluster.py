@@ -120,6 +120,10 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, and remove its files."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -19,6 +19,9 @@ APPLETS = ("sh", "cat", "ls", "sleep", "stat", "md5sum", "id", "mount", "umount"
 IMAGE = "localhost/box"
 THIS_MACHINE = "localhost/this-machine"  # links to programs that are there with the options of `this_machine`
 ETC = ("passwd", "group", "nsswitch.conf", "ld.so.cache", "hosts")
+LOCKS = (
+    '[engine]\nlock_type = "file"\n'  # in the store: those in memory are the machine's, and a new store frees them
+)
 SECONDS = 60
 
 
@@ -28,12 +31,14 @@ class Podman:
 
     folder: Path
 
-    def ask(self, *arguments: str, check: bool = True, conf: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run podman; `conf` is a containers.conf."""
+    def ask(self, *arguments: str, check: bool = True, conf: str = "") -> subprocess.CompletedProcess[str]:
+        """Run podman; `conf` is the text of a containers.conf."""
         stores = ["--root", str(self.folder / "store"), "--runroot", str(self.folder / "run")]
         # runc: Debian's crun takes no machine that has both versions of cgroups, as some have
         machine = ["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--events-backend=none", "--runtime=runc"]
-        environ = {**os.environ, **({"CONTAINERS_CONF": str(conf)} if conf else {})}
+        file = self.folder / "containers.conf"
+        file.write_text(f"{conf}\n{LOCKS}")
+        environ = {**os.environ, "CONTAINERS_CONF": str(file)}
         command = ["timeout", "-s", "KILL", str(SECONDS), "podman", *stores, *machine, *arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=environ, cwd="/"
@@ -42,7 +47,7 @@ class Podman:
         return done
 
     def run(
-        self, options: list[str], *command: str, check: bool = True, conf: Path | None = None, image: str = IMAGE
+        self, options: list[str], *command: str, check: bool = True, conf: str = "", image: str = IMAGE
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in a new container."""
         return self.ask("run", "--rm", *_apart(), *options, image, *command, check=check, conf=conf)

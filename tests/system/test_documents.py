@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from refgenfs.demo.build import build_demo_root
-from refgenfs.demo.origin import serve
+from refgenfs.demo.origin import Origin
 from tests.conftest import REPOSITORY
-from tests.support.booted import HOST_PYTHON, PREFIX, Machine, booted
+from tests.support.booted import HOST_PYTHON, PREFIX, Machine
 from tests.support.documents import Command, documents, parse
 from tests.support.sessions import judge, ran, script, typed
 
@@ -29,7 +28,7 @@ PAGES = [page for page, text in TEXTS.items() if typed(parse(text, page), "boote
 
 def _wheels(folder: Path) -> Path:
     """Build all wheels as docs/install.md does; return a tar file of them."""
-    copied = shutil.ignore_patterns(".*", "site", "__pycache__")
+    copied = shutil.ignore_patterns(".*", "build", "dist", "site", "__pycache__")
     shutil.copytree(REPOSITORY, folder / "refgenfs", ignore=copied)
     subprocess.run([HOST_PYTHON, "-m", "venv", folder / "venv"], check=True, timeout=120)
     environ = {**os.environ, "PATH": f"{folder / 'venv/bin'}:{os.environ['PATH']}"}
@@ -47,26 +46,25 @@ def _wheels(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def machine(booted_root: Path) -> Iterator[Machine]:
-    """A machine on which refgenfs was never installed, with its wheels at home."""
-    with tempfile.TemporaryDirectory() as name, booted(booted_root) as up:
+def machine(booted_machine: Machine) -> Iterator[Machine]:
+    """The machine, with no refgenfs installed, and its wheels at home."""
+    up = booted_machine
+    with tempfile.TemporaryDirectory() as name:
         up.send(_wheels(Path(name)), "/run/wheels.tar")
-        up.shell(f"{PREFIX}/bin/pip uninstall -qy refgenfs; rm -f /usr/local/bin/refgenfs")
-        up.shell(f"cd {HOME} && tar -xf /run/wheels.tar && cp wheels/refgenfs-*.whl .")
-        yield up
-
-
-@pytest.fixture(scope="module")
-def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve(build_demo_root(tmp_path_factory.mktemp("demo") / "root").root, remotes=True) as served:
-        yield served.url
+    up.shell(f"{PREFIX}/bin/pip uninstall -qy refgenfs; rm -f /usr/local/bin/refgenfs")
+    up.shell(f"cd {HOME} && tar -xf /run/wheels.tar && cp wheels/refgenfs-*.whl .")
+    yield up
+    up.shell(f"{PREFIX}/bin/refgenfs service uninstall", code=None)
+    up.shell(
+        f"rm -rf {HOME}/* {HOME}/.[a-z]* /run/wheels.tar /etc/refgenfs /var/log/refgenfs /usr/local/bin/refgenfs"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_page_s_commands_do_what_it_says(machine: Machine, origin: str, page: str) -> None:
+def test_the_page_s_commands_do_what_it_says(machine: Machine, origin: Origin, page: str) -> None:
     todo = typed(parse(TEXTS[page], page), "booted")
     machine.write("/run/session", script(todo))
-    out = machine("bash", "-c", "bash /run/session 2>&1", code=None, timeout=SESSION_SECONDS, ORIGIN=origin).out
+    out = machine("bash", "-c", "bash /run/session 2>&1", code=None, timeout=SESSION_SECONDS, ORIGIN=origin.url).out
     done = ran(todo, out)
     for one in done:
         if wrong := judge(one, HOME):

@@ -6,12 +6,15 @@ tests/fuse/test_documents.py and tests/system/test_documents.py run the commands
 from __future__ import annotations
 
 import ast
+import importlib
+import json
 import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from refgenfs.cli.app import build
@@ -205,6 +208,21 @@ def test_toml_is_a_configuration(page: str, tmp_path: Path) -> None:
         file = tmp_path / "config.toml"
         file.write_text(f"{block.within}\n{block.text}" if block.within else block.text)
         load_config(file, {}, {"HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_data_can_be_read(page: str) -> None:
+    for block in blocks(page):
+        if block.language == "json":
+            json.loads(block.text)
+        elif block.language == "yaml":
+            list(yaml.safe_load_all(block.text))
+        elif block.language == "python":
+            compile(block.text, block.place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            for node in ast.parse(block.text).body:
+                if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("refgenfs"):
+                    module = importlib.import_module(node.module)
+                    assert not [name.name for name in node.names if not hasattr(module, name.name)], block.place
 
 
 _CODE = re.compile(r"`+([^`]+)`+")

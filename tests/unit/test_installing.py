@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from refgenfs.cli import installing, run
+from refgenfs.cli import installing, renewing, run
 from refgenfs.cli.installing import FILES, InstallFailed, pruned
 
 UNITS = [file for file in FILES if file.target.endswith(".service")]
@@ -87,3 +87,55 @@ def test_updatedb_is_touched_only_where_that_is_wanted(
     assert run(["service", "install", "--root", str(tmp_path), *([answer] if answer else [])]) == 0
     assert ("fuse.refgenfs" in conf.read_text()) == changed
     assert ("is as it was" in capsys.readouterr().err) != changed
+
+
+# --- as a package -------------------------------------------------------------------------------------------------
+
+OURS = f"{installing.PACKAGES}0.2.0"
+
+
+@pytest.fixture
+def packaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", OURS)
+
+
+@pytest.mark.usefixtures("packaged")
+def test_a_package_has_installed_it_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(installing, "FILES", ())  # nothing is to be written, whoever runs the test
+    assert run(["service", "install", "--no"]) == 0
+    assert "came with the package" in capsys.readouterr().err
+    assert run(["service", "uninstall"]) == 1
+    assert "`apt remove refgenfs`" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("packaged")
+def test_only_who_has_no_file_open_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, now = f"{installing.PACKAGES}0.1.0/bin/python", f"{OURS}/bin/python"
+    programs = {
+        "read": before,
+        "off": before,
+        "idle": before,
+        "broken": before,
+        "new": now,
+        "pip": "/opt/x/bin/python",
+    }
+    files = {"read": 2, "off": None, "idle": 0, "broken": 0}
+    restarted = []
+
+    def restart(*command: str) -> str:
+        restarted.append(command)
+        return "no" if "broken" in command[1] else ""
+
+    units = [renewing.Instance(f"refgenfs@{name}.service", program) for name, program in programs.items()]
+    monkeypatch.setattr(renewing, "instances", lambda: iter(units))
+    monkeypatch.setattr(renewing, "open_files", lambda unit: files[unit.split("@")[1].removesuffix(".service")])
+    monkeypatch.setattr(renewing, "_systemctl", restart)
+    assert list(renewing.renew()) == [
+        "refgenfs@read goes on with the version before, 2 files open: `systemctl restart refgenfs@read` later",
+        "refgenfs@off goes on with the version before, as it doesn't answer: `systemctl restart refgenfs@off` later",
+        "refgenfs@idle runs the new version",
+        "refgenfs@broken can't be restarted: no",
+    ]
+    assert restarted == [("restart", "refgenfs@idle.service"), ("restart", "refgenfs@broken.service")]
