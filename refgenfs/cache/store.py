@@ -8,7 +8,7 @@ the bytes themselves are on disk.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,6 +187,24 @@ class Store:
         """Attach to a content what people know it by; it goes when the content does. Writes to the ledger."""
         self._shelf.note_row(cid, note)
         self.ledger.set(f"note/{cid}", note)
+
+    def forget_notes(self, cids: Collection[ContentId]) -> Callable[[], None]:
+        """Return what removes the notes of contents of which nothing is resident; it blocks, and is for a thread.
+
+        What is noted of them anew, from now on, stays.
+        """
+        for cid in cids:
+            self._shelf.noted.pop(cid, None)
+
+        def forget() -> None:
+            self.ledger.apply({}, iter([f"note/{cid}" for cid in cids]))
+            noted = self._shelf.noted
+            if back := {
+                f"note/{cid}": noted[cid] for cid in cids if cid in noted
+            }:  # written while they were forgotten
+                self.ledger.apply(back, iter(()))
+
+        return forget
 
     def note(self, cid: ContentId) -> JSONValue:
         """Return what `set_note` attached, or None. Reads the ledger."""

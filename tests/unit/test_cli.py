@@ -27,7 +27,7 @@ from refgenfs.cli.output import clean, shortened
 from refgenfs.cli.residency import amount
 from refgenfs.control_client import ControlClient, DaemonRefused, NoDaemon, Progress, ReplyTimeout, Result
 from refgenfs.core.errors import ConfigError, ControlError
-from refgenfs.mount_table import mount_at, parse_mountinfo, users_of
+from refgenfs.mount_table import holder_of, mount_at, parse_mountinfo, users_of
 from refgenfs.paths import runtime_dir, socket_path
 
 DIGEST = "2230c535660fb4774114bfa966a62f823fdb6d21acf138d4"
@@ -653,6 +653,24 @@ def test_mountinfo_is_parsed() -> None:
     assert not home.is_refgenfs
     assert mount_at(Path("/proc")) is not None
     assert mount_at(Path("/proc/self")) is None
+
+
+def test_a_file_system_of_several_machines_is_known() -> None:
+    text = (
+        "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        "36 20 0:52 / /home rw shared:1 - nfs4 server:/home rw\n"
+        "37 36 8:2 / /home/local rw - xfs /dev/sdb1 rw\n"
+    )
+    mounts = parse_mountinfo(text)
+    found = {path: holder_of(Path(path), mounts) for path in ("/home/eve/.cache", "/home/local/x", "/homes", "/home")}
+    assert {path: held and held.is_shared for path, held in found.items()} == {
+        "/home/eve/.cache": True,
+        "/home/local/x": False,
+        "/homes": False,
+        "/home": True,
+    }
+    assert holder_of(Path("/x"), []) is None
+    assert holder_of(Path("/proc/self")) == mount_at(Path("/proc"))
 
 
 def test_users_of_a_folder_are_named(tmp_path: Path) -> None:
