@@ -19,6 +19,7 @@ from aiohttp import web
 
 from refgenfs.core.errors import KeyFormatError, NotInCatalog, RefgenfsError
 from refgenfs.core.metrics import CONTENT_TYPE, Reading, exposition
+from refgenfs.core.shares import Shares
 from refgenfs.fetch.bridge import Bridge
 from refgenfs.web.admission import SESSION, Admission, why
 from refgenfs.web.bodies import HEADERS, LONG, Body, encode
@@ -34,7 +35,7 @@ FRESH_LISTS = 5.0  # the catalog, and what the cache holds
 SNAPSHOT_DEADLINE = 5.0  # seconds; Prometheus itself gives up after 10
 LIST_DEADLINE = 30.0  # seconds; a cache of a million files is looked through on a thread
 ASSET_DEADLINE = 40.0  # seconds: an origin may be asked for a listing
-ASSETS_AT_A_TIME = 4
+ASSETS_AT_A_TIME = 8  # that are looked up; of one viewer no more than there are left for others
 TRY_AGAIN = 10.0  # seconds until a place that is taken is tried again
 GRACE = 1.0  # seconds that answers under way have at the end
 LARGEST_FORM = 8192  # bytes
@@ -98,7 +99,7 @@ class StatusPage:
         self._runner: web.AppRunner | None = None
         self._kept: dict[tuple[str, int | None], Kept[Body]] = {}
         self._files: dict[str, Body] = {}
-        self._assets = asyncio.Semaphore(ASSETS_AT_A_TIME)
+        self._assets = Shares(ASSETS_AT_A_TIME, ASSETS_AT_A_TIME, exempt=(None,))
 
     async def serve(self) -> NoReturn:
         """Answer until cancelled."""
@@ -228,11 +229,13 @@ class StatusPage:
 
     async def _asset(self, request: web.Request) -> web.StreamResponse:
         viewer = await self._admission.admit(request)
-        if self._assets.locked():
+        if not self._assets.take(viewer):
             raise NoAnswer("several assets are being looked up already")
-        async with self._assets:
+        try:
             ask = partial(self._told.asset, request.query.get("key", ""), viewer=viewer)
             return (await self._make(ask, ASSET_DEADLINE)).answer(request)
+        finally:
+            self._assets.give_back(viewer)
 
     async def _make(self, ask: Callable[[], Awaitable[Mapping[str, Any]]], deadline: float) -> Body:
         value = await self._crossing.ask(ask, deadline)

@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 import trio
 
-from refgenfs.web import Place, bodies, door
+from refgenfs.web import Place, admission, bodies, door
 from refgenfs.web.admission import uid_of_peer
 from tests.integration.test_status_page import ask
 from tests.integration.test_web import Taken, answers, free_port, serving, until
+from tests.integration.test_web import ask as http_ask
 
 
 @pytest.fixture
@@ -147,3 +148,26 @@ def test_a_socket_that_was_closed_is_nobody_s() -> None:
             assert uid_of_peer(end.getpeername(), end.getsockname()) == os.getuid()
             client.close()  # and waits for the other end to do so, too
             assert uid_of_peer(end.getpeername(), end.getsockname()) is None
+
+
+class _Slow(Taken):
+    """Looks for assets that an origin does not tell of."""
+
+    async def asset(self, key: str, *, viewer: int | None) -> Mapping[str, Any]:
+        if key == "slow":
+            await trio.sleep_forever()
+        return {"key": key}
+
+
+async def test_one_user_s_questions_for_assets_leave_some_for_others(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uids = [4321]
+    monkeypatch.setattr(admission, "uid_of_peer", lambda *_: uids[0])
+    async with serving(place, _Slow()):
+        with held(place, 20, b"GET /api/asset?key=slow HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+            await until(lambda: http_ask(place, "/api/asset?key=x")[0] == 503)
+            uids[0] = 5678
+            assert (await ask(place, "/api/asset?key=x")).json() == {"key": "x"}
+            uids[0] = 0
+            assert (await ask(place, "/api/asset?key=x")).json() == {"key": "x"}
