@@ -85,10 +85,25 @@ def socket_path(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
 
 
 def socket_of(mountpoint: Path, environ: Mapping[str, str], uid: int) -> Path:
-    """Return the socket by which to ask the daemon that serves `mountpoint`: the user's own, else the machine's."""
+    """Return the socket by which to ask the daemon that serves `mountpoint`: the user's own, else the machine's.
+
+    In /tmp a folder that has the name of the user's own may be anybody's: who listens there is not asked.
+    """
     own = socket_path(mountpoint, environ, uid)
-    others = [] if os.path.exists(own) else [folder / own.name for folder in _machine_dirs(environ, uid)]
-    return next(filter(os.path.exists, others), own)
+    known = uid == 0 or bool(environ.get("REFGENFS_RUNTIME_DIR") or environ.get("XDG_RUNTIME_DIR"))
+    known = known or _is_own(own.parent, uid)
+    if known and os.path.exists(own):
+        return own
+    others = [folder / own.name for folder in _machine_dirs(environ, uid)]
+    return next(filter(os.path.exists, others), own if known else others[0])
+
+
+def _is_own(folder: Path, uid: int) -> bool:
+    try:
+        facts = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(facts.st_mode) and _is_safe(facts, uid)
 
 
 def _machine_dirs(environ: Mapping[str, str], uid: int) -> list[Path]:

@@ -17,6 +17,7 @@ from refgenfs.paths import (
     make_runtime_dir,
     mountpoint_of,
     runtime_dir,
+    socket_of,
     socket_path,
 )
 
@@ -122,3 +123,24 @@ def test_a_runtime_directory_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ControlError, match="isn't your own"):
         make_runtime_dir({"REFGENFS_RUNTIME_DIR": str(tmp_path / "link")}, os.getuid())
     assert find_sockets({"REFGENFS_RUNTIME_DIR": str(tmp_path / "nowhere")}, os.getuid()) == []
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_folder_of_somebody_else_s_under_the_user_s_name_is_not_asked(tmp_path: Path, is_link: bool) -> None:
+    """Anybody can make /tmp/refgenfs-1000, and listen there as the daemon of any mountpoint."""
+    us, them = os.getuid() + 1001, os.getuid() or 1000
+    environ, point, machine = {"TMPDIR": str(tmp_path)}, Path("/genomes"), Path("/run/refgenfs/genomes.sock")
+    assert socket_of(point, environ, us) == machine, "it could be made in the next moment"
+    folder = tmp_path / f"refgenfs-{us}"
+    real = tmp_path / "real" if is_link else folder
+    real.mkdir(mode=0o755)
+    (real / "genomes.sock").touch()
+    if is_link:
+        folder.symlink_to(real)
+    for path in {real, folder}:
+        os.chown(path, them, -1, follow_symlinks=False)
+    assert socket_of(point, environ, us) == machine
+    assert socket_of(point, environ | {"REFGENFS_RUNTIME_DIR": str(folder)}, us) == folder / "genomes.sock"
+    folder.rename(mine := tmp_path / f"refgenfs-{them}")
+    if not is_link:
+        assert socket_of(point, environ, them) == mine / "genomes.sock"
