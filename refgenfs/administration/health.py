@@ -12,7 +12,16 @@ from typing import Any
 from refgenfs import __version__
 from refgenfs.administration.healing import Healing, Loss, losses_of
 from refgenfs.administration.metrics import collect
-from refgenfs.administration.parts import ALL, Daemon, Sight, content_labels, repeating, shown_name, version_of
+from refgenfs.administration.parts import (
+    ALL,
+    Daemon,
+    Sight,
+    content_labels,
+    let_others_in,
+    repeating,
+    shown_name,
+    version_of,
+)
 from refgenfs.cache.store import Store
 from refgenfs.catalog import SourceStatus
 from refgenfs.control import Operation, Progress
@@ -110,7 +119,8 @@ class Health:
         await store.ready()
         labels = await content_labels(self._daemon)
         rows = []
-        for summary in store.summary():
+        for number, summary in enumerate(store.summary()):
+            await let_others_in(number)
             version = labels.get(summary.cid, (None, ""))[0]
             if self._sight.hidden and (version is None or not self._sight.shows(version.source)):
                 continue  # what is in no catalog any more may have been of any source

@@ -10,6 +10,7 @@ from refgenfs.administration.parts import (
     Daemon,
     Sight,
     content_labels,
+    let_others_in,
     names_of,
     no_seek_key,
     parse_key,
@@ -41,29 +42,32 @@ class Listing:
         name, wanted = arguments.get("genome"), arguments.get("asset")
         if name is None:
             genomes = {id(genome): genome for genome in snapshot.genomes.values()}
-            rows = [
-                {
-                    "name": genome.names[0],
-                    "names": list(genome.names),
-                    "digest": genome.digest,
-                    "description": genome.description,
-                    "assets": shown,
-                }
-                for genome in genomes.values()
-                if (shown := self._count(genome)) or not self._sight.hidden
-            ]
-            return {"genomes": sorted(rows, key=lambda row: str(row["name"]))}
+            genomes_of_sight = []
+            for number, genome in enumerate(genomes.values()):
+                await let_others_in(number)
+                if (shown := self._count(genome)) or not self._sight.hidden:
+                    row = {
+                        "name": genome.names[0],
+                        "names": list(genome.names),
+                        "digest": genome.digest,
+                        "description": genome.description,
+                        "assets": shown,
+                    }
+                    genomes_of_sight.append(row)
+            return {"genomes": sorted(genomes_of_sight, key=lambda row: str(row["name"]))}
         genome = snapshot.genome(str(name))
         if wanted is not None:
             snapshot.asset(str(name), str(wanted))
         if not self._count(genome) and self._sight.hidden:
             raise NotAllowed(f"all of {name} is of sources that you may not read")
         held: Counter[AssetVersion] = Counter()
-        for content, (version, _) in (await content_labels(self._daemon)).items():
+        for number, (content, (version, _)) in enumerate((await content_labels(self._daemon)).items()):
+            await let_others_in(number)
             if version is not None:
                 held[version] += self._daemon.store.resident_bytes(content)
         rows = []
-        for asset in sorted(genome.assets):
+        for number, asset in enumerate(sorted(genome.assets)):
+            await let_others_in(number)
             if wanted in (None, asset):
                 found = genome.assets[asset]
                 for tag in sorted(tag for tag, one in found.tags.items() if self._sight.shows(one.source)):

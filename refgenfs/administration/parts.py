@@ -30,6 +30,7 @@ from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import Reader
 
 PROGRESS_EVERY = 0.25  # seconds
+ROWS = 200  # of a long answer that are made at a time: a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,12 @@ def parse_keys(arguments: dict[str, Any]) -> list[AssetKey]:
     if not isinstance(keys, list) or not keys:
         raise ControlError("a request needs keys: [genome/asset[.seek_key][:tag], …]")
     return [parse_key(key) for key in keys]
+
+
+async def let_others_in(number: int) -> None:
+    """Let what else there is to do go on, at every so many-th row of a long answer."""
+    if number % ROWS == 0:
+        await trio.lowlevel.checkpoint()
 
 
 def percent(part: int, whole: int) -> int:

@@ -195,6 +195,33 @@ async def test_an_unknown_operation_is_told_which_there_are(tmp_path: Path) -> N
     assert "absent, burst, burst_in_nursery, count, echo" in error.message
 
 
+async def test_a_long_answer_is_whole_and_lets_others_on() -> None:
+    rows = [{"key": f"hg38/a{number}", "é": None} for number in range(50_000)]
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    for value in (
+        {"contents": rows, "x": {"y": [1]}, "z": []},
+        {"a": "\n", "b": rows[: control.ROWS + 1]},
+        {},
+        [1],
+        7,
+    ):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            line = await control._result(value)
+            nursery.cancel_scope.cancel()
+        assert line.endswith(b"\n")
+        assert line.count(b"\n") == 1
+        assert json.loads(line) == {"ok": value}
+    assert turns > len(rows) // control.ROWS / 2
+
+
 async def test_many_clients_at_once(tmp_path: Path) -> None:
     async with serving(tmp_path / "s") as client:
         results: list[Any] = []
