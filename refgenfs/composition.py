@@ -244,6 +244,7 @@ class Composition:
             self._indexer,
             budget=self.budget,
             archives=self._archives,
+            web=self._config.web.address,
             rules=lambda: self._tree.rules,
         )
 

@@ -22,7 +22,7 @@ import trio
 
 from refgenfs import paths
 from refgenfs.administration import operations_for
-from refgenfs.administration.metrics import collect
+from refgenfs.administration.page import PageData
 from refgenfs.background import survive
 from refgenfs.cache.opening import open_store
 from refgenfs.composition import Composition, Given
@@ -192,7 +192,7 @@ class _Running:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.serve, listener)
             nursery.start_soon(self._greet)
-            nursery.start_soon(survive, self._show_metrics)
+            nursery.start_soon(survive, self._show_page)
             nursery.start_soon(self._parts.operations.callers.watch)
             nursery.start_soon(give_back, lambda: self._parts.budget.landed)
             nursery.start_soon(self._end_when_told, nursery)
@@ -211,14 +211,17 @@ class _Running:
         self._say_ready()
         await self._parts.reporting.run()
 
-    async def _show_metrics(self) -> None:
-        """Let Prometheus have the metrics, where that is wanted; what goes wrong with that ends nothing else."""
+    async def _show_page(self) -> None:
+        """Serve the status page and the metrics, where that is wanted; what goes wrong there ends nothing else."""
         place = self._config.web.place
         if place is not None:
-            from refgenfs.web import MetricsPage  # what it imports is 2 MiB that a daemon without it need not hold
+            from refgenfs.web import StatusPage  # what it imports is 2 MiB that a daemon without it need not hold
 
-            told = partial(collect, self._parts.daemon)
-            await MetricsPage(self._given.http.bridge, place, self._config.web.token_file, told).serve()
+            told = PageData(self._parts.daemon)
+            page = StatusPage(self._given.http.bridge, place, self._config.web.token_file, told)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(told.record)
+                nursery.start_soon(page.serve)
 
     def _say_ready(self) -> None:
         status = self._parts.catalog.status()

@@ -15,10 +15,11 @@ from typing import Any
 
 from refgenfs.core.content import BLOCK, Run
 from refgenfs.core.errors import ControlError, NotInCatalog
+from refgenfs.core.verdict import Cause
 from refgenfs.processes import command_of
 from refgenfs.reader.flights import FlightBoard
 from refgenfs.reader.reader import OpenFile
-from refgenfs.reader.waiting import waits_for
+from refgenfs.reader.waiting import cause_of_wait, waits_for
 from refgenfs.tree import FileNode, FolderNode, Tree
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Event:
     waits_for: str = ""
     error: str = ""
     over: bool = True  # False: it still waits
+    cause: Cause = "name"  # of what is waited for, while it still waits
 
 
 class Follower:
@@ -95,6 +97,10 @@ class Tracing:
         self._board: FlightBoard | None = None
         self._followers: set[Follower] = set()
 
+    def look_at(self, board: FlightBoard) -> None:
+        """Tell from now on what requests wait for by what is on its way."""
+        self._board = board
+
     @contextmanager
     def follow(self, board: FlightBoard, uid: int | None = None) -> Iterator[Follower]:
         """Tell a follower of requests during the block: of all, or with `uid` of one user's.
@@ -106,7 +112,7 @@ class Tracing:
         if uid is not None and any(one.uid == uid for one in self._followers):
             raise ControlError("you follow already, in another process")
         follower = Follower(uid)
-        self._board = board
+        self.look_at(board)
         self._followers.add(follower)
         self.on = True
         try:
@@ -174,6 +180,8 @@ class Tracing:
         event = self._reading(*reading)
         event.seconds, event.over = seconds, False
         event.waits_for = self._wait(*reading_file(reading))
+        if self._board is not None:
+            event.cause = cause_of_wait(self._board, *reading_file(reading))
         return event
 
     def _place(self, inode: int) -> tuple[str, str]:

@@ -37,6 +37,14 @@ def gid_of(name: str) -> int:
         ) from None
 
 
+def user_name(uid: int) -> str:
+    """Return a user's name, the number of one that has none. May ask a directory server, and wait for it."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def _is_number(name: str) -> bool:
     """Say whether a text is the number of a user or group: the last one of 32 bits stands for nobody."""
     return name.isascii() and name.isdigit() and len(name) < 11 and int(name) < NOBODY

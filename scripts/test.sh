@@ -21,7 +21,7 @@ lanes=$((lanes < most ? lanes : most))
 failed=.pytest_cache/v/cache/lastfailed
 rm -f "$failed" # of this run, and of no other
 status=0
-"${pytest[@]}" -n "$lanes" --dist loadfile --no-loadscope-reorder || status=$?
+"${pytest[@]}" -n "$lanes" --no-loadscope-reorder || status=$?
 if ((status != 1)) || [[ ! -s $failed ]] || (($(grep -c '::' "$failed") > few)); then
     exit "$status"
 fi

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # What a lane begins late keeps the others waiting at the end.
-LONGEST_FIRST = ("install", "system", "fuse", "faults", "model", "integration", "unit")
+LONGEST_FIRST = ("system", "install", "recipes", "fuse", "faults", "model", "integration", "unit")
+# Folders that one lane takes as a whole: their tests share what there is one of at a time, such as a booted machine.
+SHARED = ("tests/system/",)
 
 NO_DATA = "needs the shared test data: set REFGENFS_TEST_DATA"
 NO_ROOT = "needs root"
@@ -73,6 +77,20 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop(name.upper(), None)
     config.stash[_skips] = []
     config.pluginmanager.register(_SkipWatch(config.stash[_skips]))
+
+
+class Lanes(LoadFileScheduling):
+    """A lane takes file after file, and some folders as if they were one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return next((folder for folder in SHARED if file.startswith(folder)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
+    """Have lanes take their tests so."""
+    return Lanes(config, log)
 
 
 def _by_length(item: pytest.Item) -> int:

@@ -78,6 +78,7 @@ class Health:
             "making": [_job_row(job) for job in d.indexer.jobs if self._sight.shows(job.data.version.source)],
             "errors": [{"when": when, "what": what} for when, what in sorted(failures)[-20:]],
             "memory": resident_memory(),
+            "web": d.web,
             "users": [{"uid": uid, **asdict(usage)} for uid, usage in islice(self._users(), SHOWN_USERS)],
         }
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import trio
 
+from refgenfs.administration.pulls import Pulls
 from refgenfs.cache.store import Store
 from refgenfs.catalog import Catalog
 from refgenfs.core.access import Rule
-from refgenfs.core.catalog import AssetVersion
+from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.content import ContentId
 from refgenfs.core.errors import ControlError, KeyFormatError, NotAllowed, NotInCatalog
 from refgenfs.core.indices import shown_index
@@ -50,7 +51,9 @@ class Daemon:
     indexer: Indexer
     budget: Budget
     archives: Archives
+    web: str | None  # where the status page is: its URL, or the path of its socket
     rules: Callable[[], Mapping[str, Rule]]  # who may read what not everybody may, by source
+    pulls: Pulls = field(default_factory=Pulls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,14 @@ def shown_name(version: AssetVersion | None, name: str) -> str:
     """Return a file's name as people see it."""
     name = shown_index(name).removeprefix(DERIVED).replace(DERIVED, "/")
     return name.replace(version.genome_digest, version.alias) if version is not None else name
+
+
+def short_key(snapshot: CatalogSnapshot, version: AssetVersion) -> str:
+    """Return a version's key without its tag where that is the default one: below the mountpoint it is a path."""
+    key, default = version.key, ""
+    with suppress(NotInCatalog):
+        default = snapshot.asset(key.genome, key.asset).default_tag
+    return str(replace(key, tag=None) if key.tag == default else key)
 
 
 def version_of(daemon: Daemon, key: str) -> AssetVersion | None:

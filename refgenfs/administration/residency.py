@@ -13,6 +13,7 @@ import trio
 
 from refgenfs.administration.claims import Claims, claim_in, name_in
 from refgenfs.administration.parts import Daemon, content_labels, names_of, no_seek_key, parse_keys, repeating
+from refgenfs.administration.pulls import Pull
 from refgenfs.cache.pinrows import BY_HAND, UNKNOWN, Pin
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion
@@ -45,18 +46,19 @@ class Residency:
         version = d.catalog.snapshot.version(key)
         names = await names_of(self._daemon, version, key.seek_key)
         began, before = trio.current_time(), d.http.fetched.get(version.source, 0)
-        step = [""]
+        with d.pulls.running(Pull(str(key), version.source, time.time())) as pull:
 
-        async def report() -> None:
-            done, total = self._held(version, names)
-            fetched = d.http.fetched.get(version.source, 0) - before
-            await progress({"key": str(key), "done": done, "total": total, "fetched": fetched, "file": step[0]})
+            async def report() -> None:
+                pull.done, pull.total = self._held(version, names)
+                pull.fetched = d.http.fetched.get(version.source, 0) - before
+                row = {name: getattr(pull, name) for name in ("key", "done", "total", "fetched", "file")}
+                await progress(row)
 
-        # whoever reads meanwhile comes first
-        async with repeating(report):
-            with on_behalf_of(current().user, urgent=False):
-                await d.library.pull(version, names, lambda name: step.__setitem__(0, name))
-        await report()
+            # whoever reads meanwhile comes first
+            async with repeating(report):
+                with on_behalf_of(current().user, urgent=False):
+                    await d.library.pull(version, names, lambda name: setattr(pull, "file", name))
+            await report()
         pin = bool(claims) or d.store.pins.get(_full_key(version, key)) is not None  # what is new of it is, too
         if pin:
             await self._pin(claims, version, key, names)

@@ -76,16 +76,19 @@ class Visitor:
         raise NotAllowed(f"only root or the daemon's user may {WHAT.get(name, name)}")
 
     async def _sight(self) -> Sight:
-        """Return what the caller may see now."""
-        caller = self._caller
+        return await sight_of(self._daemon, self._caller)
 
-        async def groups() -> frozenset[int]:
-            await trio.lowlevel.checkpoint()
-            return caller.groups
 
-        rules = self._daemon.rules()
-        hidden = [name for name, rule in rules.items() if not await rule.allows(caller.uid, caller.gid, groups)]
-        return Sight(frozenset(hidden), caller.uid)
+async def sight_of(daemon: Daemon, caller: Caller) -> Sight:
+    """Return what a caller, who is neither root nor the daemon's user, may see now."""
+
+    async def groups() -> frozenset[int]:
+        await trio.lowlevel.checkpoint()
+        return caller.groups
+
+    rules = daemon.rules()
+    hidden = [name for name, rule in rules.items() if not await rule.allows(caller.uid, caller.gid, groups)]
+    return Sight(frozenset(hidden), caller.uid)
 
 
 _QUESTIONS: Mapping[str, type[Explaining] | type[Following] | type[Health] | type[Listing]] = {

@@ -215,6 +215,15 @@ class Entries:
         for position in self._table.positions():
             yield self._table.row(position)
 
+    def peek(self, cid: ContentId) -> EntryRow | None:
+        """Return what is known of a content, and take it not up. For any thread: it may be a moment old."""
+        entry = self._objects.get(cid)
+        if entry is not None:
+            return EntryRow(cid, entry.size, entry.resident, entry.pinned, entry.last_used, entry.kept)
+        table = self._table
+        position = table.find(cid)
+        return table.row(position) if position >= 0 else None
+
     def resident(self, cid: ContentId) -> int:
         """Return how many bytes of a content are resident, and take it not up."""
         entry = self._objects.get(cid)

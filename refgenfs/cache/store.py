@@ -8,7 +8,7 @@ the bytes themselves are on disk.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,6 +166,10 @@ class Store:
         """Return all contents that have resident bytes or are pinned."""
         return list(self._shelf.entries.rows())
 
+    def peek(self, cid: ContentId) -> EntryRow | None:
+        """Return what is known of a content, None for one that is not. For any thread: it may be a moment old."""
+        return self._shelf.entries.peek(cid)
+
     def resident_bytes(self, cid: ContentId) -> int:
         """Return how many bytes of a content are resident; 0 for one that is not known."""
         return self._shelf.entries.resident(cid)
@@ -183,6 +187,24 @@ class Store:
         """Attach to a content what people know it by; it goes when the content does. Writes to the ledger."""
         self._shelf.note_row(cid, note)
         self.ledger.set(f"note/{cid}", note)
+
+    def forget_notes(self, cids: Collection[ContentId]) -> Callable[[], None]:
+        """Return what removes the notes of contents of which nothing is resident; it blocks, and is for a thread.
+
+        What is noted of them anew, from now on, stays.
+        """
+        for cid in cids:
+            self._shelf.noted.pop(cid, None)
+
+        def forget() -> None:
+            self.ledger.apply({}, iter([f"note/{cid}" for cid in cids]))
+            noted = self._shelf.noted
+            if back := {
+                f"note/{cid}": noted[cid] for cid in cids if cid in noted
+            }:  # written while they were forgotten
+                self.ledger.apply(back, iter(()))
+
+        return forget
 
     def note(self, cid: ContentId) -> JSONValue:
         """Return what `set_note` attached, or None. Reads the ledger."""

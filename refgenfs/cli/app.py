@@ -22,6 +22,7 @@ from refgenfs.cli import (
     state,
     ticket,
     watching,
+    webpage,
 )
 
 _MOUNT = "Mount"
@@ -152,6 +153,15 @@ def _add_watch(app: typer.Typer) -> None:
             "refgenfs trace --json --for 60 > reads.jsonl  # a minute, for programs",
         ),
     )(watching.trace)
+
+    app.command(
+        "web",
+        rich_help_panel=_WATCH,
+        epilog=_examples(
+            "refgenfs web  # where the status page is",
+            "refgenfs web --open  # and show it in a browser",
+        ),
+    )(webpage.web)
 
 
 def _add_keep(app: typer.Typer) -> None:

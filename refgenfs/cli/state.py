@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import pwd
 import time
 from collections import Counter
 from typing import Annotated, Any
 
 import typer
 
+from refgenfs import users
 from refgenfs.cli.connection import canonical, choose
 from refgenfs.cli.options import AsJson, ConfigFile, Mountpoint
 from refgenfs.cli.output import (
@@ -209,12 +209,7 @@ def _write_users(users: list[dict[str, Any]]) -> None:
 
 def user_name(uid: int | None) -> str:
     """Return a user's name, the number of one that has none; None stands for all whom there were too many of."""
-    if uid is None:
-        return "(others)"
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    return "(others)" if uid is None else users.user_name(uid)
 
 
 def _write_errors(errors: list[dict[str, Any]], now: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -139,7 +141,7 @@ class LogConfig(Table):
 
 
 class WebConfig(Table):
-    """Where Prometheus finds the metrics, if anywhere."""
+    """Where the status page and the metrics are, if anywhere."""
 
     listen: Annotated[str, AfterValidator(check_listen)] = ""
     token_file: PlainPath | None = None
@@ -148,6 +150,17 @@ class WebConfig(Table):
     def place(self) -> tuple[str, int] | Path | None:
         """Where to listen: an address and a port, a unix socket, or nowhere."""
         return parse_listen(self.listen)
+
+    @property
+    def address(self) -> str | None:
+        """The URL of the status page, the path of its socket, or nothing."""
+        place = self.place
+        if not isinstance(place, tuple):
+            return str(place) if place is not None else None
+        host, port = place
+        if ip_address(host).is_unspecified:
+            host = socket.gethostname()
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
     @model_validator(mode="after")
     def _check_guarded(self) -> Self:

@@ -111,6 +111,16 @@ class Http:
         self.answered = self._session.answered
         self.queued = self._session.queued
 
+    @property
+    def queueing(self) -> int:
+        """How many requests wait for a connection to their host now."""
+        return self._session.queueing
+
+    @property
+    def connections(self) -> int:
+        """How many connections a host is asked over at the most."""
+        return self._settings.connections
+
     def takes_token(self, url: str, account: str) -> bool:
         """Say whether an account's secret or signature goes with requests to a URL, which others can't read then."""
         facts, target = self._settings.account(account), parse_url(url)

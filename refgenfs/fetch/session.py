@@ -90,6 +90,7 @@ class Session:
     def __init__(self, settings: HttpSettings, *, requested: Callable[[str], None]) -> None:
         self.answered: dict[str, Durations] = {}
         self.queued = Durations()
+        self.queueing = 0  # requests that wait for a turn now
         self.by_way: dict[tuple[str, str], int] = {}
         self.by_server: dict[tuple[str, str], int] = {}
         self._settings = settings
@@ -182,7 +183,11 @@ class Session:
             raise NoneToSpare
         if not slots.enter(errand):
             began = time.monotonic()
-            await slots.wait(errand)
+            self.queueing += 1
+            try:
+                await slots.wait(errand)
+            finally:
+                self.queueing -= 1
             waited(time.monotonic() - began)
             self.queued.observe(time.monotonic() - began)
         return slots

@@ -123,6 +123,10 @@ class Archives:
         """Return the archive if it is in memory."""
         return self._opened.known(ref)
 
+    def streaming(self) -> list[Archive]:
+        """Return the archives of which a stream runs."""
+        return self._opened.streaming()
+
     # -- what readers want --------------------------------------------------------------------------------
 
     async def member(self, archive: Archive, name: str) -> Member:

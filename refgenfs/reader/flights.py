@@ -6,7 +6,7 @@ registering it. Releasing never awaits either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import trio
@@ -103,6 +103,11 @@ class FlightBoard:
             return 0
         last = block_count(size) - 1
         return len(flights) * BLOCK - (BLOCK - block_length(size, last) if last in flights else 0)
+
+    def under_way(self) -> Iterator[tuple[ContentId, int, Carrier]]:
+        """Yield each content of which something is on its way: how many blocks, and what brings the first of them."""
+        for content, flights in self._flights.items():
+            yield content, len(flights), next(iter(flights.values())).carrier
 
     def launch(
         self, content: ContentId, indices: Iterable[int], carrier: Carrier, errand: Errand | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
@@ -30,6 +31,9 @@ async def label(store: Store, content: ContentId, key: str, name: str) -> None:
 
 
 VERSIONS = 4096  # contents whose version is kept in memory
+# Labels of contents of which nothing is resident; more, and the oldest are taken back. Of slices there is no end, and
+# who opens one need not read it.
+BARE = 4096
 
 
 class Versions:
@@ -44,6 +48,7 @@ class Versions:
         self._store = store
         self._known: dict[ContentId, str] = {}
         self._refusals = Refusals(log)
+        self._bare: OrderedDict[ContentId, None] = OrderedDict()  # that were labelled before they had anything
 
     async def vouch(self, content: ContentId, validator: str, key: str, name: str) -> None:
         """See that what is kept of a content is of this version, and label it; to be awaited before it is read.
@@ -73,6 +78,26 @@ class Versions:
                 )
             else:
                 self._refusals.clear()
+            self._bare[content] = None
+            if len(self._bare) > BARE:
+                await self._take_back()
+
+    async def _take_back(self) -> None:
+        """Forget the older half of the labels of contents that came to nothing, and that nobody has open."""
+        store, gone = self._store, []
+        for content in [content for content, _ in zip(self._bare, range(BARE // 2), strict=False)]:
+            del self._bare[content]
+            if store.resident_bytes(content):
+                continue  # its label goes with it
+            if store.open_content(content) is not None:
+                self._bare[content] = None
+                continue
+            self._known.pop(content, None)
+            gone.append(content)
+        try:
+            await trio.to_thread.run_sync(store.forget_notes(gone))
+        except CacheError as exc:
+            log.debug("labels that are of no use stay: %s", exc)
 
     def _read(self, content: ContentId) -> str | None:
         """Return the validator that is noted, None without one. Blocks."""

@@ -93,6 +93,10 @@ class OpenArchives:
         """Return the archive if it is in memory."""
         return self._live.get((ref.source, ref.asset_digest))
 
+    def streaming(self) -> list[Archive]:
+        """Return the archives of which a stream runs."""
+        return [archive for archive in list(self._live.values()) if archive.streams]
+
     def _trim(self) -> None:
         for place, archive in list(self._recent.items()):
             if len(self._recent) <= TABLES:

@@ -6,6 +6,7 @@ from refgenfs.core.content import BLOCK, ArchiveMember, ByteRange, Derived, Exte
 from refgenfs.core.errors import redact_url
 from refgenfs.core.indices import shown_index
 from refgenfs.core.units import human_bytes
+from refgenfs.core.verdict import Cause
 from refgenfs.reader.flights import Carrier, FlightBoard
 from refgenfs.reader.ranges import RangeRun
 from refgenfs.reader.reader import OpenFile
@@ -25,6 +26,18 @@ def waits_for(board: FlightBoard, file: OpenFile, offset: int, size: int) -> str
         if arrival is not None:
             return f"{carrier_words(arrival.carrier)}, from {file.facts.source}"
     return f"{way_words(file.facts.extent, file.facts.origin)}, from {file.facts.source}"
+
+
+def cause_of_wait(board: FlightBoard, file: OpenFile, offset: int, size: int) -> Cause:
+    """Return what kind of thing `waits_for` says."""
+    if file.content is not None:
+        index = file.content.missing(Run(offset // BLOCK, -(-min(offset + size, file.facts.size) // BLOCK)))
+        if index < 0:
+            return "disk"
+        arrival = board.find(file.content.id, index)
+        if arrival is not None and isinstance(arrival.carrier, RangeRun) and not arrival.carrier.flies:
+            return "memory"
+    return "made" if isinstance(file.facts.extent, Derived) else "origin"
 
 
 def carrier_words(carrier: Carrier) -> str:

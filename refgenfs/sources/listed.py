@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,6 +16,8 @@ from refgenfs.core.keys import DEFAULT_TAG, AssetKey, is_seek_key
 from refgenfs.core.patterns import Arranged, Arrangement
 from refgenfs.core.shapes import show
 from refgenfs.sources.asking import Asker
+
+log = logging.getLogger(__name__)
 
 
 class ListedFiles:
@@ -104,7 +107,22 @@ def arrange_catalog(
     return listed_catalog(source, identity, (*arranged.assets, *named)), arranged
 
 
-def describe_left_out(arranged: Arranged) -> str:
+class LeftOut:
+    """Says what has no place in a layout, once as long as it is the same."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def say(self, source: str, arranged: Arranged) -> None:
+        """Log a line on the files of a source that have no place, a warning where none has."""
+        text = _describe_left_out(arranged)
+        if text and text != self._said:
+            level = logging.INFO if arranged.assets else logging.WARNING
+            log.log(level, "source %s: not all is shown: %s", source, text)
+        self._said = text
+
+
+def _describe_left_out(arranged: Arranged) -> str:
     """Return a line on the files that have no place, '' for none."""
     if not arranged.left_out:
         return ""

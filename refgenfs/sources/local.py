@@ -18,7 +18,7 @@ from refgenfs.core.content import Extent, FileFacts, InlineData, LocalFile, cont
 from refgenfs.core.errors import OriginDenied, OriginMissing, RefgenfsError
 from refgenfs.core.patterns import Arranged, Arrangement, Layout
 from refgenfs.fetch.local import DEADLINE, THREADS, in_thread, stat_below, validator_of, walk
-from refgenfs.sources.listed import ListedFiles, arrange_catalog, describe_left_out, find_file
+from refgenfs.sources.listed import LeftOut, ListedFiles, arrange_catalog, find_file
 
 LISTING_DEADLINE = 600.0  # seconds
 
@@ -50,7 +50,7 @@ class LocalSource(ListedFiles):
         self._layout = layout
         self._assets = assets
         self._cached = cached
-        self._left_out = ""
+        self._left_out = LeftOut()
         self._threads = trio.CapacityLimiter(THREADS)
 
     def __repr__(self) -> str:
@@ -63,15 +63,7 @@ class LocalSource(ListedFiles):
         """
         del known
         catalog, arranged = await in_thread(self._look, LISTING_DEADLINE, self._threads, self._root)
-        left_out = describe_left_out(arranged)
-        if left_out and left_out != self._left_out:
-            log.log(
-                logging.INFO if arranged.assets else logging.WARNING,
-                "source %s: not all is shown: %s",
-                self.name,
-                left_out,
-            )
-        self._left_out = left_out
+        self._left_out.say(self.name, arranged)
         return catalog
 
     def _look(self) -> tuple[SourceCatalog, Arranged]:

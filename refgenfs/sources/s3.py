@@ -18,7 +18,7 @@ from refgenfs.core.errors import DeadlineExceeded, IntegrityError, OriginMissing
 from refgenfs.core.patterns import Arrangement, Layout
 from refgenfs.core.s3 import Bucket, Page, parse_page
 from refgenfs.sources.asking import Asker
-from refgenfs.sources.listed import AskedFiles, arrange_catalog, describe_left_out, find_file
+from refgenfs.sources.listed import AskedFiles, LeftOut, arrange_catalog, find_file
 
 # For 10 million keys at 5 pages a second; a bucket that takes longer wants a prefix.
 LISTING_DEADLINE = 1800.0  # seconds
@@ -51,7 +51,7 @@ class S3Source(AskedFiles):
         self._bucket = bucket
         self._layout = layout
         self._assets = assets
-        self._left_out = ""
+        self._left_out = LeftOut()
 
     # -- the catalog --------------------------------------------------------------------------------------
 
@@ -73,15 +73,7 @@ class S3Source(AskedFiles):
         catalog, arranged = await trio.to_thread.run_sync(
             arrange_catalog, self.name, self._bucket.identity, arrangement, self._assets
         )
-        left_out = describe_left_out(arranged)
-        if left_out and left_out != self._left_out:
-            log.log(
-                logging.INFO if arranged.assets else logging.WARNING,
-                "source %s: not all is shown: %s",
-                self.name,
-                left_out,
-            )
-        self._left_out = left_out
+        self._left_out.say(self.name, arranged)
         return catalog
 
     async def _list(self, arrangement: Arrangement) -> None:

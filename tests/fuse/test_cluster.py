@@ -112,13 +112,46 @@ def origin(
         yield server
 
 
-@pytest.fixture
-def site(network: Network, origin: OriginServer, ecoli: Ecoli, tmp_path: Path) -> Iterator[Site]:
+@contextmanager
+def a_site(network: Network, origin: OriginServer, ecoli: Ecoli, folder: Path) -> Iterator[Site]:
     if origin.rate != "0":
         origin.restart("0")
     origin.clear()
     with ExitStack() as stack:
-        yield Site(network, origin, ecoli, stack, tmp_path)
+        yield Site(network, origin, ecoli, stack, folder)
+
+
+@pytest.fixture
+def site(network: Network, origin: OriginServer, ecoli: Ecoli, tmp_path: Path) -> Iterator[Site]:
+    """A site for one test, with nothing running yet but the origin."""
+    with a_site(network, origin, ecoli, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="class", params=KINDS)
+def four(
+    request: pytest.FixtureRequest,
+    network: Network,
+    origin: OriginServer,
+    ecoli: Ecoli,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Site, list[Mounted]]]:
+    """A tier of each kind, and four nodes, cold when the first test begins."""
+    with a_site(network, origin, ecoli, tmp_path_factory.mktemp("four")) as made:
+        made.kind = request.param
+        made.tier()
+        yield made, made.mount()
+
+
+@pytest.fixture(scope="class")
+def single(
+    network: Network, origin: OriginServer, ecoli: Ecoli, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Site, Tier, Mounted]]:
+    """One node, and nginx."""
+    with a_site(network, origin, ecoli, tmp_path_factory.mktemp("single")) as made:
+        tier = made.tier()
+        (node,) = made.mount(1)
+        yield made, tier, node
 
 
 def bwa(mounted: Mounted, ecoli: Ecoli, genome: str) -> list[str]:
@@ -173,25 +206,36 @@ def wait_until(true: Callable[[], bool], what: str, timeout: float = 30) -> None
 # --- what the origin sends ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_four_cold_nodes_cost_the_origin_one_copy(site: Site, kind: str) -> None:
-    """Of an archive and of plain files: the bytes of bodies that the origin sent are those of the asset, once."""
-    site.kind = kind
-    site.tier()
-    nodes = site.mount()
-    for way, (genome, containing) in WAYS.items():
-        site.clear()
-        with running([bwa(node, site.ecoli, genome) for node in nodes]) as collect:
-            outputs = collect()
-        assert outputs == [site.ecoli.output("bwa mem")] * NODES
-        wait_until(lambda: all(not node.status()["flights"] for node in nodes), "all has come")
-        asked = site.origin.log()
-        ratio = egress(asked, containing) / site.size(way)
-        print(f"{kind}, {way}: egress ÷ asset size = {ratio:.4f}")
-        assert 0.99 < ratio <= 1.005, f"{way}: {ratio}"
-        assert clients(asked, "") == {TIERS[0]}, "a node went past the tier"
-    for node in nodes:
-        assert "ERROR" not in node.log_text()
+class TestFourNodes:
+    """They and their tier are there for all of these tests, and go before the next begin."""
+
+    def test_four_cold_nodes_cost_the_origin_one_copy(self, four: tuple[Site, list[Mounted]]) -> None:
+        """Of an archive and of plain files: the bytes of bodies that the origin sent are those of the asset, once."""
+        site, nodes = four
+        for way, (genome, containing) in WAYS.items():
+            site.clear()
+            with running([bwa(node, site.ecoli, genome) for node in nodes]) as collect:
+                outputs = collect()
+            assert outputs == [site.ecoli.output("bwa mem")] * NODES
+            wait_until(lambda: all(not node.status()["flights"] for node in nodes), "all has come")
+            asked = site.origin.log()
+            ratio = egress(asked, containing) / site.size(way)
+            print(f"{site.kind}, {way}: egress ÷ asset size = {ratio:.4f}")
+            assert 0.99 < ratio <= 1.005, f"{way}: {ratio}"
+            assert clients(asked, "") == {TIERS[0]}, "a node went past the tier"
+        for node in nodes:
+            assert "ERROR" not in node.log_text()
+
+    def test_what_the_tier_has_is_read_while_the_origin_is_away(self, four: tuple[Site, list[Mounted]]) -> None:
+        site, nodes = four
+        name = f"{ALIAS}.fa"  # no aligner has read it
+        wanted = hashlib.md5((site.ecoli.plain("bwa_index") / name).read_bytes()).hexdigest()
+        try:
+            for node in nodes:
+                assert node.run("md5sum", f"{node.path}/{PLAIN}/bwa_index/{name}").stdout.split()[0] == wanted
+                site.origin.kill()
+        finally:
+            site.origin.start()
 
 
 # --- a tier that dies and comes back ------------------------------------------------------------------------
@@ -252,19 +296,6 @@ def test_a_second_tier_takes_over(site: Site) -> None:
     assert clients(site.origin.log(), "bwa_index") == set(TIERS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_the_tier_has_is_read_while_the_origin_is_away(site: Site, kind: str) -> None:
-    site.kind = kind
-    site.tier()
-    nodes = site.mount(2)
-    name = f"{ALIAS}.fa"
-    wanted = hashlib.md5((site.ecoli.plain("bwa_index") / name).read_bytes()).hexdigest()
-    for node in nodes:
-        assert node.run("md5sum", f"{node.path}/{PLAIN}/bwa_index/{name}").stdout.split()[0] == wanted
-        site.origin.kill()
-    site.origin.start()
-
-
 def ask_until_up(node: Mounted, tier: str) -> None:
     """Have a node ask its sources until it has found out that a tier is back."""
     proxy = f"http://{tier}:3128"
@@ -276,53 +307,56 @@ def ask_until_up(node: Mounted, tier: str) -> None:
     wait_until(asked, f"{tier} is used again", timeout=60)
 
 
-# --- origins with HTTPS -------------------------------------------------------------------------------------
+# --- one node -----------------------------------------------------------------------------------------------
 
 
-def test_a_tier_stands_for_an_origin_with_tls_and_the_origin_for_the_tier(site: Site) -> None:
-    tier = site.tier()
-    (node,) = site.mount(1)
-    folder = f"{node.path}/{PLAIN}/secure_bwa_index"
-    for client, name in ((TIERS[0], f"{ALIAS}.fa"), (NODE_ADDRESSES[0], f"{ALIAS}.fa.pac")):
-        site.clear()
-        printed = node.run("md5sum", f"{folder}/{name}").stdout
-        assert printed.split()[0] == site.ecoli.md5("bwa_index")[name]
-        assert {one.client for one in site.origin.log() if one.path.endswith(f"/{name}")} == {client}
-        tier.kill()
+class TestOneNode:
+    """It and its tier are there for all of these tests."""
 
+    def test_a_tier_stands_for_an_origin_with_tls_and_the_origin_for_the_tier(
+        self,
+        single: tuple[Site, Tier, Mounted],
+    ) -> None:
+        site, tier, node = single
+        folder = f"{node.path}/{PLAIN}/secure_bwa_index"
+        try:
+            for client, name in ((TIERS[0], f"{ALIAS}.fa"), (NODE_ADDRESSES[0], f"{ALIAS}.fa.pac")):
+                site.clear()
+                printed = node.run("md5sum", f"{folder}/{name}").stdout
+                assert printed.split()[0] == site.ecoli.md5("bwa_index")[name]
+                assert {one.client for one in site.origin.log() if one.path.endswith(f"/{name}")} == {client}
+                tier.kill()
+        finally:
+            tier.kill()
+            tier.start()
 
-# --- what an administrator is told --------------------------------------------------------------------------
+    def test_doctor_says_which_tier_answers(self, single: tuple[Site, Tier, Mounted]) -> None:
+        site, _, node = single
+        doctor = ["doctor", "-c", str(node.config)]
+        done = subprocess.run(
+            [*node_prefix(site, 0), "timeout", "-s", "KILL", "60", *refgenfs(), *doctor],
+            capture_output=True, text=True, check=False, env=node.environ, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        said = done.stdout
+        assert f"ok    proxy: genomes: http://{TIERS[0]}:3128 answers" in said
+        assert f"warn  proxy: genomes: http://{TIERS[1]}:3128 doesn't answer: " in said
+        assert f"ok    mirror: secure: https://{SECURE}/ answers" in said
+        assert f"warn  mirror: secure: http://{TIERS[1]}:3129/{SECURE}/ doesn't answer: " in said
+        assert f"http://{FILES}/ answers" in said
+        status = node.refgenfs("status").stdout
+        assert f"genomes: proxy http://{TIERS[0]}:3128, " in status
 
-
-def test_doctor_says_which_tier_answers(site: Site) -> None:
-    site.tier()
-    (node,) = site.mount(1)
-    doctor = ["doctor", "-c", str(node.config)]
-    done = subprocess.run(
-        [*node_prefix(site, 0), "timeout", "-s", "KILL", "60", *refgenfs(), *doctor],
-        capture_output=True, text=True, check=False, env=node.environ, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    said = done.stdout
-    assert f"ok    proxy: genomes: http://{TIERS[0]}:3128 answers" in said
-    assert f"warn  proxy: genomes: http://{TIERS[1]}:3128 doesn't answer: " in said
-    assert f"ok    mirror: secure: https://{SECURE}/ answers" in said
-    assert f"warn  mirror: secure: http://{TIERS[1]}:3129/{SECURE}/ doesn't answer: " in said
-    assert f"http://{FILES}/ answers" in said
-    status = node.refgenfs("status").stdout
-    assert f"genomes: proxy http://{TIERS[0]}:3128, " in status
-
-
-def test_a_second_node_on_one_cache_directory_is_refused(site: Site) -> None:
-    (node,) = site.mount(1)
-    text = node.config.read_text().replace(str(node.path), str(site.folder / "other"))
-    other = site.folder / "other.toml"
-    other.write_text(text)
-    done = subprocess.run(
-        [*node_prefix(site, 1), "timeout", "-s", "KILL", "60", *refgenfs(), "mount", "-f", "-c", str(other)],
-        capture_output=True, text=True, check=False, env=node.environ, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert f"the cache directory {node.cache} is in use by process {node.process.pid}" in done.stderr
+    def test_a_second_node_on_one_cache_directory_is_refused(self, single: tuple[Site, Tier, Mounted]) -> None:
+        site, _, node = single
+        text = node.config.read_text().replace(str(node.path), str(site.folder / "other"))
+        other = site.folder / "other.toml"
+        other.write_text(text)
+        done = subprocess.run(
+            [*node_prefix(site, 1), "timeout", "-s", "KILL", "60", *refgenfs(), "mount", "-f", "-c", str(other)],
+            capture_output=True, text=True, check=False, env=node.environ, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert f"the cache directory {node.cache} is in use by process {node.process.pid}" in done.stderr
 
 
 # --- the page -----------------------------------------------------------------------------------------------

@@ -24,10 +24,12 @@ def environ(tmp_path: Path) -> Iterator[dict[str, str]]:
     """An environment whose temporary folder is the test's own, short enough for a control socket's path."""
     with TemporaryDirectory(prefix="rgfs-", dir="/tmp") as runtime:
         yield {**os.environ, "TMPDIR": str(tmp_path), "REFGENFS_RUNTIME_DIR": runtime, "COLUMNS": "80"}
+    for point in mounted_below(tmp_path):  # of one that was killed
+        subprocess.run(["fusermount3", "-uz", point], check=False, capture_output=True, timeout=20)
 
 
 def demo(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["timeout", "-s", "KILL", "120", sys.executable, "-m", "refgenfs", "demo", *arguments]
+    command = ["timeout", "-s", "KILL", "200", sys.executable, "-m", "refgenfs", "demo", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environ, stdin=subprocess.DEVNULL)
 
 

@@ -43,7 +43,6 @@ COMMANDS = (
     Command(
         ("make", "install-service", "SERVICE_ARGS=--yes"), (r"^/usr/local/lib/systemd/system/refgenfs@.service$",)
     ),
-    Command(("make", "deb", "DEB_COMPRESSION=-Znone"), (r"^deb: lintian", r"^deb: dist/refgenfs_.*\.deb")),
     Command(("/usr/local/bin/refgenfs", "--version"), (r"\Arefgenfs \d",)),
 )
 

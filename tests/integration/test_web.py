@@ -13,17 +13,18 @@ import http.client
 import logging
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
-from refgenfs import web
+from refgenfs.core.errors import NotInCatalog
 from refgenfs.core.metrics import CONTENT_TYPE, Metric, Reading
 from refgenfs.fetch.bridge import open_bridge
-from refgenfs.web import MetricsPage, Place, bind
+from refgenfs.web import Place, StatusPage, bind, site
 
 X = Metric("x_total", "counter", "X.")
 
@@ -35,11 +36,32 @@ class Taken:
         self.count = 0
         self.error: Exception | None = None
 
-    def __call__(self) -> tuple[Reading, ...]:
+    def metrics(self) -> tuple[Reading, ...]:
         self.count += 1
         if self.error is not None:
             raise self.error
         return (Reading(X, (((), self.count),)),)
+
+    async def now(self, *, viewer: int | None) -> Mapping[str, Any]:
+        self.count += 1
+        if self.error is not None:
+            raise self.error
+        return {"viewer": viewer, "count": self.count}
+
+    async def history(self) -> Mapping[str, Any]:
+        return {"fine": [[0.0, 1, 2, 0.5]] * 3000}
+
+    async def catalog(self, *, viewer: int | None) -> Mapping[str, Any]:
+        return {"rows": [["genome", f"asset {number}"] for number in range(2000)]}
+
+    async def cache(self, *, viewer: int | None) -> Mapping[str, Any]:
+        await trio.sleep_forever()
+        raise AssertionError("unreachable")
+
+    async def asset(self, key: str, *, viewer: int | None) -> Mapping[str, Any]:
+        if key != "hg38/fasta":
+            raise NotInCatalog(f"no asset {key!r}")
+        return {"key": key, "name": "\udcff"}
 
 
 def free_port() -> int:
@@ -94,26 +116,26 @@ def answers(place: Place) -> bool:
 @asynccontextmanager
 async def serving(place: Place, taken: Taken, token_file: Path | None = None) -> AsyncIterator[None]:
     async with open_bridge() as bridge, trio.open_nursery() as nursery:
-        nursery.start_soon(MetricsPage(bridge, place, token_file, taken).serve)
+        nursery.start_soon(StatusPage(bridge, place, token_file, taken).serve)
         await until(lambda: answers(place))
         yield
         nursery.cancel_scope.cancel()
 
 
 async def test_it_answers_with_a_snapshot_and_keeps_it_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "FRESH", 3600.0)
+    monkeypatch.setattr(site, "FRESH", 3600.0)
     place, taken = ("127.0.0.1", free_port()), Taken()
     async with serving(place, taken):
         assert taken.count == 0, "nobody asked"
         assert await answer(place) == (200, CONTENT_TYPE, "# HELP x_total X.\n# TYPE x_total counter\nx_total 1\n")
         for _ in range(5):
             assert (await answer(place))[2].endswith("x_total 1\n")
-        monkeypatch.setattr(web, "FRESH", 0.0)
+        monkeypatch.setattr(site, "FRESH", 0.0)
         assert (await answer(place))[2].endswith("x_total 2\n")
 
 
 async def test_many_who_ask_at_once_share_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "FRESH", 3600.0)
+    monkeypatch.setattr(site, "FRESH", 3600.0)
     place, taken = ("127.0.0.1", free_port()), Taken()
     async with serving(place, taken), trio.open_nursery() as nursery:
         for _ in range(16):
@@ -157,22 +179,22 @@ async def test_what_goes_wrong_is_an_answer(caplog: pytest.LogCaptureFixture) ->
         assert (await answer(place))[0] == 500
         taken.error = None
         assert (await answer(place))[0] == 200
-    assert "could not be taken" in caplog.text
+    assert "could not be made" in caplog.text
     caplog.clear()
 
 
 async def test_a_place_that_is_taken_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(web, "TRY_AGAIN", 0.01)
+    monkeypatch.setattr(site, "TRY_AGAIN", 0.01)
     place = ("127.0.0.1", free_port())
     taken = bind(place)
     async with open_bridge() as bridge, trio.open_nursery() as nursery:
         with caplog.at_level(logging.WARNING):
-            nursery.start_soon(MetricsPage(bridge, place, None, Taken()).serve)
-            await until(lambda: "no metrics at" in caplog.text)
+            nursery.start_soon(StatusPage(bridge, place, None, Taken()).serve)
+            await until(lambda: "no status page and no metrics at" in caplog.text)
             await trio.sleep(0.1)
-            assert caplog.text.count("no metrics at") == 1
+            assert caplog.text.count("no status page and no metrics at") == 1
         taken.close()
         await until(lambda: answers(place))
         nursery.cancel_scope.cancel()

@@ -188,9 +188,10 @@ def tail(text: str) -> str:
 
 @contextlib.contextmanager
 def locked(cache: Path, name: str) -> Iterator[None]:
-    """Have one process at a time make something in a cache that is shared."""
-    with untimed(), (cache / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Have one process at a time make, or use, what is in a shared cache; waiting is not a test's own time."""
+    with (cache / f"{name}.lock").open("w") as lock:
+        with untimed():
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

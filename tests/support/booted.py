@@ -206,7 +206,8 @@ def booted(root: Path, disk: Path) -> Iterator[Machine]:
     ]
     if AUTOFS.exists():
         command.append(f"--bind={AUTOFS}")
-    with _own_cgroups() as cgroups, tempfile.TemporaryFile("w+") as log:
+    # a root that is in use is not booted again: one machine at a time, whichever lane has it
+    with locked(root.parent, "boot"), _own_cgroups() as cgroups, tempfile.TemporaryFile("w+") as log:
         # the kernel's limits are raised in /sys
         environ = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1", "CGROUPS": " ".join(map(str, cgroups))}
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -52,6 +53,14 @@ class Slurm:
         """Return the state of the node: "idle", "mixed", "drained", … ."""
         return self.run("sinfo", "--noheader", "--Node", "--format=%T").strip()
 
+    def cancel_all(self) -> None:
+        """End all jobs: what they run would outlast the daemons."""
+        with contextlib.suppress(AssertionError):
+            self.run("scancel", "--user=root", timeout=10)
+            deadline = time.monotonic() + 10
+            while self.run("squeue", "--noheader", timeout=10).strip() and time.monotonic() < deadline:
+                time.sleep(0.1)
+
     def logs(self) -> str:
         """Return the ends of the daemons' logs."""
         return "\n".join(path.read_text(errors="replace")[-2500:] for path in sorted(self.folder.glob("*.log")))
@@ -79,7 +88,10 @@ def running_slurm(prolog: Path, epilog: Path, settings: Mapping[str, str]) -> It
         _start(stack, slurm, "slurmctld", "slurmctld", "-D", "-c")
         _start(stack, slurm, "slurmd", "slurmd", "-D", "-N", NODE)
         _until(lambda: slurm.node() == "idle", slurm)
-        yield slurm
+        try:
+            yield slurm
+        finally:
+            slurm.cancel_all()
 
 
 def _configuration(folder: Path, controller: int, node: int) -> dict[str, object]:

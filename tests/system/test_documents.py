@@ -28,7 +28,7 @@ PAGES = [page for page, text in TEXTS.items() if typed(parse(text, page), "boote
 
 def _wheels(folder: Path) -> Path:
     """Build all wheels as docs/install.md does; return a tar file of them."""
-    copied = shutil.ignore_patterns(".*", "site", "__pycache__")
+    copied = shutil.ignore_patterns(".*", "build", "dist", "site", "__pycache__")
     shutil.copytree(REPOSITORY, folder / "refgenfs", ignore=copied)
     subprocess.run([HOST_PYTHON, "-m", "venv", folder / "venv"], check=True, timeout=120)
     environ = {**os.environ, "PATH": f"{folder / 'venv/bin'}:{os.environ['PATH']}"}

@@ -36,7 +36,7 @@ cat /run/reader.part - <&3 | md5sum
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The package, and one of a higher version."""
-    package = build_package(tmp_path_factory.mktemp("package"), VERSION)
+    package = build_package("make deb", tmp_path_factory.mktemp("package"), VERSION)
     return package, next_package(package, VERSION, HIGHER)
 
 

@@ -27,7 +27,7 @@ from refgenfs.cli.output import clean, shortened
 from refgenfs.cli.residency import amount
 from refgenfs.control_client import ControlClient, DaemonRefused, NoDaemon, Progress, ReplyTimeout, Result
 from refgenfs.core.errors import ConfigError, ControlError
-from refgenfs.mount_table import mount_at, parse_mountinfo, users_of
+from refgenfs.mount_table import holder_of, mount_at, parse_mountinfo, users_of
 from refgenfs.paths import runtime_dir, socket_path
 
 DIGEST = "2230c535660fb4774114bfa966a62f823fdb6d21acf138d4"
@@ -655,6 +655,24 @@ def test_mountinfo_is_parsed() -> None:
     assert mount_at(Path("/proc/self")) is None
 
 
+def test_a_file_system_of_several_machines_is_known() -> None:
+    text = (
+        "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        "36 20 0:52 / /home rw shared:1 - nfs4 server:/home rw\n"
+        "37 36 8:2 / /home/local rw - xfs /dev/sdb1 rw\n"
+    )
+    mounts = parse_mountinfo(text)
+    found = {path: holder_of(Path(path), mounts) for path in ("/home/eve/.cache", "/home/local/x", "/homes", "/home")}
+    assert {path: held and held.is_shared for path, held in found.items()} == {
+        "/home/eve/.cache": True,
+        "/home/local/x": False,
+        "/homes": False,
+        "/home": True,
+    }
+    assert holder_of(Path("/x"), []) is None
+    assert holder_of(Path("/proc/self")) == mount_at(Path("/proc"))
+
+
 def test_users_of_a_folder_are_named(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"], cwd=tmp_path) as process:
         try:
@@ -1050,3 +1068,39 @@ def test_simple_commands_load_little(start: Start) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "/genomes/hg38/fasta/hg38.fa\nset()\n"
+
+
+# -- the status page --------------------------------------------------------------------------------------------
+
+
+def test_web_prints_where_the_page_is(
+    start: Start, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    def show(url: str) -> bool:
+        shown.append(url)
+        return len(shown) == 1
+
+    monkeypatch.setattr("webbrowser.open", show)
+    start(status=lambda args: ok({**STATUS, "web": "http://127.0.0.1:9417/"}))
+    assert out(capsys, "web") == "http://127.0.0.1:9417/\n"
+    assert json.loads(out(capsys, "web", "--json")) == {"web": "http://127.0.0.1:9417/"}
+    assert shown == []
+    assert out(capsys, "web", "--open") == "http://127.0.0.1:9417/\n"
+    assert shown == ["http://127.0.0.1:9417/"]
+    assert "no browser could be started" in err(capsys, "web", "--open")
+
+
+def test_web_tells_how_to_get_to_a_socket(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    start(status=lambda args: ok({**STATUS, "web": "/run/refgenfs/my page.sock"}))
+    assert run(["web"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "/run/refgenfs/my page.sock\n"
+    assert "ssh -N -L 8080:'/run/refgenfs/my page.sock'" in captured.err
+    assert "browsers can't open" in err(capsys, "web", "--open")
+
+
+def test_web_says_how_to_have_a_page(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    start(status=lambda args: ok({**STATUS, "web": None}))
+    assert 'set listen = "127.0.0.1:9417" in [web]' in err(capsys, "web")
