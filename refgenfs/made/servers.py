@@ -20,14 +20,17 @@ from refgenfs.cache.ledger import JSONValue
 from refgenfs.cache.store import Store
 from refgenfs.catalog.flights import Flights
 from refgenfs.core.content import BLOCK, ByteRange, CheckedRange, FileFacts, block_count, content_id
+from refgenfs.core.errands import User, current
 from refgenfs.core.errors import (
     CacheError,
     IntegrityError,
     OriginMissing,
     RefgenfsError,
     StaleContent,
+    TooManyRequests,
     redact_url,
 )
+from refgenfs.core.newest import Newest
 from refgenfs.fetch.http import Http
 from refgenfs.fetch.pieces import RangeSink
 from refgenfs.reader.reader import Reader
@@ -38,6 +41,9 @@ SERVERS = "refget"  # the account of all of them
 ASK = 30.0  # seconds for a server to say whether it has a sequence
 LARGEST = 8 << 30  # bases of one; the longest chromosomes have 4 billion
 DIGEST = 8  # bytes of a block's: for a wrong block to pass is one in 2^64
+HOUR = 3600.0  # seconds
+MISSES = 1000  # sequences in an hour that a user may have servers asked for in vain; there is no end of MD5s
+USERS = 1024  # of whom that is remembered
 NONE_FOR = 60.0  # seconds for which "it has none" is believed
 PREFIX = "refget/"  # and the MD5, in the ledger
 KEPT = 512  # of these rows: that of human chromosome 1 has 40 KB
@@ -52,6 +58,14 @@ class _Known:
     mtime: float
     validator: str
     checks: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Misses:
+    """How often a user has asked for what no server has, since when (trio time)."""
+
+    since: float
+    count: int = 0
 
 
 class RefgetServers:
@@ -73,6 +87,7 @@ class RefgetServers:
         self._wall = wall
         self._known: dict[str, _Known] = {}
         self._absent: dict[str, float] = {}  # until when, in trio time
+        self._misses: Newest[User, _Misses] = Newest(USERS)
 
     def renew(self, urls: Sequence[str]) -> None:
         """Ask these servers from now on, in this order; what came from another is open as long as somebody has it."""
@@ -101,7 +116,9 @@ class RefgetServers:
     async def _find(self, md5: str) -> _Known | None:
         known = _parse(await self._read_row(md5))
         if known is None or not self._is_of_ours(known):
+            misses = self._misses_of(current().user)
             known = await self._ask(md5)
+            misses.count += known is None
         if known is None:
             if len(self._absent) >= KEPT:
                 self._absent.clear()
@@ -111,6 +128,19 @@ class RefgetServers:
             self._known.clear()
         self._known[md5] = known
         return known
+
+    def _misses_of(self, user: User) -> _Misses:
+        """Return what a user has asked for in vain; raise TooManyRequests where that is too much."""
+        now = trio.current_time()
+        misses = self._misses.get(user)
+        if misses is None or now - misses.since >= HOUR:
+            misses = _Misses(now)
+            self._misses.put(user, misses)
+        if misses.count >= MISSES:
+            raise TooManyRequests(
+                f"user {user} has asked for {MISSES} sequences in an hour that no refget server has"
+            )
+        return misses
 
     async def _ask(self, md5: str) -> _Known | None:
         """Ask the servers in turn; raise the first one's error where none has it, and one did not say so."""

@@ -139,7 +139,7 @@ def run(folder: Path | None) -> None:
         scene.prepare()
         resize(scene._driver, 1280, 900)
         with scene.busy():
-            scene.take((folder or DOCUMENTED) / "status-page.png", wait=8.0, height=None if folder else 1000)
+            scene.take((folder or DOCUMENTED) / "status-page.png", wait=8.0, height=None if folder else 952)
             if folder is not None:
                 scene.take_all(folder)
         if folder is not None:
