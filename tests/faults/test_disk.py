@@ -113,7 +113,8 @@ def test_the_disk_gets_full(tmp_path: Path, remotes: bool) -> None:
             site.read_right("b", "c")
             _fresh_reads(site, "a", "b", "c")
             status = _cache_status(site)
-            assert status["uncached"] or status["error"], status
+            # what is free is measured once a second: either a write was refused before, or room was made in time
+            assert status["uncached"] or status["error"] or status["evictions"], status
             filler.unlink()
             if not remotes:
                 return

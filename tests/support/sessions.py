@@ -100,7 +100,7 @@ _UNITS = "B|[kKMGT]i?B|ms|µs|s|min|h|%"
 def loosely(line: str) -> str:
     """Return a line without what differs from one run to the next: numbers, sizes, times, digests, columns."""
     line = re.sub(r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,}\b", "#", line)
-    line = re.sub(r"[-+]?\d+(?:[.,:]\d+)*", "#", line)
+    line = re.sub(r"(?:(?<!\w)[-+])?\d+(?:[.,:]\d+)*", "#", line)
     line = re.sub(rf"# ?(?:{_UNITS})(/s)?(?!\w)", "#", line)
     line = re.sub(r"\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) +#", "#", line)
     return " ".join(line.split())

@@ -40,6 +40,7 @@ This page is made from the commands' own help.
 PREPARED = {
     "refgenfs mount": 'printf \'[mount]\\npoint = "lab"\\n[cache]\\ndir = "c"\\n\' >lab.toml',
     "refgenfs list": "refgenfs umount ~/genomes",
+    "refgenfs web": "refgenfs umount; refgenfs mount -o web_listen=127.0.0.1:9417 /genomes; export BROWSER=true",
     "refgenfs index": "mkdir a; curl -sO https://www.example.org/bwa_index__default.tgz; cp *.tgz a",
 }
 

@@ -139,6 +139,7 @@ def test_output_is_compared_loosely() -> None:
     assert fits(shown, "GENOME SIZE\nhg38 17 kB 93f900aa1b3388fc48d8 Dec  1 14:59\na\nb\n~/x is mounted: 7 genomes\n")
     assert not fits(shown, "GENOME SIZE\nhg38 17 kB 93f900aa1b3388fc48d8 Dec  1 14:59\n~/y is mounted: 2 genomes\n")
     assert not fits("a\n", "a\nb\n")
+    assert fits("/tmp/demo-…/x at -3 s\n", "/tmp/demo-53q7/x at 4 s\n")
     assert fits("from https://…/hg38.fa in 4 ms\n", "from https://x/y/hg38.fa in 31 s\n")
     assert not fits("memory\n", "mammary\n")
 

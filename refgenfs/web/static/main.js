@@ -17,7 +17,7 @@ const at = (id) => document.getElementById(id);
 async function ask(path, patience = PATIENCE) {
   const answer = await fetch(path, { signal: AbortSignal.timeout(patience), headers: { Accept: "application/json" } });
   if (answer.ok) {
-    at("logout").hidden = answer.headers.get("X-Refgenfs-Login") !== "token";
+    if (answer.headers.get("X-Refgenfs-Login") === "token") at("logout").hidden = false;
     return answer.json();
   }
   const error = new Error((await answer.json().catch(() => null))?.error ?? `HTTP ${answer.status}`);
