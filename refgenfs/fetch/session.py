@@ -64,10 +64,7 @@ class _Slots:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it came at the same moment
-                self.release(errand)
-            else:
-                self._turns.withdraw(turn, errand.user)
+            _wake(self._turns.withdraw(turn, errand.user, time.monotonic()))
             raise
 
     def release(self, errand: Errand) -> None:
@@ -77,7 +74,8 @@ class _Slots:
 
 def _wake(turns: list[asyncio.Future[None]]) -> None:
     for turn in turns:
-        turn.set_result(None)
+        if not turn.done():  # else it was cancelled just now, and whose it is withdraws as soon as that one runs
+            turn.set_result(None)
 
 
 class Session:

@@ -90,10 +90,7 @@ class Judge:
                     stream.beat()
                     self._idle.give_way()
         except trio.Cancelled:
-            if turn.is_set():  # it came at the same moment
-                self._leave(errand.user)
-            else:
-                self._turns.withdraw(turn, errand.user)
+            self._wake(self._turns.withdraw(turn, errand.user, trio.current_time()))
             raise
 
     def _leave(self, user: User) -> None:
