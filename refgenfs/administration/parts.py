@@ -115,7 +115,10 @@ async def content_labels(daemon: Daemon) -> dict[str, tuple[AssetVersion | None,
     labels: dict[str, tuple[AssetVersion | None, str]] = {}
     for row, note in rows.items():
         if isinstance(note, dict):
-            labels[row.removeprefix("note/")] = (version_of(daemon, str(note.get("key"))), str(note.get("name")))
+            labels[row.removeprefix("note/")] = (
+                version_of(daemon.catalog.snapshot, str(note.get("key"))),
+                str(note.get("name")),
+            )
     return labels
 
 
@@ -133,10 +136,10 @@ def short_key(snapshot: CatalogSnapshot, version: AssetVersion) -> str:
     return str(replace(key, tag=None) if key.tag == default else key)
 
 
-def version_of(daemon: Daemon, key: str) -> AssetVersion | None:
+def version_of(snapshot: CatalogSnapshot, key: str) -> AssetVersion | None:
     """Return the version that a key names, None for one that is in no catalog."""
     try:
-        return daemon.catalog.snapshot.version(AssetKey.parse(key))
+        return snapshot.version(AssetKey.parse(key))
     except (KeyFormatError, NotInCatalog):
         return None
 

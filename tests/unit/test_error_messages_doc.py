@@ -26,7 +26,8 @@ Every text of an error that refgenfs has, by what it is about, for a search in t
 error: `read of FILE failed: KIND: TEXT (ERRNO), for PROGRAM (PID)`. On the command line it stands alone. What a
 request to an origin met has the URL before it, and the attempt after it: `URL: TEXT (attempt 7)`.
 
-This page is made from the code; the kinds of errors and their errnos are those of `core/errors.py` and `fuse/errnos.py`.
+This page is made from the code; the kinds of errors and their errnos are those of `core/errors.py` and
+`fuse/errnos.py`.
 """
 
 
