@@ -91,7 +91,7 @@ class Line(Generic[T]):
         self._next += 1
 
     def leave(self, item: T, user: User) -> bool:
-        """Wait no more; False, and nothing happens, for who does not."""
+        """Wait no more, and say whether one did: nothing happens for who does not."""
         row = self._waiting.get(user, deque())
         found = next((one for one in row if one[2] is item), None)
         if found is None:
@@ -173,9 +173,9 @@ class Turns(Generic[T]):
         self._line.join(item, errand)
         return self._admit(now)
 
-    def withdraw(self, item: T, user: User, now: float) -> list[T]:
-        """Wait no more, and give the place back that came at the same moment; return who has one by that."""
-        return [] if self._line.leave(item, user) else self.leave(user, now)
+    def withdraw(self, item: T, user: User) -> bool:
+        """Wait no more; False for who has a place by now, and is to give it back."""
+        return self._line.leave(item, user)
 
     def leave(self, user: User, now: float) -> list[T]:
         """Give a place back; return who has one by that."""

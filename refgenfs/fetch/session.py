@@ -64,7 +64,8 @@ class _Slots:
         try:
             await turn
         except asyncio.CancelledError:
-            _wake(self._turns.withdraw(turn, errand.user, time.monotonic()))
+            if not self._turns.withdraw(turn, errand.user):  # it came at the same moment
+                self.release(errand)
             raise
 
     def release(self, errand: Errand) -> None:
@@ -74,7 +75,7 @@ class _Slots:
 
 def _wake(turns: list[asyncio.Future[None]]) -> None:
     for turn in turns:
-        if not turn.done():  # else it was cancelled just now, and whose it is withdraws as soon as that one runs
+        if not turn.done():  # who is being cancelled, and does not know it yet, gives it back
             turn.set_result(None)
 
 

@@ -90,7 +90,8 @@ class Judge:
                     stream.beat()
                     self._idle.give_way()
         except trio.Cancelled:
-            self._wake(self._turns.withdraw(turn, errand.user, trio.current_time()))
+            if not self._turns.withdraw(turn, errand.user):  # it came at the same moment
+                self._leave(errand.user)
             raise
 
     def _leave(self, user: User) -> None:
