@@ -25,6 +25,7 @@ import trio
 
 from refgenfs.core.errors import ControlError, RefgenfsError
 from refgenfs.core.shares import Shares
+from refgenfs.paths import remove_dead
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,8 @@ class ControlServer:
         if len(os.fsencode(self._path)) > LONGEST_PATH:
             raise ControlError(f"{self._path} is too long for a socket: set REFGENFS_RUNTIME_DIR to a shorter folder")
         try:
-            self._remove_dead()
+            if not remove_dead(self._path):
+                raise ControlError(f"a daemon answers on {self._path} already; `refgenfs umount` stops it")
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             previous = os.umask(0o177)
             try:
@@ -100,20 +102,6 @@ class ControlServer:
         except OSError as exc:
             raise ControlError(f"can't listen on {self._path}: {exc.strerror or exc}") from exc
         return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-
-    def _remove_dead(self) -> None:
-        probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        probe.settimeout(2)
-        try:
-            probe.connect(os.fspath(self._path))
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:  # any other error is no sign of death: a busy daemon's queue is full
-            self._path.unlink(missing_ok=True)
-        else:
-            raise ControlError(f"a daemon answers on {self._path} already; `refgenfs umount` stops it")
-        finally:
-            probe.close()
 
     async def serve(self, listener: trio.SocketListener) -> None:
         """Answer requests until cancelled; the socket's file goes with it."""

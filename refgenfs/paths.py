@@ -12,6 +12,7 @@ import hashlib
 import os
 import pwd
 import re
+import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from refgenfs.core.errors import ControlError
 # A socket's path has 107 bytes: this leaves 54 to a runtime directory, of which "/run/user/4294967295/refgenfs/"
 # takes 31.
 _NAME_BYTES = 48
+PROBE_SECONDS = 2.0  # for a daemon to answer at its socket
 _PLAIN = re.compile(rb"[A-Za-z0-9_.,+@=]")
 _ESCAPE = re.compile(r"%([0-9A-F]{2})")
 
@@ -143,6 +145,24 @@ def find_sockets(environ: Mapping[str, str], uid: int) -> list[Path]:
         return sorted((*own, *of_machine))
     except OSError:
         return sorted(of_machine)
+
+
+def remove_dead(path: Path) -> bool:
+    """Remove a unix socket that nobody answers on; return False, and leave it, where somebody does.
+
+    Raises OSError where that can't be told: a busy daemon's queue is full, which is no sign of death.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_SECONDS)
+        try:
+            probe.connect(os.fspath(path))
+        except FileNotFoundError:
+            return True
+        except ConnectionRefusedError:  # also by what is no socket
+            if path.is_socket():
+                path.unlink(missing_ok=True)
+            return True
+    return False
 
 
 def _is_safe(facts: os.stat_result, uid: int) -> bool:

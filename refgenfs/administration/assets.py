@@ -9,11 +9,11 @@ from typing import Any
 
 import trio
 
-from refgenfs.administration.parts import Daemon, Sight, parse_key, percent
+from refgenfs.administration.parts import Daemon, Sight, parse_key
+from refgenfs.administration.shown import file_row, folder_of, told_size
 from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
 from refgenfs.core.commands import command_lines
 from refgenfs.core.errors import NotInCatalog, RefgenfsError
-from refgenfs.core.indices import shown_index
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.layout import DERIVED
 
@@ -34,7 +34,7 @@ async def asset_row(daemon: Daemon, text: str, sight: Sight) -> dict[str, Any]:
     version = _find(snapshot, key, sight)
     genome, asset = snapshot.genome(key.genome), snapshot.asset(key.genome, key.asset)
     default = version.tag == asset.default_tag
-    folder = f"{daemon.mountpoint}/{key.genome}/{version.asset}{'' if default else f':{version.tag}'}"
+    folder = folder_of(daemon, key.genome, version, default=default)
     names, error = await _names(daemon, version)
     await _ask_sizes(daemon, version, names)
     files = [_file_row(daemon, version, name, key.genome) for name in names[:MOST_FILES]]
@@ -55,7 +55,7 @@ async def asset_row(daemon: Daemon, text: str, sight: Sight) -> dict[str, Any]:
         "default": default,
         "tags": sorted(tag for tag, one in asset.tags.items() if sight.shows(one.source)),
         "path": folder,
-        "asset_size": version.asset_size,
+        "asset_size": told_size(version),
         "archive_size": version.archive_size,
         "size": whole,
         "resident": sum(row["resident"] for row in files),
@@ -110,14 +110,12 @@ async def _ask_sizes(daemon: Daemon, version: AssetVersion, names: Sequence[str]
 
 
 def _file_row(daemon: Daemon, version: AssetVersion, name: str, genome: str) -> dict[str, Any]:
-    facts = daemon.library.known_facts(version, name)
-    content = facts.content if facts else daemon.library.provisional_id(version, name)
-    held = daemon.store.resident_bytes(content)
+    row = file_row(daemon, version, name, genome)
     return {
-        "name": shown_index(name).replace(version.genome_digest, genome),
-        "size": facts.size if facts else None,
-        "resident": held,
-        "percent": percent(held, facts.size) if facts else None,
-        "pinned_by": daemon.store.pins.holders(content),
-        "route": facts.origin if facts else None,
+        "name": row["name"],
+        "size": row["size"],
+        "resident": row["resident_bytes"],
+        "percent": row["resident"],
+        "pinned_by": row["pinned_by"],
+        "route": row["origin"],
     }

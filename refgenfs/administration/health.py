@@ -163,7 +163,7 @@ class Health:
     def _name(self, version: AssetVersion | None, name: str) -> tuple[str | None, str]:
         """Return the key and the name that people know a content by; a seek index goes by its archive's key."""
         if version is None and name.startswith(INDEX_LABEL):
-            version = version_of(self._daemon, name.removeprefix(INDEX_LABEL))
+            version = version_of(self._daemon.catalog.snapshot, name.removeprefix(INDEX_LABEL))
             name = name if version is None else f"{INDEX_LABEL}the archive"
         return str(version.key) if version else None, shown_name(version, name)
 

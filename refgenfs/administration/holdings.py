@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from refgenfs.administration.parts import Sight, short_key
+from refgenfs.administration.parts import Sight, short_key, version_of
+from refgenfs.administration.shown import told_size
 from refgenfs.cache.store import Store
-from refgenfs.core.catalog import AssetVersion, CatalogSnapshot
-from refgenfs.core.errors import CacheError, KeyFormatError, NotInCatalog
-from refgenfs.core.keys import AssetKey
+from refgenfs.core.catalog import CatalogSnapshot
+from refgenfs.core.errors import CacheError
 from refgenfs.reader.indexes import INDEX_LABEL
 
 MOST_ASSETS = 20_000  # that are told of, those that hold most
@@ -48,7 +48,7 @@ def holdings(store: Store, snapshot: CatalogSnapshot, sight: Sight) -> dict[str,
             key = _key(note)
             holding = found.get(key)
             if holding is None:
-                version = _version(snapshot, key)
+                version = version_of(snapshot, key)
                 shown, source = (short_key(snapshot, version), version.source) if version is not None else (key, None)
                 holding = found[key] = Holding(shown, source)
             holding.resident += entry.resident
@@ -78,13 +78,6 @@ def _key(note: dict[str, Any]) -> str:
     return name.removeprefix(INDEX_LABEL) if name.startswith(INDEX_LABEL) else str(note.get("key"))
 
 
-def _version(snapshot: CatalogSnapshot, key: str) -> AssetVersion | None:
-    try:
-        return snapshot.version(AssetKey.parse(key))
-    except (KeyFormatError, NotInCatalog):
-        return None
-
-
 def shelf_list(snapshot: CatalogSnapshot, sight: Sight) -> dict[str, Any]:
     """Return every asset of the catalog that may be seen, as the page lists them. Blocks."""
     genomes: dict[str, int] = {}
@@ -105,7 +98,7 @@ def shelf_list(snapshot: CatalogSnapshot, sight: Sight) -> dict[str, Any]:
         default = asset is not None and asset.default_tag == version.tag
         about = asset.description[:200] if asset is not None else ""
         source = sources.setdefault(version.source, len(sources))
-        rows.append([at, version.asset, version.tag, int(default), source, version.asset_size, about])
+        rows.append([at, version.asset, version.tag, int(default), source, told_size(version), about])
     return {
         "genomes": names,
         "sources": list(sources),

@@ -16,13 +16,11 @@ from refgenfs.administration.parts import (
     parse_key,
     percent,
 )
+from refgenfs.administration.shown import file_row, folder_of, told_size
 from refgenfs.control import Operation, Progress
 from refgenfs.core.catalog import AssetVersion, Genome
 from refgenfs.core.errors import NotAllowed
-from refgenfs.core.indices import shown_index
 from refgenfs.core.keys import AssetKey
-from refgenfs.core.units import human_bytes
-from refgenfs.sources.listed import find_file
 
 
 class Listing:
@@ -86,7 +84,7 @@ class Listing:
             "asset": version.asset,
             "tag": version.tag,
             "description": description,
-            "asset_size": _told_size(version),
+            "asset_size": told_size(version),
             "archive_size": version.archive_size,
             "source": version.source,
             "seek_keys": sorted(version.seek_keys),
@@ -98,9 +96,12 @@ class Listing:
         snapshot = self._daemon.catalog.snapshot
         version = self._sight.check(snapshot.version(key))
         asset = snapshot.asset(key.genome, key.asset)
+        default = version.tag == asset.default_tag
         if key.seek_key is not None and key.seek_key not in version.seek_keys:
             raise no_seek_key(version, key.seek_key)
-        files = [self._file_row(version, name, key.genome) for name in await names_of(self._daemon, version, None)]
+        files = [
+            file_row(self._daemon, version, name, key.genome) for name in await names_of(self._daemon, version, None)
+        ]
         sizes = [row["size"] for row in files]
         size = sum(sizes) if all(one is not None for one in sizes) else None
         held = sum(row["resident_bytes"] for row in files)
@@ -110,36 +111,20 @@ class Listing:
             "digest": version.asset_digest,
             "genome_digest": version.genome_digest,
             "names": list(snapshot.genome(key.genome).names),
-            "path": self._folder(key, version),
-            "default": version.tag == asset.default_tag,
+            "path": folder_of(self._daemon, key.genome, version, default=default),
+            "default": default,
             "description": asset.description,
             "files": files,
             "size": size,
             "resident": percent(held, size) if size is not None else None,
             "pinned": bool(files) and all(row["pinned"] for row in files),
             "pinned_by": sorted({one for row in files for one in row["pinned_by"]}),
-            "asset_size": _told_size(version),
+            "asset_size": told_size(version),
             "archive_size": version.archive_size,
             "asset_digest": version.asset_digest,
             "archive_digest": version.archive_digest,
             "parents": list(version.parents),
             "seek_keys": dict(version.seek_keys),
-        }
-
-    def _file_row(self, version: AssetVersion, name: str, genome: str) -> dict[str, Any]:
-        d = self._daemon
-        facts = d.library.known_facts(version, name)
-        size = facts.size if facts else _listed_size(version, name)
-        content = facts.content if facts else d.library.provisional_id(version, name)
-        held = d.store.resident_bytes(content)
-        return {
-            "name": shown_index(name).replace(version.genome_digest, genome),
-            "size": size,
-            "resident": percent(held, size) if size is not None else None,
-            "resident_bytes": held,
-            "pinned": d.store.is_pinned(content),
-            "pinned_by": d.store.pins.holders(content),
-            "origin": facts.origin if facts else None,
         }
 
     async def seek(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
@@ -161,25 +146,7 @@ class Listing:
         shown = target.replace(version.genome_digest, name)
         return {"path": f"{self._daemon.mountpoint}/{name}/{key.asset}/{version.tag}/{shown}"}
 
-    def _folder(self, key: AssetKey, version: AssetVersion) -> str:
-        default = self._daemon.catalog.snapshot.asset(key.genome, key.asset).default_tag
-        name = key.asset if version.tag == default else f"{key.asset}:{version.tag}"
-        return f"{self._daemon.mountpoint}/{key.genome}/{name}"
-
     async def digest(self, arguments: dict[str, Any], _: Progress) -> dict[str, Any]:
         """Return the asset's digest, as refgenie's id does."""
         version = self._sight.check(self._daemon.catalog.snapshot.version(parse_key(arguments.get("key"))))
         return {"digest": version.asset_digest}
-
-
-def _told_size(version: AssetVersion) -> str:
-    """Return how large an asset is as its origin says, for people; "" where it says nothing."""
-    sizes = [file.size for file in version.files or ()]
-    known = [size for size in sizes if size is not None]
-    return version.asset_size or (human_bytes(sum(known)) if sizes and len(known) == len(sizes) else "")
-
-
-def _listed_size(version: AssetVersion, name: str) -> int | None:
-    """Return what a listing said of a file's size, in bytes; None: nothing."""
-    file = find_file(version, name)
-    return file.size if file is not None else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from refgenfs import __version__
 from refgenfs.administration.parts import Daemon
 from refgenfs.core.metrics import Durations, Metric, Reading, Spread, Value
-from refgenfs.fetch.http import RouteStatus
+from refgenfs.fetch.routes import RouteStatus
 from refgenfs.memory import resident_memory
 
 Values = Iterable[tuple[tuple[str, ...], Value]]

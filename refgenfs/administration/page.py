@@ -202,13 +202,13 @@ class PageData:
         return streams + files[:MOST_FLIGHTS], len(under_way) + len(streams)
 
     def _pull(self, pull: Pull) -> dict[str, Any]:
-        version = version_of(self._daemon, pull.key)
+        version = version_of(self._daemon.catalog.snapshot, pull.key)
         return {**asdict(pull), "file": shown_name(version, pull.file)}
 
     def _flight(self, content: ContentId, blocks: int, carrier: Carrier) -> dict[str, Any] | None:
         d = self._daemon
         key, name = self._labels.get(content, ("", ""))
-        version = version_of(d, key)
+        version = version_of(d.catalog.snapshot, key)
         entry, opened = d.store.peek(content), d.store.open_content(content)
         size = opened.size if opened is not None else entry.size if entry is not None else None
         return {
@@ -226,7 +226,7 @@ class PageData:
         for archive in self._daemon.archives.streaming():
             whole = max((member.offset + member.size for member in archive.table.members.values()), default=0)
             key = str(archive.ref.key)
-            version = version_of(self._daemon, key)
+            version = version_of(self._daemon.catalog.snapshot, key)
             shown = short_key(self._daemon.catalog.snapshot, version) if version is not None else key
             for number, stream in enumerate(archive.streams):
                 yield {

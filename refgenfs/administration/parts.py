@@ -124,7 +124,7 @@ def _read_labels(ledger: Ledger, snapshot: CatalogSnapshot) -> dict[str, tuple[A
         if isinstance(note, dict):
             key = str(note.get("key"))
             if key not in versions:
-                versions[key] = _version_in(snapshot, key)
+                versions[key] = version_of(snapshot, key)
             labels[row.removeprefix("note/")] = (versions[key], str(note.get("name")))
     return labels
 
@@ -143,12 +143,8 @@ def short_key(snapshot: CatalogSnapshot, version: AssetVersion) -> str:
     return str(replace(key, tag=None) if key.tag == default else key)
 
 
-def version_of(daemon: Daemon, key: str) -> AssetVersion | None:
+def version_of(snapshot: CatalogSnapshot, key: str) -> AssetVersion | None:
     """Return the version that a key names, None for one that is in no catalog."""
-    return _version_in(daemon.catalog.snapshot, key)
-
-
-def _version_in(snapshot: CatalogSnapshot, key: str) -> AssetVersion | None:
     try:
         return snapshot.version(AssetKey.parse(key))
     except (KeyFormatError, NotInCatalog):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -38,7 +38,7 @@ from refgenfs.fetch.credentials import takes_secret
 from refgenfs.fetch.legs import Lender, Streaming
 from refgenfs.fetch.parts import Part, PartTransfer, read_beginning
 from refgenfs.fetch.pieces import RangeSink, SinkFailed, StreamSink, read_body
-from refgenfs.fetch.proxies import shown_way
+from refgenfs.fetch.routes import RouteStatus, routes_of
 from refgenfs.fetch.session import Session
 from refgenfs.fetch.settings import Account, HttpSettings
 from refgenfs.fetch.streams import StreamTransfer
@@ -64,19 +64,6 @@ class RemoteFacts:
     validator: str
     mtime: float
     ranges: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class RouteStatus:
-    """A proxy or a server that an account's requests go by or to: its URL as people may see it, and how it is.
-
-    `up`: it did not fail when it was asked last. `requests` since the start.
-    """
-
-    kind: Literal["proxy", "server"]
-    url: str
-    up: bool
-    requests: int
 
 
 class Http:
@@ -155,17 +142,7 @@ class Http:
 
     def routes(self, account: str) -> list[RouteStatus]:
         """Return by which proxies and to which servers an account's requests go, in order, and how these are."""
-        facts, session, health = self._settings.account(account), self._session, self._attempts.is_well
-        proxies = [
-            RouteStatus("proxy", shown_way(way), health(account, way=way), session.by_way.get((account, way), 0))
-            for way in facts.proxies
-        ]
-        return proxies + [
-            RouteStatus(
-                "server", redact_url(url), health(account, server=url), session.by_server.get((account, url), 0)
-            )
-            for url in ((facts.origin, *facts.mirrors) if facts.origin else ())
-        ]
+        return routes_of(account, self._settings.account(account), self._session, self._attempts)
 
     async def probe(self) -> None:
         """Return once the thread that makes the requests has gone round."""

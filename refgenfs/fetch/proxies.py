@@ -74,7 +74,7 @@ class Proxies:
         text = found if "://" in found else f"http://{found}"
         if urlsplit(text).scheme not in ("http", "https"):
             what = f"the environment names a {urlsplit(text).scheme}:// proxy; set source.proxy to an http:// one"
-            raise AttemptFailed(OriginUnusable, f'{what}, or to "none"', Remedy.ELSEWHERE)
+            raise AttemptFailed(OriginUnusable, f'{what}, or to "{DIRECT}"', Remedy.ELSEWHERE)
         try:
             return URL(text)
         except ValueError as exc:

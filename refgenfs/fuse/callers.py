@@ -54,7 +54,7 @@ class Callers:
         TooManyRequests for a user of whom so many wait that others would have to.
         """
         if not self._shares.take(uid):
-            raise TooManyRequests(f"{self._shares.held(uid)} requests of user {uid} wait already")
+            raise TooManyRequests(f"as many requests of user {uid} wait as one user's may")
         token, self._next = self._next, self._next + 1
         scope = trio.CancelScope()
         self._waiting[token] = _Waiting(pid, uid, trio.current_time(), scope, surely, reading)

@@ -55,7 +55,8 @@ ERRNOS: dict[type[Exception], int] = {
 # What a user meets every day and no administrator needs to know.
 _QUIET = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.EINTR})
 _SILENT = (errors.NotAllowed, errors.AnotherFile)
-# What one user can bring about as often as they like: said once in a while.
+# What one user can bring about as often as they like: said once in a while. So a text of these names the user at the
+# most, and nothing that is another each time.
 _ONCE_IN_A_WHILE = (errors.TooManyOpenFiles, errors.NoMoreOpenFiles, errors.TooManyRequests, errors.TooManyNames)
 A_WHILE = 60.0  # seconds
 RECENT = 50  # errors that `status` can show
@@ -126,7 +127,7 @@ class Answers:
         self.errors: Counter[tuple[str, str]] = Counter()  # by operation and kind
         self.recent: list[tuple[float, str]] = []  # errors, newest last; times in Unix seconds
         self.tracing = tracing
-        self._said: dict[str, float] = {}  # when what is said once in a while was, by kind and user
+        self._said: dict[str, float] = {}  # when what is said once in a while was, by its text
 
     def _is_news(self, error: errors.RefgenfsError) -> bool:
         """Say whether an error is worth a line: what a user runs into again and again is not each time."""

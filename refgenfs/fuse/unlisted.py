@@ -41,7 +41,7 @@ class Unlisted:
         """Note that a user looked up a name with this inode. Raises TooManyNames for one who uses too many."""
         known = self._recent.pop(number, None) or self._leaving.pop(number, None)
         if known is None and not self._shares.take(uid):
-            raise TooManyNames(f"user {uid} uses {self._shares.held(uid)} names that no listing has")
+            raise TooManyNames(f"user {uid} uses as many names that no listing has as one user may")
         self._recent[number] = _Name(parent, name, uid if known is None else known.uid)
         while len(self._recent) > self._kept:
             oldest, one = self._recent.popitem(last=False)

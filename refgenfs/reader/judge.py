@@ -90,10 +90,8 @@ class Judge:
                     stream.beat()
                     self._idle.give_way()
         except trio.Cancelled:
-            if turn.is_set():  # it came at the same moment
+            if not self._turns.withdraw(turn, errand.user):  # it came at the same moment
                 self._leave(errand.user)
-            else:
-                self._turns.withdraw(turn, errand.user)
             raise
 
     def _leave(self, user: User) -> None:

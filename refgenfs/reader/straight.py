@@ -98,7 +98,7 @@ class StraightFiles:
         """Raise NoMoreOpenFiles where a file is not open, and one too many would be."""
         limit = self._limit or resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         if len(self._open) >= limit and (content, extent) not in self._open:
-            raise NoMoreOpenFiles(f"{extent.path}: {limit} files of local sources are open")
+            raise NoMoreOpenFiles(f"as many files of local sources are open as there may be ({limit})")
 
     def share(self, opened: StraightContent, extent: LocalFile) -> StraightContent:
         """Return the content that is open already; else this one, from now on."""

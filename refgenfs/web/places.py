@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
 from pathlib import Path
+
+from refgenfs.paths import remove_dead
 
 Place = tuple[str, int] | Path
 
@@ -26,7 +27,7 @@ def bind(place: Place) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if isinstance(place, Path):
-            _remove_dead(place)
+            remove_dead(place)
             previous = os.umask(0o117)  # for its owner and its group
             try:
                 listener.bind(os.fspath(place))
@@ -41,13 +42,3 @@ def bind(place: Place) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def _remove_dead(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        with suppress(FileNotFoundError, ConnectionRefusedError):
-            probe.connect(os.fspath(path))
-            return  # somebody answers: binding says so
-    if path.is_socket():
-        path.unlink(missing_ok=True)

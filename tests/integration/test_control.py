@@ -422,6 +422,13 @@ async def test_a_live_one_that_is_overrun_is_left_alone_too(tmp_path: Path) -> N
             assert (tmp_path / "s").exists()
 
 
+async def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("somebody's")
+    with pytest.raises(ControlError, match="can't listen on"):
+        ControlServer(tmp_path / "s", lambda _: OPERATIONS).listen()
+    assert (tmp_path / "s").read_text() == "somebody's"
+
+
 @pytest.mark.parametrize("place", ["missing/s", "file/s", "x" * 200])
 async def test_a_place_that_cannot_be_used_is_said(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")

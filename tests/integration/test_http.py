@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -829,6 +830,28 @@ async def test_requests_to_one_host_take_turns(bridge: Bridge) -> None:
         for index in range(12):
             nursery.start_soon(read, index)
     assert most == 2
+
+
+async def test_who_gives_up_while_waiting_for_a_turn_costs_nobody_one(bridge: Bridge) -> None:
+    served = Origin(DATA)
+
+    async def silent(origin: Origin, request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        raise AssertionError("nobody waits for it any more")
+
+    async with serve(bridge, served), open_http(bridge, connections=2) as http:
+        served.script.extend([silent] * 2)
+        async with trio.open_nursery() as nursery:
+            for index in range(12):
+                nursery.start_soon(partial(fetch, http, served.url, start=index * BLOCK, stop=(index + 1) * BLOCK))
+            while len(served.requests) < 2 or http.queueing < 10:  # noqa: ASYNC110  # counted on another thread
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()  # who has a turn and who waits, at the same moment
+        assert http.queueing == 0
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(fetch, http, served.url)
 
 
 # ---- whole objects

@@ -26,7 +26,8 @@ Every text of an error that refgenfs has, by what it is about, for a search in t
 error: `read of FILE failed: KIND: TEXT (ERRNO), for PROGRAM (PID)`. On the command line it stands alone. What a
 request to an origin met has the URL before it, and the attempt after it: `URL: TEXT (attempt 7)`.
 
-This page is made from the code; the kinds of errors and their errnos are those of `core/errors.py` and `fuse.py`.
+This page is made from the code; the kinds of errors and their errnos are those of `core/errors.py` and
+`fuse/errnos.py`.
 """
 
 
@@ -125,7 +126,7 @@ FAMILIES = (
     Family(
         "Requests of the kernel",
         "Rights, and what would write.",
-        "fuse.py fuse/",
+        "fuse/",
     ),
     Family(
         "Mounting, and the service",

@@ -27,7 +27,9 @@ from refgenfs.core import errors
 from refgenfs.core.content import FileFacts, InlineData
 from refgenfs.core.errors import RefgenfsError
 from refgenfs.core.readahead import Window
+from refgenfs.core.shares import Shares
 from refgenfs.fuse import ERRNOS, Interrupted, Operations, answered, errno_of
+from refgenfs.fuse.callers import Callers
 from refgenfs.processes import command_of
 from refgenfs.reader.reader import OpenFile, Reader
 from refgenfs.tracing import Handle
@@ -195,6 +197,27 @@ async def test_a_failed_read_says_which_file_and_for_whom(caplog: pytest.LogCapt
     told = "read of /hg38/a??[1mb failed: OriginUnavailable: http://h/x: HTTP 503 (attempt 3) (EIO)"
     assert ops.recent[0][1] == told, "the same for all who read it, so that they count as one"
     assert caplog.messages == [f"{told}, for {command_of(os.getpid())} ({os.getpid()})"]
+
+
+async def test_what_one_user_can_bring_about_is_one_line_whatever_others_do(caplog: pytest.LogCaptureFixture) -> None:
+    ops = operations()
+    shares = Shares(10, 10)
+    callers = Callers(shares)
+
+    async def refused(user: int) -> None:
+        while shares.take(user):
+            pass
+        with pytest.raises(errors.TooManyRequests) as caught, callers.waiting(1, user):
+            pass
+        assert await answer(ops, caught.value) == errno.EAGAIN
+
+    for others in range(3):
+        await refused(1)
+        shares.give_back(1, shares.held(1))
+        assert shares.take(2), f"{others} wait for another, so that fewer of the first user's can"
+    assert len(caplog.records) == 1
+    await refused(3)
+    assert len(caplog.records) == len(ops.recent) == 2, "and another user's is another one"
 
 
 async def test_a_caller_that_is_killed_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:

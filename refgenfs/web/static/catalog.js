@@ -48,7 +48,7 @@ export class CatalogView {
     try {
       const catalog = await this.page.lists.catalogFor(revision);
       this.index = new Index(catalog);
-      this.revision = revision;
+      this.revision = catalog.revision; // not what was asked for: it may be a moment old, and is asked for again then
       this.source.replaceChildren(h("option", { value: "" }, "all"), ...catalog.sources.map((name) => h("option", { value: name }, name)));
       this.source.value = this.wantedSource;
       this.sources.hidden = catalog.sources.length < 2;

@@ -30,22 +30,19 @@ class Lists {
   constructor() {
     this.catalog = null;
     this.cache = null;
-    this.asked = { catalog: 0, cache: 0 };
-    this.wanted = "";
+    this.asked = 0; // when, for the cache
   }
 
+  // The catalog, of this revision or, where the daemon gives what it has kept for a moment, of the one before.
   async catalogFor(revision) {
-    if (this.catalog && this.wanted === revision) return this.catalog;
-    this.wanted = revision;
-    this.catalog = await ask("api/catalog", 30000);
-    this.wanted = this.catalog.revision;
+    if (this.catalog?.revision !== revision) this.catalog = await ask("api/catalog", 30000);
     return this.catalog;
   }
 
   // What the cache holds, at most so many milliseconds old.
   async cacheWithin(age) {
-    if (this.cache && Date.now() - this.asked.cache < age) return this.cache;
-    this.asked.cache = Date.now();
+    if (this.cache && Date.now() - this.asked < age) return this.cache;
+    this.asked = Date.now();
     this.cache = await ask("api/cache", 30000);
     return this.cache;
   }
