@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+from tests.support.mounted import SHORT_FOLDERS
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # What a lane begins late keeps the others waiting at the end.
@@ -141,6 +143,12 @@ class _SkipWatch:
 def _skips_that_fail(config: pytest.Config) -> list[str]:
     in_ci = os.environ.get("CI", "").lower() in ("1", "true", "yes")
     return config.stash[_skips] if in_ci else []
+
+
+def pytest_unconfigure() -> None:
+    """Remove the folders that have no owner."""
+    for folder in SHORT_FOLDERS:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

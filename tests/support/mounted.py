@@ -6,12 +6,10 @@ a read that is never answered would freeze the test.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -186,10 +184,13 @@ class Haste:
         return max(self.START, 4 * min(self._imports))
 
 
+SHORT_FOLDERS: list[Path] = []  # removed at the end of the session (tests/conftest.py): a lane runs no atexit
+
+
 def _short_folder() -> Path:
-    folder = tempfile.mkdtemp(prefix="rgfs-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+    folder = Path(tempfile.mkdtemp(prefix="rgfs-"))
+    SHORT_FOLDERS.append(folder)
+    return folder
 
 
 def _read_ready(fd: int, log: Path) -> dict[str, Any]:
