@@ -94,6 +94,10 @@ def test_it_starts_and_is_read_and_stops(machine: Machine, md5: str) -> None:
     assert machine.show(UNIT, "OOMScoreAdjust") == "-500"
     assert "demo" in machine(PROGRAM, "status").out  # root finds the service's socket
     assert "demo" in machine(*as_nobody, PROGRAM, "list").out  # and so does everybody
+    assert "a read fetches" in machine(*as_nobody, PROGRAM, "explain", FASTA).out
+    doctor = machine(*as_nobody, PROGRAM, "doctor").out
+    assert "/etc/refgenfs/lab.toml, the daemon's" in doctor
+    assert "other users: let in to /genomes" in doctor
     refused = machine(*as_nobody, PROGRAM, "pin", "demo/bwa_index", code=1)
     assert "only root or the daemon's user may pin" in refused.err
     assert machine(PROGRAM, "pull", "demo/bwa_index").code == 0
