@@ -38,6 +38,8 @@ def run_served_checks(machine: Machine, status: Mapping[str, Any]) -> Iterator[C
     yield check_daemon(machine)
     for source in status["sources"]:
         yield _source(source)
+    for source in status["sources"]:
+        yield from _ways(source)
 
 
 def _users(point: Path) -> Check:
@@ -64,3 +66,15 @@ def _source(source: Mapping[str, Any]) -> Check:
         return Check("source", "ok", f"{where} answers the daemon")
     advice = "check url, network, proxy and credentials; what is in the cache can be read without it"
     return Check("source", "fail", f"{where} fails the daemon: {source['error']}", advice)
+
+
+def _ways(source: Mapping[str, Any]) -> Iterator[Check]:
+    """Yield a check for each proxy and each mirror: what the daemon saw of it when it last went by it."""
+    for route in source.get("routes", ()):
+        if route["kind"] == "server" or route["url"] == "direct":
+            continue
+        where = f"{source['name']}: {route['url']}"
+        if route["up"]:
+            yield Check(route["kind"], "ok", f"{where}, {route['requests']:,} of the daemon's requests")
+        else:
+            yield Check(route["kind"], "warn", f"{where} fails the daemon", "requests go on by the next one")

@@ -271,6 +271,39 @@ def test_heavy_reads_stay_within_little_memory(machine: Machine, tmp_path: Path)
             machine("systemctl", "daemon-reload")
 
 
+NODE = r"""
+install -d -o refgenfs -g refgenfs -m 700 /local/refgenfs
+mkdir -p /etc/systemd/system/refgenfs@config.service.d
+echo '[Service]' > /etc/systemd/system/refgenfs@config.service.d/cache.conf
+echo 'ReadWritePaths=/local/refgenfs' >> /etc/systemd/system/refgenfs@config.service.d/cache.conf
+systemctl daemon-reload
+systemctl enable --now refgenfs@config
+refgenfs cache info
+"""
+
+
+def test_a_node_s_cache_is_on_its_own_disk(machine: Machine, origin: Origin, md5: str) -> None:
+    """As a cluster's configuration has it; a unit that may not write there says so, and serves all the same."""
+    text = config(origin)
+    assert "[cache]\n" in text
+    machine.write("/etc/refgenfs/config.toml", text.replace("[cache]\n", '[cache]\ndir = "/local/refgenfs"\n'))
+    try:
+        machine("systemctl", "start", "refgenfs@config")
+        assert machine("md5sum", FASTA).out.split()[0] == md5
+        assert "a unit needs ReadWritePaths= for it" in machine.log("refgenfs@config")
+        machine("systemctl", "stop", "refgenfs@config")
+        told = machine.shell(f"PATH={PREFIX}/bin:$PATH; {NODE}", timeout=120)
+        assert re.search("^directory +/local/refgenfs$", told, re.MULTILINE)
+        assert machine("md5sum", FASTA).out.split()[0] == md5
+        assert machine.shell("ls /local/refgenfs/contents | wc -l") != "0\n"
+    finally:
+        machine("systemctl", "disable", "--now", "refgenfs@config", code=None)
+        machine.shell(
+            "rm -rf /etc/systemd/system/refgenfs@config.service.d /local/refgenfs /etc/refgenfs/config.toml"
+        )
+        machine("systemctl", "daemon-reload")
+
+
 def rss(machine: Machine) -> str:
     """Return the peak of the daemon's resident memory, as /proc says it."""
     status = machine("cat", f"/proc/{machine.show(UNIT, 'MainPID')}/status").out

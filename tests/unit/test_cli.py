@@ -994,7 +994,12 @@ def test_doctor_without_a_configuration_tells_of_the_daemon_there_is(
 ) -> None:
     """A service's: this user's defaults are another cache, and other sources."""
     source = {"name": "lab", "url": "https://lab.example.org"}
-    sources = [{**source, "healthy": True, "error": ""}, {**source, "healthy": False, "error": "HTTP 503"}]
+    sources: list[dict[str, Any]] = [
+        {**source, "healthy": True, "error": ""},
+        {**source, "healthy": False, "error": "HTTP 503"},
+    ]
+    routes = [("proxy", "http://cache1:3128", False), ("proxy", "direct", True), ("mirror", "https://m.org", True)]
+    sources[0]["routes"] = [{"kind": kind, "url": url, "up": up, "requests": 5} for kind, url, up in routes]
     cache = {"dir": "/var/cache/x", "size": 10**9, "used": 10**8, "free": 10**10, "min_free": 0, "uncached": False}
     status = {"config": "/etc/refgenfs/lab.toml", "pid": 7, "uptime": 1.0, "state": "mounted"}
     start(status=lambda args: ok({**status, "cache": cache, "sources": sources}))
@@ -1004,7 +1009,10 @@ def test_doctor_without_a_configuration_tells_of_the_daemon_there_is(
     assert "ok    cache: /var/cache/x: 100 MB of 1.00 GB used; " in told
     assert "ok    source: lab: https://lab.example.org answers the daemon" in told
     assert "fail  source: lab: https://lab.example.org fails the daemon: HTTP 503 (check " in told
+    assert "warn  proxy: lab: http://cache1:3128 fails the daemon (requests go on by the next one)" in told
+    assert "ok    mirror: lab: https://m.org, 5 of the daemon's requests" in told
     assert "refgenomes" not in told
+    assert "direct" not in told
 
 
 def test_m_is_advised_only_where_it_is_needed(home: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
