@@ -13,6 +13,7 @@ import trio
 from refgenfs.cache.pinrows import BY_HAND
 from refgenfs.core.errors import CacheError, ControlError
 
+LONGEST_LEASE = 30 * 366 * 86400  # seconds, as for durations in general
 END_DEADLINE = 10.0  # seconds for a request that was cancelled to end
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,99}")
 
@@ -32,8 +33,8 @@ def claim_in(arguments: dict[str, Any], now: float) -> dict[str, float | None]:
     name, lease = name_in(arguments), arguments.get("lease")
     if lease is None:
         return {name: None}
-    if isinstance(lease, bool) or not isinstance(lease, int | float) or not lease > 0:
-        raise ControlError("a lease is a number of seconds, more than 0")
+    if isinstance(lease, bool) or not isinstance(lease, int | float) or not 0 < lease <= LONGEST_LEASE:
+        raise ControlError("a lease is a number of seconds, more than 0, and thirty years at most")
     return {name: now + float(lease)}
 
 

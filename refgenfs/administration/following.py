@@ -14,6 +14,7 @@ from refgenfs.core.errors import ControlError
 from refgenfs.tracing import Event
 
 TICK = 0.1  # seconds between what a client is sent
+LONGEST = 10**9  # seconds
 BEAT = 1.0  # seconds after which it is sent something in any case: one that has gone is noticed by that
 PATIENCE = 1.0  # seconds of a wait that is told of while it lasts; then at twice, four times …
 
@@ -40,8 +41,8 @@ class Following:
     async def trace(self, arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
         """Send requests and waits for so many `seconds`, or until the client goes."""
         seconds = arguments.get("seconds")
-        if seconds is not None and not (isinstance(seconds, int | float) and seconds >= 0):
-            raise ControlError("a request's seconds are a number, at least 0")
+        if seconds is not None and not (isinstance(seconds, int | float) and 0 <= seconds <= LONGEST):
+            raise ControlError(f"a request's seconds are a number, from 0 to {LONGEST:,}")
         fuse = self._daemon.fuse
         due: dict[int, float] = {}  # when a wait is told of again, in seconds of it
         sent = float("-inf")

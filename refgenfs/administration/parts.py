@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from refgenfs.administration.pulls import Pulls
+from refgenfs.cache.ledger import Ledger
 from refgenfs.cache.store import Store
 from refgenfs.catalog import Catalog
 from refgenfs.core.access import Rule
@@ -111,11 +112,19 @@ def no_seek_key(version: AssetVersion, seek_key: str) -> NotInCatalog:
 
 async def content_labels(daemon: Daemon) -> dict[str, tuple[AssetVersion | None, str]]:
     """Return the version and the file name (the origin's) of each content in the cache that has a label."""
-    rows = await trio.to_thread.run_sync(lambda: dict(daemon.store.ledger.items("note/")))
+    return await trio.to_thread.run_sync(_read_labels, daemon.store.ledger, daemon.catalog.snapshot)
+
+
+def _read_labels(ledger: Ledger, snapshot: CatalogSnapshot) -> dict[str, tuple[AssetVersion | None, str]]:
+    """Return the labels. Blocks: there can be a hundred thousand."""
     labels: dict[str, tuple[AssetVersion | None, str]] = {}
-    for row, note in rows.items():
+    versions: dict[str, AssetVersion | None] = {}
+    for row, note in ledger.items("note/"):
         if isinstance(note, dict):
-            labels[row.removeprefix("note/")] = (version_of(daemon, str(note.get("key"))), str(note.get("name")))
+            key = str(note.get("key"))
+            if key not in versions:
+                versions[key] = _version_in(snapshot, key)
+            labels[row.removeprefix("note/")] = (versions[key], str(note.get("name")))
     return labels
 
 
@@ -135,8 +144,12 @@ def short_key(snapshot: CatalogSnapshot, version: AssetVersion) -> str:
 
 def version_of(daemon: Daemon, key: str) -> AssetVersion | None:
     """Return the version that a key names, None for one that is in no catalog."""
+    return _version_in(daemon.catalog.snapshot, key)
+
+
+def _version_in(snapshot: CatalogSnapshot, key: str) -> AssetVersion | None:
     try:
-        return daemon.catalog.snapshot.version(AssetKey.parse(key))
+        return snapshot.version(AssetKey.parse(key))
     except (KeyFormatError, NotInCatalog):
         return None
 

@@ -62,6 +62,7 @@ class Residency:
         pin = bool(claims) or d.store.pins.get(_full_key(version, key)) is not None  # what is new of it is, too
         if pin:
             await self._pin(claims, version, key, names)
+            pin = bool(claims) or d.store.pins.get(_full_key(version, key)) is not None
         total = self._held(version, names)[0]
         fetched = d.http.fetched.get(version.source, 0) - before
         seconds = trio.current_time() - began
@@ -151,6 +152,9 @@ class Residency:
         for name in names:
             facts = await d.library.facts(version, name)
             content = await d.store.content(facts.content, facts.size)
+            # no await between the two: a pull pins nothing that was let go of while it waited
+            if not claims and d.store.pins.get(pin.key) is None:
+                return size
             d.store.pins.hold(content.id, pin, name)
             size += d.store.resident_bytes(facts.content)
         d.store.pins.retain(pin.key, names)

@@ -61,9 +61,10 @@ class Visitor:
     async def _pull(self, arguments: dict[str, Any], progress: Progress) -> Any:
         if arguments.get("pin"):
             await self._refuse("pin", arguments, progress)
-        keys = [str(key) for key in parse_keys(arguments)]
+        keys = [str(key) for key in parse_keys(arguments)]  # as many as a visitor's request can hold
         done: list[Any] = []
         for key in keys:
+            await trio.lowlevel.checkpoint()  # thousands that are here need not be waited for
             sight = await self._sight()
             # no await from here until the operation has its version
             sight.check(self._daemon.catalog.snapshot.version(parse_key(key)))

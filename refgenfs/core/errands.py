@@ -90,14 +90,16 @@ class Line(Generic[T]):
         self._waiting.setdefault(errand.user, deque()).append((self._next, errand, item))
         self._next += 1
 
-    def leave(self, item: T, user: User) -> None:
-        """Wait no more; nothing happens for who does not."""
+    def leave(self, item: T, user: User) -> bool:
+        """Wait no more, and say whether one did: nothing happens for who does not."""
         row = self._waiting.get(user, deque())
         found = next((one for one in row if one[2] is item), None)
-        if found is not None:
-            row.remove(found)
-            if not row:
-                del self._waiting[user]
+        if found is None:
+            return False
+        row.remove(found)
+        if not row:
+            del self._waiting[user]
+        return True
 
     def first(self, may: Callable[[User], bool] = lambda _: True) -> tuple[T, User] | None:
         """Return who comes next, and whose it is; None where nobody is there who `may`."""
@@ -171,9 +173,9 @@ class Turns(Generic[T]):
         self._line.join(item, errand)
         return self._admit(now)
 
-    def withdraw(self, item: T, user: User) -> None:
-        """Wait no more."""
-        self._line.leave(item, user)
+    def withdraw(self, item: T, user: User) -> bool:
+        """Wait no more; False for who has a place by now, and is to give it back."""
+        return self._line.leave(item, user)
 
     def leave(self, user: User, now: float) -> list[T]:
         """Give a place back; return who has one by that."""

@@ -64,10 +64,8 @@ class _Slots:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it came at the same moment
+            if not self._turns.withdraw(turn, errand.user):  # it came at the same moment
                 self.release(errand)
-            else:
-                self._turns.withdraw(turn, errand.user)
             raise
 
     def release(self, errand: Errand) -> None:
@@ -77,7 +75,8 @@ class _Slots:
 
 def _wake(turns: list[asyncio.Future[None]]) -> None:
     for turn in turns:
-        turn.set_result(None)
+        if not turn.done():  # who is being cancelled, and does not know it yet, gives it back
+            turn.set_result(None)
 
 
 class Session:

@@ -42,6 +42,7 @@ class Admission:
         # Browsers keep cookies by host and not by port: two daemons must not take each other's.
         self.cookie = f"refgenfs_{place[1] if isinstance(place, tuple) else 'socket'}"
         self._peers: WeakKeyDictionary[asyncio.BaseTransport, int] = WeakKeyDictionary()
+        self._looking = asyncio.Lock()
         self._tries = 0
 
     @property
@@ -115,7 +116,8 @@ class Admission:
         known = self._peers.get(transport)
         if known is None:
             peer, here = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-            uid = await asyncio.to_thread(uid_of_peer, peer, here)
+            async with self._looking:  # one thread at a time: names of hosts are looked up by the same ones
+                uid = await asyncio.to_thread(uid_of_peer, peer, here)
             known = self._peers[transport] = NOBODY if uid is None else uid
         return None if known in (0, os.getuid()) else known
 
@@ -139,15 +141,16 @@ def uid_of_peer(peer: object, here: object) -> int | None:
     """
     if not isinstance(peer, tuple) or not isinstance(here, tuple):
         return None
-    wanted = _kernel_name(peer), _kernel_name(here)
+    wanted = f": {_kernel_name(peer)} {_kernel_name(here)} ".encode()
     try:
-        with open("/proc/net/tcp6" if ":" in str(peer[0]) else "/proc/net/tcp", encoding="ascii") as table:
-            next(table)
-            for line in table:
-                cells = line.split()
-                if (cells[1], cells[2]) == wanted:
-                    return int(cells[7])
-    except (OSError, ValueError, IndexError, StopIteration):
+        # Searched as a whole: whoever leaves many connections behind makes it megabytes long.
+        table = Path("/proc/net/tcp6" if ":" in str(peer[0]) else "/proc/net/tcp").read_bytes()
+        at = table.find(wanted)
+        if at >= 0:
+            cells = table[at : table.find(b"\n", at)].split()
+            uid, inode = int(cells[7]), int(cells[9])
+            return uid if inode else None  # one that was closed is shown as root's
+    except (OSError, ValueError, IndexError):
         log.debug("who asks for the status page is not known", exc_info=True)
     return None
 

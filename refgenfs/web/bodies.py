@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,6 +14,7 @@ from aiohttp import web
 
 SMALL = 1024  # bytes; less is not worth the trouble
 LONG = 32 * 1024  # bytes; compressing more is done on a thread
+PART = 64 * 1024  # bytes of an answer that are handed over at a time, and so are held for a client that does not read
 ROWS = 500  # of a long list that are encoded at a time: half a millisecond, between which other threads get on
 
 # What an answer may do in a browser: load what is the page's own, talk to its own daemon, and nothing else.
@@ -58,8 +59,21 @@ class Body:
         headers["Content-Type"] = self.kind
         if self.packed is not None and "gzip" in request.headers.get("Accept-Encoding", ""):
             headers["Content-Encoding"] = "gzip"
-            return web.Response(status=status, body=self.packed, headers=headers)
-        return web.Response(status=status, body=self.data, headers=headers)
+            return web.Response(status=status, body=_sent(self.packed, headers), headers=headers)
+        return web.Response(status=status, body=_sent(self.data, headers), headers=headers)
+
+
+def _sent(data: bytes, headers: dict[str, str]) -> bytes | AsyncIterator[bytes]:
+    """Return what is sent of a body: a long one part by part, or there would be a copy of all of it a connection."""
+    if len(data) <= PART:
+        return data
+    headers["Content-Length"] = str(len(data))
+    return _parts(data)
+
+
+async def _parts(data: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), PART):
+        yield data[at : at + PART]
 
 
 def _names(wanted: str, etag: str) -> bool:

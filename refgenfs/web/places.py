@@ -9,6 +9,8 @@ from pathlib import Path
 
 Place = tuple[str, int] | Path
 
+BACKLOG = 128  # connections that wait to be accepted: many may come at once
+
 
 def shown(place: Place) -> str:
     """Return a place for people."""
@@ -33,7 +35,7 @@ def bind(place: Place) -> socket.socket:
         else:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(place)
-        listener.listen(16)
+        listener.listen(BACKLOG)
         listener.setblocking(False)
     except BaseException:
         listener.close()

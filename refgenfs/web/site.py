@@ -23,6 +23,7 @@ from refgenfs.fetch.bridge import Bridge
 from refgenfs.web.admission import SESSION, Admission, why
 from refgenfs.web.bodies import HEADERS, LONG, Body, encode
 from refgenfs.web.crossing import AnswerFailed, Crossing, Kept, NoAnswer
+from refgenfs.web.door import IDLE, Door
 from refgenfs.web.places import Place, bind, shown
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ class StatusPage:
         self._crossing = Crossing()
         # Owned by the asyncio thread.
         self._admission = Admission(token_file, place)
+        self._door = Door()
+        self._doorkeepers: list[asyncio.Task[NoReturn]] = []
         self._runner: web.AppRunner | None = None
         self._kept: dict[tuple[str, int | None], Kept[Body]] = {}
         self._files: dict[str, Body] = {}
@@ -135,7 +138,7 @@ class StatusPage:
     # -- on the asyncio thread ----------------------------------------------------------------------------
 
     async def _start(self, listener: socket) -> None:
-        app = web.Application(client_max_size=LARGEST_FORM, middlewares=[_guarded])
+        app = web.Application(client_max_size=LARGEST_FORM, middlewares=[self._in_turn, _guarded])
         for path, handler in (
             ("/", self._front),
             ("/metrics", self._metrics),
@@ -150,13 +153,25 @@ class StatusPage:
         if self._admission.needs_token:
             app.router.add_post("/login", self._log_in)
             app.router.add_post("/logout", self._log_out)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE, handle_signals=False)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=GRACE, handle_signals=False, keepalive_timeout=IDLE
+        )
         await self._runner.setup()
-        await web.SockSite(self._runner, listener).start()
+        assert self._runner.server is not None
+        keepers = self._door.accept(listener, self._runner.server), self._door.watch()
+        self._doorkeepers = [asyncio.create_task(keeper) for keeper in keepers]
 
     async def _stop(self) -> None:
+        for keeper in self._doorkeepers:
+            keeper.cancel()
+        await asyncio.gather(*self._doorkeepers, return_exceptions=True)
         if self._runner is not None:
             await self._runner.cleanup()
+
+    @web.middleware
+    async def _in_turn(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        await self._door.turn(request)
+        return await handler(request)
 
     async def _front(self, request: web.Request) -> web.StreamResponse:
         try:

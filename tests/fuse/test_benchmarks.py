@@ -52,7 +52,11 @@ def test_the_page_s_commands_are_taken() -> None:
         make, target, *variables = shlex.split(command.text, comments=True)
         assert (make, target) == ("make", "bench")
         told = subprocess.run(
-            [make, "--dry-run", target, *variables], cwd=ROOT, capture_output=True, text=True, check=True
+            [make, "--dry-run", "--no-print-directory", target, *variables],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         measure = shlex.split(told.splitlines()[-1])
         assert measure[1:3] == ["-m", "benchmarks"], told

@@ -266,6 +266,19 @@ async def test_a_huge_line_is_not_taken_in(tmp_path: Path) -> None:
         assert await in_thread(lambda: client.call("echo", a=1)) == {"a": 1}
 
 
+async def test_a_visitor_s_request_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that answers the kernel parses it: one of 1 MiB takes 20 ms, and eight are under way."""
+    long = b'{"op": "count", "args": {"to": 0, "x": [' + b"[]," * 30_000 + b"0]}}\n"
+    async with serving(tmp_path / "s"):
+        assert json.loads(await in_thread(lambda: talk(tmp_path / "s", long))) == {"ok": "done"}
+        monkeypatch.setattr(control.Caller, "is_master", False)
+        error = error_of(await in_thread(lambda: talk(tmp_path / "s", long)))
+        assert error["kind"] == "ControlError"
+        assert "at most 65,536 bytes" in error["message"]
+        short = long.replace(b"[]," * 30_000, b"[]," * 20_000)
+        assert json.loads(await in_thread(lambda: talk(tmp_path / "s", short))) == {"ok": "done"}
+
+
 # ---- clients that go away
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import secrets
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from tests.support.children import end
 
+PORTS = range(20000, 30000)  # the kernel gives none of these to others, who ask for just any
 START_TIMEOUT = 60.0  # seconds
 NODE = "node"
 
@@ -141,8 +143,14 @@ def _until(true: Callable[[], bool], slurm: Slurm) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
+    """Return ports that nobody has on any address."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        found: list[int] = []
+        for port in random.sample(PORTS, len(PORTS)):
+            one = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                one.bind(("", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise AssertionError("no port is free")

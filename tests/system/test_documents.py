@@ -54,6 +54,7 @@ def machine(booted_machine: Machine) -> Iterator[Machine]:
     up.shell(f"{PREFIX}/bin/pip uninstall -qy refgenfs; rm -f /usr/local/bin/refgenfs")
     up.shell(f"cd {HOME} && tar -xf /run/wheels.tar && cp wheels/refgenfs-*.whl .")
     yield up
+    up.shell("systemctl stop 'refgenfs@*'; rm -f /etc/systemd/system/*.wants/refgenfs@*; systemctl daemon-reload")
     up.shell(f"{PREFIX}/bin/refgenfs service uninstall", code=None)
     up.shell(
         f"rm -rf {HOME}/* {HOME}/.[a-z]* /run/wheels.tar /etc/refgenfs /var/log/refgenfs /usr/local/bin/refgenfs"
