@@ -58,7 +58,7 @@ stress: dev ## minutes of 16 readers on a failing origin, and of random stories 
 bench: peers ## measure beside peers (BENCH_ARGS="warm cold --quick" measures some, in small)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-docs: dev ## build the documentation into site/, which can be opened from the disk
+docs: dev ## build the documentation into site/ (python3 -m http.server -d site; search needs a server)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint ## lint, formatting, types, layers, unit tests

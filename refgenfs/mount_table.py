@@ -25,11 +25,17 @@ class Mount:
     fstype: str
     source: str
     device: str  # major:minor
+    options: frozenset[str] = frozenset()  # of the file system, not of this mount of it
 
     @property
     def is_refgenfs(self) -> bool:
         """Say whether this is a mount of ours, dead or alive."""
         return self.fstype.startswith("fuse") and "refgenfs" in (self.source, self.fstype.partition(".")[2])
+
+    @property
+    def is_for_all(self) -> bool:
+        """Say whether a mount of FUSE lets other users in."""
+        return "allow_other" in self.options
 
     @property
     def is_shared(self) -> bool:
@@ -49,7 +55,10 @@ def parse_mountinfo(text: str) -> list[Mount]:
         fields = line.split(" ")
         try:
             dash = fields.index("-")
-            mounts.append(Mount(Path(_plain(fields[4])), fields[dash + 1], _plain(fields[dash + 2]), fields[2]))
+            options = frozenset(fields[dash + 3].split(",") if len(fields) > dash + 3 else ())
+            mounts.append(
+                Mount(Path(_plain(fields[4])), fields[dash + 1], _plain(fields[dash + 2]), fields[2], options)
+            )
         except (ValueError, IndexError):
             continue
     return mounts

@@ -78,7 +78,7 @@ class DirectoryLock:
                 os.close(fd)
             raise CacheError(
                 f"the cache directory {directory} can't be used: {exc.strerror}; "
-                "set cache.dir to a directory that this user can write"
+                "set cache.dir to a directory that this user can write; a unit needs ReadWritePaths= for it"
             ) from exc
         self._fd, self._for_good, self.refused = fd, True, None
 

@@ -144,7 +144,7 @@ def open_for_writing(directory: Path, ledger: Ledger | None = None) -> Opened:
     except OSError as exc:
         raise CacheError(
             f"the cache directory {directory} can't be used: {exc.strerror}; "
-            "set cache.dir to a directory that this user can write"
+            "set cache.dir to a directory that this user can write; a unit needs ReadWritePaths= for it"
         ) from exc
     if ledger is None:
         opened = open_ledger(directory / "ledger", check=not marked)

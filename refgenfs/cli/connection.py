@@ -75,7 +75,9 @@ def is_ambiguous(mountpoint: Path, environ: Mapping[str, str], uid: int) -> bool
     """Say whether commands need -m to mean the daemon at `mountpoint`."""
     wanted = socket_of(mountpoint, environ, uid)
     named = named_mountpoint(environ, uid)
-    return named not in (None, mountpoint) or any(c.socket_path != wanted for c in running(environ, uid))
+    if named is not None:
+        return named != mountpoint
+    return any(client.socket_path != wanted for client in running(environ, uid))
 
 
 def _absent(where: Path, config: Path | None, environ: Mapping[str, str], uid: int) -> NoDaemon:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -12,6 +14,9 @@ from refgenfs.cli.connection import canonical, running
 from refgenfs.cli.mounting import MountDir
 from refgenfs.cli.options import AsJson, ConfigFile
 from refgenfs.cli.output import clean, console, note, on_terminal, write, write_json
+from refgenfs.control_client import ControlClient
+from refgenfs.core.errors import ControlError
+from refgenfs.paths import socket_of
 
 _NAME_WIDTH = 12
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "bold yellow"), "fail": ("✗", "bold red")}
@@ -21,6 +26,7 @@ def doctor(mountpoint: MountDir = None, config: ConfigFile = None, as_json: AsJs
     """Check whether this machine can mount: FUSE, permissions, cache, disk, sources."""
     from refgenfs.cli.check import Check, Machine
     from refgenfs.cli.checks import run_checks
+    from refgenfs.cli.served import run_served_checks
     from refgenfs.config import load_config
 
     loaded = load_config(config, {}, os.environ)
@@ -30,8 +36,9 @@ def doctor(mountpoint: MountDir = None, config: ConfigFile = None, as_json: AsJs
     if mountpoint is not None:
         loaded = load_config(config, {"mount.point": str(canonical(mountpoint))}, os.environ)
     machine = Machine(loaded.config, os.environ, os.geteuid())
+    status = _status_of(loaded.config.mount.point) if loaded.path is None else None
     checks: list[Check] = []
-    for check in run_checks(machine):
+    for check in run_checks(machine) if status is None else run_served_checks(machine, status):
         checks.append(check)
         if not as_json:
             _write(check.name, check.state, check.found, check.advice)
@@ -42,6 +49,16 @@ def doctor(mountpoint: MountDir = None, config: ConfigFile = None, as_json: AsJs
         where = "below" if on_terminal() else "behind"
         note(f"{counts['fail']} of {len(checks)} checks failed: do what stands {where} each")
         raise typer.Exit(1)
+
+
+def _status_of(point: Path) -> dict[str, Any] | None:
+    """Return how the daemon at a mountpoint is; None where none answers, or it has no file of settings either."""
+    client = ControlClient(socket_of(point, os.environ, os.geteuid()), mountpoint=point)
+    try:
+        status = client.call("status")
+        return status if status["config"] else None
+    except (ControlError, LookupError, TypeError):
+        return None
 
 
 def _write(name: str, state: str, found: str, advice: str) -> None:

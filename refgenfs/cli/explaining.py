@@ -15,7 +15,7 @@ from refgenfs.control_client import ControlClient
 from refgenfs.core.errors import ControlError
 from refgenfs.core.keys import AssetKey
 from refgenfs.core.units import human_bytes, parse_size
-from refgenfs.paths import socket_path
+from refgenfs.paths import socket_of
 
 _RANGES = 8  # resident stretches that are shown
 
@@ -82,7 +82,7 @@ def _daemon_above(place: str) -> tuple[ControlClient, str] | None:
     parts = place.split("/")
     for count in range(2, len(parts) + 1):  # from above, so that links are followed outside of mounts only
         point = canonical("/".join(parts[:count]))
-        socket = socket_path(point, os.environ, os.geteuid())
+        socket = socket_of(point, os.environ, os.geteuid())
         if socket.exists():
             return ControlClient(socket, mountpoint=point), "/".join(parts[count:])
     return None

@@ -24,6 +24,7 @@ from refgenfs.cli.output import (
 )
 from refgenfs.core.units import counted, human_age, human_bytes, human_duration, human_percent
 
+_NEARLY = 0.9  # of the room there is: evictions are near
 _BAR = 32
 _ERRORS = 5  # the log has them all
 _USERS = 10
@@ -145,6 +146,9 @@ def _write_cache(cache: dict[str, Any]) -> None:
     held = f"{files}, {human_bytes(cache['pinned'])} pinned"
     held += f", {counted(cache['evictions'], 'eviction')}"
     _line((f"{held}; {human_bytes(cache['min_free'])} stays free in {cache['dir']}", ""))
+    room = max(0, cache["free"] + used - cache["min_free"])
+    if room < size and used > _NEARLY * room:
+        _line((f"the disk bounds it, not cache.size: it has room for {human_bytes(room)}", "yellow"))
     if cache.get("opening"):
         _line(("what it holds is still being looked through", "yellow"))
     if cache["uncached"]:

@@ -257,6 +257,7 @@ def test_the_cache_by_asset(browser: Browser, site: Site) -> None:
     pinned = browser.run("return [...document.querySelectorAll('.tile.pinned')].map((one) => one.title)")
     assert len(pinned) == 1
     assert pinned[0].startswith("mm39/fasta: ")
+    assert ", all pinned" in pinned[0]
     areas = browser.run(
         "return [...document.querySelectorAll('.tile')].map((one) => one.offsetWidth * one.offsetHeight)"
     )
@@ -440,6 +441,7 @@ def test_a_token_is_asked_for_in_the_browser(browser: Browser, tmp_path: Path) -
         with made.mount() as mounted:
             browser.open(port_of(made))
             assert browser.has("#token")
+            assert browser.run("return document.querySelector('h1').offsetHeight") < 40  # its name is on one line
             browser.run(AXE)
             _give(browser, "wrong")
             browser.until(lambda: "That is not the token" in browser.text("main"), "a no")

@@ -94,6 +94,10 @@ def test_it_starts_and_is_read_and_stops(machine: Machine, md5: str) -> None:
     assert machine.show(UNIT, "OOMScoreAdjust") == "-500"
     assert "demo" in machine(PROGRAM, "status").out  # root finds the service's socket
     assert "demo" in machine(*as_nobody, PROGRAM, "list").out  # and so does everybody
+    assert "a read fetches" in machine(*as_nobody, PROGRAM, "explain", FASTA).out
+    doctor = machine(*as_nobody, PROGRAM, "doctor").out
+    assert "/etc/refgenfs/lab.toml, the daemon's" in doctor
+    assert "other users: let in to /genomes" in doctor
     refused = machine(*as_nobody, PROGRAM, "pin", "demo/bwa_index", code=1)
     assert "only root or the daemon's user may pin" in refused.err
     assert machine(PROGRAM, "pull", "demo/bwa_index").code == 0
@@ -265,6 +269,39 @@ def test_heavy_reads_stay_within_little_memory(machine: Machine, tmp_path: Path)
             machine("systemctl", "stop", UNIT, code=None)
             machine("rm", "-rf", f"/run/systemd/system/{UNIT}.service.d/small.conf", "/srv/disk/cache")
             machine("systemctl", "daemon-reload")
+
+
+NODE = r"""
+install -d -o refgenfs -g refgenfs -m 700 /local/refgenfs
+mkdir -p /etc/systemd/system/refgenfs@config.service.d
+echo '[Service]' > /etc/systemd/system/refgenfs@config.service.d/cache.conf
+echo 'ReadWritePaths=/local/refgenfs' >> /etc/systemd/system/refgenfs@config.service.d/cache.conf
+systemctl daemon-reload
+systemctl enable --now refgenfs@config
+refgenfs cache info
+"""
+
+
+def test_a_node_s_cache_is_on_its_own_disk(machine: Machine, origin: Origin, md5: str) -> None:
+    """As a cluster's configuration has it; a unit that may not write there says so, and serves all the same."""
+    text = config(origin)
+    assert "[cache]\n" in text
+    machine.write("/etc/refgenfs/config.toml", text.replace("[cache]\n", '[cache]\ndir = "/local/refgenfs"\n'))
+    try:
+        machine("systemctl", "start", "refgenfs@config")
+        assert machine("md5sum", FASTA).out.split()[0] == md5
+        assert "a unit needs ReadWritePaths= for it" in machine.log("refgenfs@config")
+        machine("systemctl", "stop", "refgenfs@config")
+        told = machine.shell(f"PATH={PREFIX}/bin:$PATH; {NODE}", timeout=120)
+        assert re.search("^directory +/local/refgenfs$", told, re.MULTILINE)
+        assert machine("md5sum", FASTA).out.split()[0] == md5
+        assert machine.shell("ls /local/refgenfs/contents | wc -l") != "0\n"
+    finally:
+        machine("systemctl", "disable", "--now", "refgenfs@config", code=None)
+        machine.shell(
+            "rm -rf /etc/systemd/system/refgenfs@config.service.d /local/refgenfs /etc/refgenfs/config.toml"
+        )
+        machine("systemctl", "daemon-reload")
 
 
 def rss(machine: Machine) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from refgenfs.cli import run
-from refgenfs.cli.connection import canonical
+from refgenfs.cli.connection import canonical, is_ambiguous
 from refgenfs.cli.mount_options import parse_mount_options
 from refgenfs.cli.options import complete_genome_or_asset, complete_key
 from refgenfs.cli.output import clean, shortened
@@ -354,6 +354,15 @@ def test_status_tells_of_health_cache_and_traffic(start: Start, capsys: pytest.C
         assert wanted in text
 
 
+def test_status_says_that_the_disk_is_what_bounds_the_cache(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = STATUS["cache"]
+    shown = {**STATUS, "cache": {**cache, "used": 3_600_000, "min_free": 0, "free": 300_000}}
+    start(status=lambda args: ok(shown))
+    assert "the disk bounds it, not cache.size: it has room for 3.90 MB" in out(capsys, "status")
+    start("/other", status=lambda args: ok(STATUS))
+    assert "the disk bounds it" not in out(capsys, "status", "-m", "/other")
+
+
 def test_status_has_a_line_for_each_user(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     start()
     lines = [line.split() for line in out(capsys, "status").partition("Users\n")[2].splitlines()]
@@ -650,6 +659,7 @@ def test_mountinfo_is_parsed() -> None:
     )
     ours, home = parse_mountinfo(text)
     assert (ours.point, ours.device, ours.is_refgenfs) == (Path("/mnt/with blank"), "0:52", True)
+    assert not ours.is_for_all
     assert not home.is_refgenfs
     assert mount_at(Path("/proc")) is not None
     assert mount_at(Path("/proc/self")) is None
@@ -977,6 +987,54 @@ def test_doctor_ends_with_1_where_a_check_failed(
     assert captured.err.startswith("refgenfs: 1 of 2 checks failed")
     assert run(["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["ok"] is False
+
+
+def test_doctor_without_a_configuration_tells_of_the_daemon_there_is(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A service's: this user's defaults are another cache, and other sources."""
+    source = {"name": "lab", "url": "https://lab.example.org"}
+    sources: list[dict[str, Any]] = [
+        {**source, "healthy": True, "error": ""},
+        {**source, "healthy": False, "error": "HTTP 503"},
+    ]
+    routes = [("proxy", "http://cache1:3128", False), ("proxy", "direct", True), ("mirror", "https://m.org", True)]
+    sources[0]["routes"] = [{"kind": kind, "url": url, "up": up, "requests": 5} for kind, url, up in routes]
+    cache = {"dir": "/var/cache/x", "size": 10**9, "used": 10**8, "free": 10**10, "min_free": 0, "uncached": False}
+    status = {"config": "/etc/refgenfs/lab.toml", "pid": 7, "uptime": 1.0, "state": "mounted"}
+    start(status=lambda args: ok({**status, "cache": cache, "sources": sources}))
+    assert run(["doctor"]) == 1
+    told = capsys.readouterr().out
+    assert "configuration: /etc/refgenfs/lab.toml, the daemon's" in told
+    assert "ok    cache: /var/cache/x: 100 MB of 1.00 GB used; " in told
+    assert "ok    source: lab: https://lab.example.org answers the daemon" in told
+    assert "fail  source: lab: https://lab.example.org fails the daemon: HTTP 503 (check " in told
+    assert "warn  proxy: lab: http://cache1:3128 fails the daemon (requests go on by the next one)" in told
+    assert "ok    mirror: lab: https://m.org, 5 of the daemon's requests" in told
+    assert "refgenomes" not in told
+    assert "direct" not in told
+
+
+def test_m_is_advised_only_where_it_is_needed(home: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    start("/genomes")
+    asked = Path("/mine"), os.environ, os.geteuid()
+    assert is_ambiguous(*asked)
+    config = home / "mine.toml"
+    config.write_text('[mount]\npoint = "/mine"\n')
+    monkeypatch.setenv("REFGENFS_CONFIG", str(config))
+    assert not is_ambiguous(*asked)  # the configuration says which
+    assert is_ambiguous(Path("/genomes"), os.environ, os.geteuid())
+
+
+def test_a_path_leads_to_the_daemon_of_a_service(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    daemon = start(explain=lambda args: ok({"files": [], "more": 0}))
+    monkeypatch.setattr("refgenfs.paths._machine_dirs", lambda environ, uid: [Path(environ["OF_SERVICES"])])
+    monkeypatch.setenv("OF_SERVICES", os.environ["REFGENFS_RUNTIME_DIR"])
+    monkeypatch.setenv("REFGENFS_RUNTIME_DIR", str(tmp_path / "mine"))
+    assert run(["explain", "/genomes/hg38/fasta/hg38.fa"]) == 0, capsys.readouterr().err
+    assert daemon.asked[-1]["args"]["path"] == "hg38/fasta/hg38.fa"
 
 
 # -- terminals ------------------------------------------------------------------------------------------------

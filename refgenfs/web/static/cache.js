@@ -121,7 +121,8 @@ export class CacheView {
     }, (tile, { row, box }) => {
       for (const side of ["left", "top", "width", "height"]) tile.style[side] = `${box[side].toFixed(1)}px`;
       tile.classList.toggle("pinned", row.pinned > 0);
-      const text = `${bytes(row.resident)}${row.pinned ? `, ${bytes(row.pinned)} pinned` : ""}`;
+      const pinned = row.pinned >= row.resident ? "all" : bytes(row.pinned);
+      const text = `${bytes(row.resident)}${row.pinned ? `, ${pinned} pinned` : ""}`;
       say(tile.children[1], text);
       attribute(tile, "title", `${row.key}: ${text}`);
       tile.children[0].hidden = box.width < 34 || box.height < 20;

@@ -54,7 +54,7 @@ export class Overview {
   }
 
   // What comes and goes within a second is not worth a line that comes and goes: all but failures have to be told of
-  // twice, and are shown for some seconds after they were.
+  // twice, and are shown for some seconds after they were, with a word that they are over.
   settled(findings) {
     const when = Date.now();
     for (const row of findings) {
@@ -64,7 +64,8 @@ export class Overview {
     for (const [key, one] of this.known) if (when - one.last > HOLD) this.known.delete(key);
     const bad = [...this.known.values()].filter(({ row, times, last }) => row.level !== "good" && (row.level === "bad" ? last === when : times > 1));
     const order = { bad: 0, warn: 1, note: 2 };
-    const shown = bad.map(({ row }) => row).sort((one, other) => order[one.level] - order[other.level]);
+    const said = ({ row, last }) => (last === when ? row : { ...row, text: `Until just now: ${row.text}` });
+    const shown = bad.map(said).sort((one, other) => order[one.level] - order[other.level]);
     return shown.length ? shown : [{ level: "good", about: "all", text: "Nothing waits for long. All sources answer.", hint: "What is read is resident, or comes quickly.", since: null }];
   }
 
