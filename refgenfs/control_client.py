@@ -91,12 +91,16 @@ class ControlClient:
         """Yield what the daemon tells, a Result last. Closing the iterator closes the connection."""
         return self._request(op, args, self._idle_timeout)
 
-    def is_alive(self) -> bool:
-        """Say whether somebody listens at the socket."""
+    def is_alive(self, *, mounted: bool = True) -> bool:
+        """Say whether somebody listens at the socket.
+
+        Where this user may not look there may be somebody or nobody: it is who mounted the mountpoint, if that is
+        `mounted`.
+        """
         try:
             self._connect().close()
         except NotAllowed:
-            return True
+            return mounted
         except ControlError:
             return False
         return True

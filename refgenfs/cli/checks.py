@@ -203,7 +203,7 @@ def check_daemon(machine: Machine) -> Check:
     """Ask the daemon how it is."""
     client = _client(machine)
     point = machine.config.mount.point
-    if not client.is_alive():
+    if not client.is_alive(mounted=mount_at(point) is not None):
         return Check("daemon", "ok", f"none is running for {point}")
     try:
         answer = client.call("status")

@@ -127,7 +127,7 @@ def make_mountpoint(point: Path, client: ControlClient) -> list[Path]:
     from refgenfs.mount_table import mount_at
 
     mounted = mount_at(point)
-    if client.is_alive():
+    if client.is_alive(mounted=mounted is not None):
         raise ControlError(f"{point} is mounted already; `refgenfs umount {point}` first, or just use it")
     if mounted is not None and (mounted.is_refgenfs or mounted.is_trigger):
         return []
@@ -198,7 +198,7 @@ def umount(
         point = configured_mountpoint(config, environ)
         client = ControlClient(socket_of(point, environ, uid), mountpoint=point)
     mounted = mount_at(point)
-    alive = client.is_alive()
+    alive = client.is_alive(mounted=mounted is not None)
     if not alive and (mounted is None or not mounted.is_refgenfs):
         others = ", ".join(map(str, genome_mounts()))
         raise ControlError(
