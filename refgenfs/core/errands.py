@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -47,14 +46,22 @@ def go_on(errand: Errand) -> None:
     _CURRENT.set(errand)
 
 
-@contextmanager
-def on_behalf_of(user: User, *, urgent: bool = True) -> Iterator[None]:
-    """Do the body, and whatever it begins, for a user; nobody waits for its bytes unless it is `urgent`."""
-    token = _CURRENT.set(Errand(user, urgent))
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
+class on_behalf_of:  # noqa: N801  # a verb of the field, that is written as `with on_behalf_of(user):`
+    """Do the body, and whatever it begins, for a user; nobody waits for its bytes unless it is `urgent`.
+
+    A class, as every read goes through it: a generator would cost twice as much.
+    """
+
+    __slots__ = ("_errand", "_token")
+
+    def __init__(self, user: User, *, urgent: bool = True) -> None:
+        self._errand = Errand(user, urgent)
+
+    def __enter__(self) -> None:
+        self._token = _CURRENT.set(self._errand)
+
+    def __exit__(self, *_: object) -> None:
+        _CURRENT.reset(self._token)
 
 
 class Line(Generic[T]):

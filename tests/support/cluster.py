@@ -15,6 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,7 @@ def _ip(*words: str) -> None:
 # --- servers ------------------------------------------------------------------------------------------------
 
 
-class Server:
+class Server(ABC):
     """A program that listens in a namespace. `kill` and `start` keep its files."""
 
     def __init__(self, network: Network, place: str, address: str, port: int, user: str) -> None:
@@ -127,13 +128,13 @@ class Server:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @abstractmethod
     def command(self) -> list[str]:
         """Return what runs it in the foreground."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self) -> None:
         """Write what it reads."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Run it; returns when it listens."""
