@@ -72,8 +72,12 @@ class Callers:
         while True:
             await trio.sleep(IMPATIENCE)
             now = trio.current_time()
-            for one in list(self._waiting.values()):
-                if now - one.since >= IMPATIENCE and wants_to_die(one.pid) and (one.surely or is_alive(one.pid)):
+            long = [one for one in self._waiting.values() if now - one.since >= IMPATIENCE]
+            # Each process is asked about once, however many of its requests wait: thousands of questions, twice a
+            # second, would hold up everybody.
+            dying = {pid: is_alive(pid) for pid in {one.pid for one in long} if wants_to_die(pid)}
+            for one in long:
+                if one.pid in dying and (one.surely or dying[one.pid]):
                     one.scope.cancel()
 
     def longer(self, than: float, tracing: Tracing, uid: int | None = None) -> list[tuple[int, Event]]:
